@@ -1,0 +1,259 @@
+//go:build unix
+
+package main_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/appengine/v2"
+	"google.golang.org/appengine/v2/datastore"
+)
+
+// The test binary is also the app that gaelocal runs: playing tells it what to do.
+const playing = "GAELOCAL_TEST_APP"
+
+var binary string
+
+func TestMain(m *testing.M) {
+	if part := os.Getenv(playing); part != "" {
+		os.Exit(play(part))
+	}
+	dir, err := os.MkdirTemp("", "gaelocal")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "gaelocal")
+	build := exec.Command("go", "build", "-o", binary, ".")
+	build.Stderr = os.Stderr
+	status := 1
+	if err := build.Run(); err == nil {
+		status = m.Run()
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		panic(err)
+	}
+	os.Exit(status)
+}
+
+type note struct{ Text string }
+
+// play is an app that gaelocal runs.
+func play(part string) int {
+	ctx := appengine.NewContext(httptest.NewRequest(http.MethodGet, "/", nil))
+	key := datastore.NewKey(ctx, "Note", "n", 0, nil)
+	switch part {
+	case "put":
+		if _, err := datastore.Put(ctx, key, &note{"kept"}); err != nil {
+			return fail(err)
+		}
+		return 0
+	case "get":
+		var n note
+		if err := datastore.Get(ctx, key, &n); err != nil {
+			return fail(err)
+		}
+		os.Stdout.WriteString(n.Text + " by " + appengine.AppID(ctx))
+		return 0
+	case "status 7":
+		return 7
+	case "wait":
+		os.Stdout.WriteString("waiting\n")
+		time.Sleep(time.Minute)
+		return 0
+	case "parent":
+		// Like "go run": starts a program and knows nothing of signals.
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), playing+"=last words")
+		child.Stdout = os.Stdout
+		return fail(child.Run())
+	case "last words":
+		return lastWords(ctx, key)
+	default:
+		return fail(errors.New("unknown part " + part))
+	}
+}
+
+func fail(err error) int {
+	os.Stderr.WriteString(err.Error() + "\n")
+	return 3
+}
+
+// local returns the command "gaelocal args... -- app", where the app plays a part.
+func local(t *testing.T, part string, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, append(args, "--", self)...)
+	cmd.Env = append(os.Environ(), playing+"="+part)
+	cmd.Stderr = new(bytes.Buffer)
+	cmd.WaitDelay = 20 * time.Second
+	return cmd
+}
+
+func status(t *testing.T, err error) int {
+	t.Helper()
+	if err == nil {
+		return 0
+	}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	t.Fatal(err)
+	return 0
+}
+
+func wantStatus(t *testing.T, cmd *exec.Cmd, err error, want int) {
+	t.Helper()
+	if got := status(t, err); got != want {
+		t.Errorf("exit status = %d, want %d; stderr: %s", got, want, cmd.Stderr)
+	}
+}
+
+func TestTheAppFindsItsDataAfterARestart(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "sessions.db")
+	put := local(t, "put", "-data", data, "-app", "shop")
+	wantStatus(t, put, put.Run(), 0)
+	get := local(t, "get", "-data", data, "-app", "shop")
+	out, err := get.Output()
+	wantStatus(t, get, err, 0)
+	if got, want := string(out), "kept by shop"; got != want {
+		t.Errorf("the app printed %q, want %q", got, want)
+	}
+}
+
+func TestTheExitStatusIsTheCommands(t *testing.T) {
+	cmd := local(t, "status 7")
+	wantStatus(t, cmd, cmd.Run(), 7)
+}
+
+func TestACommandThatDoesNotExistIsStatus127(t *testing.T) {
+	for _, name := range []string{"no-such-command", "./no-such-command"} {
+		cmd := exec.Command(binary, "--", name)
+		cmd.Stderr = new(bytes.Buffer)
+		wantStatus(t, cmd, cmd.Run(), 127)
+	}
+}
+
+// await waits for a line of a command that has started.
+func await(t *testing.T, out io.Reader, want string) {
+	t.Helper()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != want {
+		t.Fatalf("read %q, %v, want %q", line, err, want)
+	}
+}
+
+func start(t *testing.T, cmd *exec.Cmd) io.Reader {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestSignalsArePassedOn(t *testing.T) {
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(s.String(), func(t *testing.T) {
+			cmd := local(t, "wait")
+			await(t, start(t, cmd), "waiting")
+			if err := cmd.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+			wantStatus(t, cmd, cmd.Wait(), 128+int(s))
+		})
+	}
+}
+
+func TestAnAppBelowTheCommandGetsSignalsAndTimeToSave(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "sessions.db")
+	cmd := local(t, "parent", "-data", data)
+	await(t, start(t, cmd), "waiting")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, cmd, cmd.Wait(), 128+int(syscall.SIGTERM))
+	get := local(t, "get", "-data", data)
+	out, err := get.Output()
+	wantStatus(t, get, err, 0)
+	if got, want := string(out), "last words by local"; got != want {
+		t.Errorf("the app printed %q, want %q", got, want)
+	}
+}
+
+func TestWithoutACommandItPrintsTheEnvironmentAndServes(t *testing.T) {
+	cmd := exec.Command(binary)
+	cmd.Stderr = new(bytes.Buffer)
+	out := bufio.NewReader(start(t, cmd))
+	env := map[string]string{}
+	for range 8 {
+		line, err := out.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, value, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		env[name] = strings.Trim(value, "'")
+	}
+	if got, want := env["GAE_APPLICATION"], "dev~local"; got != want {
+		t.Errorf("GAE_APPLICATION = %q, want %q", got, want)
+	}
+	conn, err := net.Dial("tcp", env["API_HOST"]+":"+env["API_PORT"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, cmd, cmd.Wait(), 0)
+}
+
+func TestAFailingStartIsOneSentence(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.Command(binary, "-addr", l.Addr().String(), "--", "true")
+	stderr := new(bytes.Buffer)
+	cmd.Stderr = stderr
+	wantStatus(t, cmd, cmd.Run(), 1)
+	if got := stderr.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, l.Addr().String()) {
+		t.Errorf("stderr = %q, want one line with the address %s", got, l.Addr())
+	}
+}
+
+// lastWords saves something a while after SIGTERM.
+func lastWords(ctx context.Context, key *datastore.Key) int {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	os.Stdout.WriteString("waiting\n")
+	<-signals
+	time.Sleep(300 * time.Millisecond)
+	if _, err := datastore.Put(ctx, key, &note{"last words"}); err != nil {
+		return fail(err)
+	}
+	return 0
+}
