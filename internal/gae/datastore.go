@@ -1,0 +1,142 @@
+package gae
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/appengine/v2/datastore"
+
+	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+const (
+	// An entity may take 1 MiB less 4 bytes.
+	// https://cloud.google.com/datastore/docs/concepts/limits
+	maxEntity = 1<<20 - 4
+	// Beside names and value an entity has a time, the application's id, a
+	// namespace of up to 100 bytes, and what holds them together.
+	entityOverhead = 220
+)
+
+// Datastore is App Engine's Datastore as a backup. The namespace is that of the
+// contexts.
+type Datastore struct {
+	Kind    string // of the entities
+	Prefix  string // of the key names, before the session's id
+	Value   string // property: the session's bytes
+	Expires string // property: the end of the session, or of the removed one's record; indexed
+}
+
+func (d Datastore) Get(ctx context.Context, id string) (*tiered.Record, error) {
+	key, err := d.key(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return d.get(ctx, key)
+}
+
+func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tiered.Record, error) {
+	e := entity{Datastore: d}
+	err := datastore.Get(ctx, key, &e)
+	if errors.Is(err, datastore.ErrNoSuchEntity) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, classify(err)
+	}
+	return &e.Record, nil
+}
+
+func (d Datastore) Put(ctx context.Context, id string, r tiered.Record) error {
+	key, err := d.key(ctx, id)
+	if err != nil {
+		return err
+	}
+	_, err = datastore.Put(ctx, key, &entity{d, r})
+	return classify(err)
+}
+
+func (d Datastore) Transact(ctx context.Context, id string, f func(*tiered.Record) (*tiered.Record, error)) error {
+	key, err := d.key(ctx, id)
+	if err != nil {
+		return err
+	}
+	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
+		current, err := d.get(ctx, key)
+		if err != nil {
+			return err
+		}
+		next, err := f(current)
+		if err != nil || next == nil {
+			return err
+		}
+		_, err = datastore.Put(ctx, key, &entity{d, *next})
+		return err
+	}, &datastore.TransactionOptions{Attempts: 1})
+	if errors.Is(err, datastore.ErrConcurrentTransaction) {
+		return tiered.ErrContention
+	}
+	return classify(err)
+}
+
+// Fits tells whether Datastore takes a value of that many bytes.
+func (d Datastore) Fits(id string, size int) bool {
+	names := len(d.Kind) + len(d.Prefix) + len(id) + len(d.Value) + len(d.Expires)
+	return size <= maxEntity-entityOverhead-names
+}
+
+func (d Datastore) key(ctx context.Context, id string) (key *datastore.Key, err error) {
+	defer recoverNoAppID(&err)
+	return datastore.NewKey(ctx, d.Kind, d.Prefix+id, 0, nil), nil
+}
+
+// recoverNoAppID makes a panic of the appengine package an error: it asks a
+// metadata server for the application's id where the environment does not tell
+// it, and panics when there is none.
+func recoverNoAppID(err *error) {
+	if p := recover(); p != nil {
+		*err = retry.Permanent(fmt.Errorf("datastore: no application id: %v", p))
+	}
+}
+
+// entity is a record on its way from or to the Datastore.
+type entity struct {
+	Datastore
+	tiered.Record
+}
+
+func (e *entity) Load(ps []datastore.Property) error {
+	var ok1, ok2 bool
+	for _, p := range ps {
+		switch p.Name {
+		case e.Datastore.Value:
+			e.Record.Value, ok1 = bytesOf(p.Value)
+		case e.Datastore.Expires:
+			e.Record.Expires, ok2 = p.Value.(time.Time)
+		}
+	}
+	if !ok1 || !ok2 {
+		return retry.Permanent(fmt.Errorf("datastore: entity of kind %s lacks property %s or %s, or has it with another type", e.Kind, e.Datastore.Value, e.Datastore.Expires))
+	}
+	return nil
+}
+
+func bytesOf(v any) ([]byte, bool) {
+	switch v := v.(type) {
+	case []byte:
+		return v, true
+	case datastore.ByteString: // as short values were saved where they were indexed
+		return v, true
+	}
+	return nil, false
+}
+
+func (e *entity) Save() ([]datastore.Property, error) {
+	return []datastore.Property{
+		{Name: e.Datastore.Expires, Value: e.Record.Expires},
+		{Name: e.Datastore.Value, Value: e.Record.Value, NoIndex: true},
+	}, nil
+}

@@ -1,0 +1,41 @@
+// Package gae is App Engine as the stores use it: Memcache as a cache,
+// Datastore as a backup, the purge of what expired, and contexts that outlive
+// their request.
+package gae
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+// The appengine package keeps the type of its API errors to itself; their text
+// says "API error CODE (SERVICE: NAME)".
+const (
+	badRequest   = "API error 1 (datastore_v3: BAD_REQUEST)"
+	concurrent   = "API error 2 (datastore_v3: CONCURRENT_TRANSACTION)"
+	invalidValue = "API error 6 (memcache: INVALID_VALUE)"
+)
+
+var tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|maximum (allowed )?size`)
+
+// classify tells errors that come again at every attempt, those for a value
+// that is too large among them, and contention from errors that may pass.
+func classify(err error) error {
+	if err == nil {
+		return nil
+	}
+	switch text := err.Error(); {
+	case strings.Contains(text, concurrent):
+		return fmt.Errorf("%w: %w", tiered.ErrContention, err)
+	case strings.Contains(text, invalidValue),
+		strings.Contains(text, badRequest) && tooLarge.MatchString(text):
+		return retry.Permanent(fmt.Errorf("%w: %w", tiered.ErrTooLarge, err))
+	case strings.Contains(text, badRequest):
+		return retry.Permanent(err)
+	}
+	return err
+}

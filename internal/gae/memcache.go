@@ -1,0 +1,102 @@
+package gae
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/appengine/v2/memcache"
+
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+const (
+	// MaxKeyLength is the length of a Memcache key, in bytes.
+	// https://cloud.google.com/appengine/docs/legacy/standard/go111/memcache#limits
+	MaxKeyLength = 250
+
+	// A value, its key and what Memcache needs beside them may take 1 MiB. The
+	// overhead is the one Google's local server counts.
+	maxItem      = 1 << 20
+	itemOverhead = 73
+
+	// Memcache takes an expiration of more than 30 days for a point in time.
+	maxTTL = 30 * 24 * time.Hour
+)
+
+// Memcache is App Engine's Memcache as a cache. The namespace is that of the
+// contexts.
+type Memcache struct {
+	Prefix   string // of the keys, before the session's id
+	MaxValue int    // bytes of a value; 0: what Memcache takes
+}
+
+func (m Memcache) Get(ctx context.Context, id string) (*tiered.Item, error) {
+	it, err := memcache.Get(ctx, m.Prefix+id)
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, classify(err)
+	}
+	return &tiered.Item{Flags: it.Flags, Value: it.Value, Token: it}, nil
+}
+
+func (m Memcache) Set(ctx context.Context, id string, it tiered.Item, ttl time.Duration) error {
+	return classify(memcache.Set(ctx, m.item(id, it, ttl)))
+}
+
+func (m Memcache) Add(ctx context.Context, id string, it tiered.Item, ttl time.Duration) (bool, error) {
+	err := memcache.Add(ctx, m.item(id, it, ttl))
+	if errors.Is(err, memcache.ErrNotStored) {
+		return false, nil
+	}
+	return err == nil, classify(err)
+}
+
+func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tiered.Item, it tiered.Item, ttl time.Duration) (tiered.Outcome, error) {
+	token, ok := old.Token.(*memcache.Item)
+	if !ok {
+		return tiered.Conflict, fmt.Errorf("compare-and-swap with a %T as token", old.Token)
+	}
+	// The copy keeps what memcache.Get put into it beside what can be seen.
+	swap := *token
+	with := m.item(id, it, ttl)
+	swap.Key, swap.Value, swap.Flags, swap.Expiration = with.Key, with.Value, with.Flags, with.Expiration
+	switch err := memcache.CompareAndSwap(ctx, &swap); {
+	case errors.Is(err, memcache.ErrCASConflict):
+		return tiered.Conflict, nil
+	case errors.Is(err, memcache.ErrNotStored):
+		return tiered.Absent, nil
+	default:
+		return tiered.Stored, classify(err)
+	}
+}
+
+func (m Memcache) Delete(ctx context.Context, id string) error {
+	err := memcache.Delete(ctx, m.Prefix+id)
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		return nil
+	}
+	return classify(err)
+}
+
+// Fits tells whether Memcache takes a value of that many bytes.
+func (m Memcache) Fits(id string, size int) bool {
+	limit := maxItem - itemOverhead - MaxKeyLength
+	if m.MaxValue > 0 {
+		limit = min(limit, m.MaxValue)
+	}
+	return size <= limit
+}
+
+func (m Memcache) item(id string, it tiered.Item, ttl time.Duration) *memcache.Item {
+	// The client cuts off parts of a second; zero would mean for ever.
+	ttl = min(max((ttl+time.Second-1).Truncate(time.Second), time.Nanosecond), maxTTL)
+	value := it.Value
+	if value == nil {
+		value = []byte{} // the appengine package refuses nil
+	}
+	return &memcache.Item{Key: m.Prefix + id, Value: value, Flags: it.Flags, Expiration: ttl}
+}
