@@ -1,0 +1,325 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gaesession/gaesession/gaelocal"
+)
+
+// stats are the numbers of an exploration.
+type stats struct {
+	Scenarios  int
+	Schedules  int // run, to their end or to a state known already
+	Ends       int // run to their end and judged
+	States     int
+	Steps      int
+	Events     int // schedules with at least one event
+	Violations int
+	Lost       int // schedules that could not be repeated
+	Unfinished int // scenarios whose search was cut short
+	Time       time.Duration
+}
+
+func (s *stats) add(t stats) {
+	s.Scenarios += t.Scenarios
+	s.Schedules += t.Schedules
+	s.Ends += t.Ends
+	s.States += t.States
+	s.Steps += t.Steps
+	s.Events += t.Events
+	s.Violations += t.Violations
+	s.Lost += t.Lost
+	s.Unfinished += t.Unfinished
+}
+
+func (s stats) String() string {
+	text := fmt.Sprintf("%d scenarios, %d schedules (%d with events), %d states, %d steps, %d ends judged, %d violations",
+		s.Scenarios, s.Schedules, s.Events, s.States, s.Steps, s.Ends, s.Violations)
+	if s.Lost > 0 {
+		text += fmt.Sprintf(", %d schedules not repeatable", s.Lost)
+	}
+	if s.Unfinished > 0 {
+		text += fmt.Sprintf(", %d scenarios cut short", s.Unfinished)
+	}
+	if s.Time > 0 {
+		text += fmt.Sprintf(", %v", s.Time.Round(time.Millisecond))
+	}
+	return text
+}
+
+// A violation is a schedule that breaks a promise.
+type violation struct {
+	scenario scenario
+	trace    trace
+	err      error
+}
+
+func (v violation) String() string {
+	return fmt.Sprintf("%v\n  -explore.trace='%v: %v'", v.err, v.scenario, v.trace)
+}
+
+// An explorer walks the schedules of one scenario.
+type explorer struct {
+	scenario scenario
+	breach   breach
+	events   int  // in a schedule, at most
+	evict    bool // as an event of its own: with one session it is the same as a flush
+	random   *rand.Rand
+	walks    int
+	most     int // violations, before the search ends
+
+	stack   []trace // prefixes to be followed up
+	visited map[stateKey]struct{}
+	stats   stats
+	found   []violation
+}
+
+// schedulesPerServer bounds what a server keeps of requests that crashed.
+const schedulesPerServer = 1000
+
+// explore runs all schedules, or stops at a deadline.
+func (x *explorer) explore(t *testing.T, ctx context.Context) {
+	x.stats.Scenarios = 1
+	x.visited = map[stateKey]struct{}{}
+	x.stack = []trace{nil}
+	for x.more() {
+		if ctx.Err() != nil {
+			x.stats.Unfinished = 1
+			break
+		}
+		x.batch(t, ctx)
+	}
+	x.stats.States = len(x.visited)
+	x.stats.Violations = len(x.found)
+}
+
+func (x *explorer) more() bool {
+	if len(x.found) >= x.most {
+		return false
+	}
+	if x.random != nil {
+		return x.stats.Schedules < x.walks
+	}
+	return len(x.stack) > 0
+}
+
+// batch runs schedules on one server in one bubble.
+func (x *explorer) batch(t *testing.T, ctx context.Context) {
+	server, err := gaelocal.Start(gaelocal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if x.scenario.async() {
+		backgroundSaves.Lock()
+		defer backgroundSaves.Unlock()
+	}
+	done := ctx.Done()
+	synctest.Test(t, func(t *testing.T) {
+		for range schedulesPerServer {
+			if !x.more() {
+				return
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if x.random != nil {
+				x.walk(t, service{server})
+				continue
+			}
+			last := len(x.stack) - 1
+			prefix := x.stack[last]
+			x.stack = x.stack[:last]
+			x.schedule(t, service{server}, prefix)
+		}
+	})
+}
+
+// schedule runs one: a prefix, and then always the first choice, leaving the
+// others for later.
+func (x *explorer) schedule(t *testing.T, s service, prefix trace) {
+	// The store waits for random times: what meets the end of a longer one can
+	// come out otherwise, and is tried again.
+	w := x.repeat(t, s, prefix)
+	for try := 0; w == nil && try < 20; try++ {
+		w = x.repeat(t, s, prefix)
+	}
+	if w == nil {
+		x.stats.Lost++
+		return
+	}
+	x.stats.Schedules++
+	defer x.count(w)
+	defer x.end(t, w)
+	for w.violation == nil {
+		if !w.hasHidden() {
+			key := w.state()
+			if _, known := x.visited[key]; known {
+				return
+			}
+			x.visited[key] = struct{}{}
+		}
+		choices := w.choices(w.events < x.events, x.evict)
+		if w.over() {
+			x.stats.Ends++
+			w.judgeEnd()
+			return
+		}
+		for _, c := range slices.Backward(choices[1:]) {
+			x.stack = append(x.stack, append(slices.Clip(slices.Clone(w.trace)), c))
+		}
+		if err := w.apply(choices[0]); err != nil {
+			t.Fatalf("%v: %v: %v", x.scenario, w.trace, err)
+		}
+		x.stats.Steps++
+	}
+}
+
+// repeat begins a schedule with a prefix; nil: it has come out otherwise.
+func (x *explorer) repeat(t *testing.T, s service, prefix trace) *world {
+	w, err := newWorld(s, x.scenario, x.breach)
+	if err != nil {
+		t.Fatalf("%v: %v", x.scenario, err)
+	}
+	for _, c := range prefix {
+		if w.apply(c) != nil {
+			x.end(t, w)
+			return nil
+		}
+		x.stats.Steps++
+	}
+	return w
+}
+
+// walk runs a schedule at random, with about as many events as there may be.
+func (x *explorer) walk(t *testing.T, s service) {
+	w, err := newWorld(s, x.scenario, x.breach)
+	if err != nil {
+		t.Fatalf("%v: %v", x.scenario, err)
+	}
+	x.stats.Schedules++
+	defer x.count(w)
+	defer x.end(t, w)
+	for w.violation == nil {
+		event := w.events < x.events && x.random.IntN(12) == 0
+		choices := w.choices(event, true)
+		if w.over() {
+			x.stats.Ends++
+			w.judgeEnd()
+			return
+		}
+		if event {
+			if only := slices.DeleteFunc(slices.Clone(choices), func(c choice) bool { return c.kind == makeCall }); len(only) > 0 {
+				choices = only
+			}
+		}
+		if err := w.apply(choices[x.random.IntN(len(choices))]); err != nil {
+			t.Fatalf("%v: %v: %v", x.scenario, w.trace, err)
+		}
+		x.stats.Steps++
+	}
+}
+
+// count counts a schedule that has had an event.
+func (x *explorer) count(w *world) {
+	if w.events > 0 {
+		x.stats.Events++
+	}
+}
+
+// end notes what was found and ends the schedule.
+func (x *explorer) end(t *testing.T, w *world) {
+	if w.violation != nil {
+		x.found = append(x.found, violation{x.scenario, slices.Clone(w.trace), w.violation})
+	}
+	if err := w.stop(); err != nil {
+		t.Fatalf("%v: %v: %v", x.scenario, trace(w.trace), err)
+	}
+}
+
+func (w *world) hasHidden() bool {
+	return slices.ContainsFunc(w.calls(), (*call).hidden)
+}
+
+// over tells that no request can go on.
+func (w *world) over() bool { return w.idle() }
+
+// replay runs one schedule to its end: the trace, and then always the first choice.
+func replay(t *testing.T, sc scenario, b breach, tr trace, log func(string, ...any)) (w *world) {
+	server, err := gaelocal.Start(gaelocal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	synctest.Test(t, func(t *testing.T) {
+		w, err = newWorld(service{server}, sc, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; w.violation == nil; i++ {
+			var c choice
+			if i < len(tr) {
+				c = tr[i]
+			} else if next := w.choices(false, false); len(next) > 0 {
+				c = next[0]
+			} else {
+				break
+			}
+			if err := w.apply(c); err != nil {
+				t.Errorf("after %v: %v", trace(w.trace), err)
+				break
+			}
+			log("%-24v %v", c, w.describe())
+		}
+		if w.violation == nil {
+			w.judgeEnd()
+		}
+		if err := w.stop(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return w
+}
+
+// describe is the state of the services and of the requests, for people.
+func (w *world) describe() string {
+	text := "memcache: "
+	if it := w.peek(); it != nil {
+		for _, tok := range w.itemTokens(it.flags, it.value) {
+			if tok.id {
+				text += fmt.Sprintf("%x ", tok.text[len(tok.text)-2:])
+			} else {
+				text += tok.text + " "
+			}
+		}
+	} else {
+		text += "- "
+	}
+	text += "| datastore: " + w.recordText()
+	for _, a := range w.actors {
+		if a.saw != nil {
+			text += fmt.Sprintf(" | %d saw %v", a.index, a.saw)
+		}
+		if w.ended.has(a.index) {
+			text += fmt.Sprintf(", ended (%v)", a.err())
+		}
+	}
+	return text
+}
+
+// A deadline for the short run.
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}

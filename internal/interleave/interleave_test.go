@@ -1,0 +1,230 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+var (
+	fullFlag  = flag.Bool("explore.full", false, "run every schedule of all pairs and of the selected triples, with each event at each point")
+	onlyFlag  = flag.String("explore.only", "", "explore the scenarios whose name contains each of these words")
+	traceFlag = flag.String("explore.trace", "", "run this schedule again, as a violation prints it")
+	walksFlag = flag.Int("explore.walks", 0, "random schedules; 0: 2000, or 200000 with -explore.full")
+	seedFlag  = flag.Uint64("explore.seed", 1, "seed of the random schedules; 0: a new one, which is printed")
+)
+
+// shortTime bounds what a plain go test explores with events.
+const shortTime = 40 * time.Second
+
+// backgroundSaves is held by who runs schedules with background saves: the
+// process counts these in one place, which two bubbles must not share.
+var backgroundSaves sync.Mutex
+
+// A job is a scenario to be explored.
+type job struct {
+	scenario scenario
+	events   int
+	rare     bool // only with -explore.full
+}
+
+func jobs() []job {
+	var all []job
+	add := func(events int, rare bool, scenarios ...scenario) {
+		for _, sc := range scenarios {
+			if !slices.ContainsFunc(strings.Fields(*onlyFlag), func(w string) bool { return !strings.Contains(sc.String(), w) }) {
+				all = append(all, job{sc, events, rare})
+			}
+		}
+	}
+	states := []string{cached, evicted, ahead, unsaved, created}
+	for _, start := range states {
+		add(0, false, pairs(start)...)
+	}
+	for _, sc := range pairs(cached) {
+		sc.only = true
+		add(1, true, sc)
+	}
+	for _, name := range []string{
+		"cached read+change:a", "cached change:a+logout", "cached read+async:a", "cached logout+async:a",
+		"cached logout+purge", "evicted read+read", "evicted read+logout", "evicted logout+logout",
+		"cached change:a+change:b only", "cached change:a+logout only",
+		"ahead read+logout", "unsaved read+logout", "created login+read+logout", "cached read+change:a retries=2",
+	} {
+		sc, err := parseScenario(name)
+		if err != nil {
+			panic(err)
+		}
+		add(1, false, sc)
+	}
+	for _, start := range states {
+		add(1, true, pairs(start)...)
+		for _, requests := range [][]string{
+			{"read", "change:a", "change:b"}, {"read", "change:a", "logout"}, {"read", "delete:a", "change:a"},
+			{"read", "async:a", "change:b"}, {"read", "async:a", "async:b"}, {"read", "async:a", "logout"},
+			{"async:a", "reset:a", "change:b"}, {"async:a", "reset:a", "async:b"}, {"read", "read", "logout"},
+			{"read", "logout", "purge"}, {"change:a", "logout", "logout"},
+		} {
+			if start != created {
+				add(0, true, newScenario(start, requests...))
+			}
+		}
+	}
+	for _, start := range []string{cached, evicted} {
+		for _, sc := range pairs(start) {
+			sc.retries = 2
+			add(1, true, sc)
+		}
+	}
+	return all
+}
+
+// TestPromisesHoldInEverySchedule explores all pairs without events, and some
+// with one at every point; with -explore.full all pairs with one, and triples.
+func TestPromisesHoldInEverySchedule(t *testing.T) {
+	if *traceFlag != "" {
+		t.Skip("-explore.trace")
+	}
+	ctx := context.Background()
+	if !*fullFlag {
+		ctx = within(t, shortTime)
+	}
+	all := slices.DeleteFunc(jobs(), func(j job) bool {
+		return j.rare && !*fullFlag || !*fullFlag && isSlow && j.events > 0
+	})
+	total := exploreAll(t, ctx, all)
+	t.Logf("%v", total)
+	if total.Unfinished > 0 && *fullFlag {
+		t.Errorf("%d scenarios were cut short", total.Unfinished)
+	}
+}
+
+// exploreAll explores scenarios in two goroutines: background saves of two
+// schedules cannot go on at once, so one begins with those that have some.
+func exploreAll(t *testing.T, ctx context.Context, all []job) (total stats) {
+	begin := time.Now()
+	var mu sync.Mutex
+	next := func(async bool) (job, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		i := slices.IndexFunc(all, func(j job) bool { return j.scenario.async() == async })
+		if i < 0 && len(all) > 0 {
+			i = 0
+		}
+		if i < 0 {
+			return job{}, false
+		}
+		j := all[i]
+		all = slices.Delete(all, i, i+1)
+		return j, true
+	}
+	t.Run("", func(t *testing.T) {
+		for _, async := range []bool{false, true} {
+			t.Run(fmt.Sprintf("async=%v", async), func(t *testing.T) {
+				t.Parallel()
+				for {
+					j, ok := next(async)
+					if !ok {
+						return
+					}
+					x := &explorer{scenario: j.scenario, events: j.events, evict: *fullFlag, most: 3}
+					started := time.Now()
+					x.explore(t, ctx)
+					for _, v := range x.found {
+						t.Errorf("%v", v)
+					}
+					if *fullFlag {
+						t.Logf("%v, %d events: %v, %v", j.scenario, j.events, time.Since(started).Round(time.Millisecond), x.stats)
+					}
+					mu.Lock()
+					total.add(x.stats)
+					mu.Unlock()
+				}
+			})
+		}
+	})
+	total.Time = time.Since(begin)
+	return total
+}
+
+// TestPromisesHoldInRandomWalks runs schedules at random, of two to four
+// requests with up to three events.
+func TestPromisesHoldInRandomWalks(t *testing.T) {
+	if *traceFlag != "" {
+		t.Skip("-explore.trace")
+	}
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	walks := *walksFlag
+	if walks == 0 {
+		walks = 2000
+		if *fullFlag {
+			walks = 200000
+		} else if isSlow {
+			walks = 200
+		}
+	}
+	t.Logf("-explore.seed=%d -explore.walks=%d", seed, walks)
+	const perScenario = 20
+	random := rand.New(rand.NewPCG(seed, 0))
+	var total stats
+	begin := time.Now()
+	for total.Schedules < walks && total.Violations < 10 {
+		x := &explorer{scenario: randomScenario(random), events: random.IntN(4), random: random, walks: perScenario, most: 1}
+		x.explore(t, context.Background())
+		for _, v := range x.found {
+			t.Errorf("%v", v)
+		}
+		total.add(x.stats)
+	}
+	total.Time = time.Since(begin)
+	t.Log(total)
+}
+
+func randomScenario(random *rand.Rand) scenario {
+	start := []string{cached, evicted, ahead, unsaved, created}[random.IntN(5)]
+	var names []string
+	if start == created {
+		names = append(names, "login")
+	}
+	for range 2 + random.IntN(3) {
+		names = append(names, ops[random.IntN(len(ops)-1)].name) // the last one is the login
+	}
+	sc := newScenario(start, names...)
+	sc.retries = 1 + random.IntN(2)
+	return sc
+}
+
+func TestReplay(t *testing.T) {
+	if *traceFlag == "" {
+		t.Skip("no -explore.trace")
+	}
+	sc, tr, err := parseTrace(*traceFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := replay(t, sc, nil, tr, t.Logf); w.violation != nil {
+		t.Errorf("%v", violation{sc, w.trace, w.violation})
+	}
+}
+
+func TestTracesAreReadAsTheyArePrinted(t *testing.T) {
+	text := "created login+change:a+logout retries=2 only: 0.get 1.cas:lock fail(1.txn-put) ambiguous(0.commit) crash(2) flush evict minute expiry"
+	sc, tr, err := parseTrace(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("%v: %v", sc, tr); got != text {
+		t.Errorf("got %s, want %s", got, text)
+	}
+}

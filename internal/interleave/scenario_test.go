@@ -1,0 +1,179 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gaesession/gaesession"
+)
+
+type options = gaesession.MemcacheStoreOptions
+
+// A session's attributes at the beginning. An attribute c has "c1" instead in
+// the state ahead.
+var initial = map[string]string{"a": "a0", "b": "b0", "c": "c0"}
+
+const (
+	timeout = 30 * time.Minute
+	// age is how old a session is when the requests begin: younger than the
+	// default RefreshInterval, older than that of the op refresh.
+	age = 2 * time.Minute
+	// gone is a time after which a session is expired for every request, and
+	// old enough to be purged.
+	gone = timeout + 10*time.Minute
+	// saveTimeout is what a background save is given.
+	saveTimeout = 30 * time.Second
+)
+
+// An op is what a request does with the session.
+type op struct {
+	name    string
+	attr    string // it changes; "": none
+	delete  bool
+	to      string // what it is set to; "": a value of its own
+	async   bool
+	refresh bool
+	logout  bool
+	login   bool
+	purge   bool
+}
+
+var ops = []op{
+	{name: "read"},
+	{name: "change:a", attr: "a"},
+	{name: "change:b", attr: "b"},
+	{name: "delete:a", attr: "a", delete: true},
+	{name: "reset:a", attr: "a", to: "a0"},
+	{name: "reset:c", attr: "c", to: "c0"},
+	{name: "refresh", refresh: true},
+	{name: "logout", logout: true},
+	{name: "async:a", attr: "a", async: true},
+	{name: "async:b", attr: "b", async: true},
+	{name: "async:read", async: true},
+	{name: "purge", purge: true},
+	{name: "login", login: true},
+}
+
+func opNamed(name string) (op, error) {
+	i := slices.IndexFunc(ops, func(o op) bool { return o.name == name })
+	if i < 0 {
+		return op{}, fmt.Errorf("no such request: %q", name)
+	}
+	return ops[i], nil
+}
+
+// value is what the request number i gives its attribute.
+func (o op) value(i int) string {
+	if o.delete || o.to != "" {
+		return o.to
+	}
+	return fmt.Sprintf("v%d", i)
+}
+
+func (o op) options() options {
+	opt := options{Codec: &codec, AsyncDatastoreSave: o.async}
+	if o.refresh {
+		opt.RefreshInterval = time.Minute
+	}
+	return opt
+}
+
+// States that a session may be in when the requests begin.
+const (
+	cached  = "cached"  // in both services
+	evicted = "evicted" // in Datastore alone
+	ahead   = "ahead"   // changed in Memcache, but not yet in Datastore
+	unsaved = "unsaved" // new in Memcache, and not in Datastore, which failed
+	created = "created" // a first request creates it; the others begin after it
+)
+
+// A scenario is a state and the requests that overlap.
+type scenario struct {
+	start   string
+	ops     []op // with start created the first one is the login
+	retries int
+	only    bool // OnlyMemcache
+}
+
+// String returns what parseScenario reads: "cached change:a+logout retries=2".
+func (s scenario) String() string {
+	names := make([]string, len(s.ops))
+	for i, o := range s.ops {
+		names[i] = o.name
+	}
+	text := s.start + " " + strings.Join(names, "+")
+	if s.retries > 1 {
+		text += fmt.Sprintf(" retries=%d", s.retries)
+	}
+	if s.only {
+		text += " only"
+	}
+	return text
+}
+
+func parseScenario(text string) (scenario, error) {
+	words := strings.Fields(text)
+	if len(words) < 2 {
+		return scenario{}, fmt.Errorf("a scenario is a state and requests, as in %q", "cached change:a+logout")
+	}
+	s := scenario{start: words[0], retries: 1}
+	for _, name := range strings.Split(words[1], "+") {
+		o, err := opNamed(name)
+		if err != nil {
+			return scenario{}, err
+		}
+		s.ops = append(s.ops, o)
+	}
+	for _, w := range words[2:] {
+		if w == "only" {
+			s.only = true
+		} else if _, err := fmt.Sscanf(w, "retries=%d", &s.retries); err != nil {
+			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
+		}
+	}
+	return s, nil
+}
+
+func newScenario(start string, names ...string) scenario {
+	s, err := parseScenario(start + " " + strings.Join(names, "+"))
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
+// pairs are all pairs of requests, each with itself included, on a session in
+// that state. Of pairs that differ in the names of their attributes alone there
+// is one: a request that changes b is paired with those that change a.
+func pairs(start string) []scenario {
+	var all []scenario
+	var names []string
+	for _, o := range ops {
+		if !o.login {
+			names = append(names, o.name)
+		}
+	}
+	for i, first := range names {
+		for _, second := range names[i:] {
+			if b, a := strings.HasSuffix(first, ":b") || strings.HasSuffix(second, ":b"),
+				strings.HasSuffix(first, ":a") || strings.HasSuffix(second, ":a"); b && !a {
+				continue
+			}
+			requests := []string{first, second}
+			if start == created {
+				requests = []string{"login", first, second}
+			}
+			all = append(all, newScenario(start, requests...))
+		}
+	}
+	return all
+}
+
+// async tells that there are background saves.
+func (s scenario) async() bool {
+	return s.start == ahead || slices.ContainsFunc(s.ops, func(o op) bool { return o.async })
+}

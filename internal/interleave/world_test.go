@@ -1,0 +1,600 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing/synctest"
+	"time"
+
+	//lint:ignore SA1019 appengine.APICallFunc is declared with its Message.
+	"github.com/golang/protobuf/proto"
+	"github.com/icza/session"
+	"google.golang.org/appengine/v2"
+
+	"github.com/gaesession/gaesession"
+)
+
+// A world is one schedule of a scenario: the services, the requests and what has
+// happened so far. It is used in a bubble of testing/synctest, by the explorer's
+// goroutine; the requests' goroutines touch it only through their calls.
+type world struct {
+	service
+	scenario scenario
+	breach   breach // how the protocol is broken; nil: not at all
+	id       string
+	kind     string
+	born     time.Time // when the session was created
+	began    time.Time // when the requests began
+	actors   []*actor
+
+	mu      sync.Mutex // guards what follows against the requests' goroutines
+	pending []*call
+	stopped bool
+
+	// What has happened.
+	trace   []choice
+	events  int
+	lossy   bool // what Memcache alone had may be lost, or out of sight
+	forgot  bool // Memcache has lost the session
+	deleted bool // a request has deleted it from Memcache, could not ask for it, or has waited too long for a lock
+	expired bool // the session has expired, whoever used it
+	jumped  bool // more time has passed than a background save may take
+	closed  mask // requests that have returned
+	ended   mask // those whose background save has ended, too, or that crashed
+	acked   mask // those that ended and reported no error
+	version int  // of the entity
+	ttl     uint32
+	noisy   *actor // whose last call was answered in a way after which it may be tried again
+
+	violation error
+
+	// Remembered, as they are needed at every step.
+	texts  map[string]string // of values
+	text   string            // of the entity, at the version textOf
+	textOf int
+}
+
+// A mask is a set of requests.
+type mask uint
+
+func (m mask) has(i int) bool { return m>>i&1 == 1 }
+
+func bit(i int) mask { return 1 << i }
+
+// What a request is doing.
+type phase int
+
+const (
+	waiting phase = iota
+	loading
+	saving
+	returned
+)
+
+// known is what is known at an instant about what has been saved.
+type known struct {
+	begun                 bool
+	closed, ended, acked  mask
+	expired, lossy, event bool
+}
+
+// An actor is a request.
+type actor struct {
+	w     *world
+	index int
+	op    op
+	gate  chan struct{} // nil: it may begin
+	over  chan struct{} // closed when its goroutine has ended
+
+	// Written by its goroutines, read when all of them wait.
+	phase phase
+	saw   *view // by its load
+	mu    sync.Mutex
+	errs  []error
+
+	// The explorer's.
+	at       [returned]known // when the first call of a phase was made
+	crashed  bool
+	failed   bool // it has reported an error
+	judged   bool // its load
+	saved    bool // it has begun a transaction
+	hits     int  // calls that were made to fail
+	txn      []byte
+	txnRead  int        // version of the entity it read; 0: not yet
+	answers  [2][]token // of Memcache and of Datastore
+	attempt  [2]int     // how many there were when the transaction began
+	polls    int        // transactions that its background save has put off
+	breached breachState
+}
+
+// A call is a request's call that is held.
+type call struct {
+	actor           *actor
+	ctx             context.Context
+	service, method string
+	request         []byte
+	item            *item // of a memcache Set
+	name            string
+	answered        chan struct{}
+	response        []byte
+	err             error
+}
+
+func (a *actor) report(_ context.Context, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.errs = append(a.errs, err)
+}
+
+var errStopped = errors.New("the request was stopped")
+
+// call holds a call until the explorer has answered it.
+func (a *actor) call(ctx context.Context, service, method string, in, out proto.Message) error {
+	request, err := proto.Marshal(in)
+	if err != nil {
+		return err
+	}
+	c := &call{actor: a, ctx: ctx, service: service, method: method, request: request, answered: make(chan struct{})}
+	a.w.mu.Lock()
+	stopped := a.w.stopped
+	if !stopped {
+		a.w.pending = append(a.w.pending, c)
+	}
+	a.w.mu.Unlock()
+	if stopped {
+		return errStopped
+	}
+	<-c.answered
+	if c.err != nil {
+		return c.err
+	}
+	return proto.Unmarshal(c.response, out)
+}
+
+// run is the goroutine of a request.
+func (a *actor) run(sess session.Session) {
+	defer close(a.over)
+	if a.gate != nil {
+		<-a.gate
+		if a.w.isStopped() {
+			return
+		}
+	}
+	ctx := appengine.WithAPICallFunc(context.Background(), a.call)
+	opt := a.w.options(a.op)
+	opt.OnError = a.report
+	if a.op.purge {
+		a.phase = saving
+		if _, err := gaesession.PurgeExpired(ctx, a.w.kind); err != nil {
+			a.report(ctx, err)
+		}
+		a.phase = returned
+		return
+	}
+	store := gaesession.NewMemcacheStoreOptions(ctx, &opt)
+	if a.op.login {
+		store.Add(sess)
+	} else {
+		a.phase = loading
+		sess = store.Get(a.w.id)
+		a.saw = newView(sess)
+	}
+	a.phase = saving
+	if sess != nil {
+		switch {
+		case a.op.logout:
+			store.Remove(sess)
+		case a.op.attr != "" && a.op.delete:
+			sess.SetAttr(a.op.attr, nil)
+		case a.op.attr != "":
+			sess.SetAttr(a.op.attr, a.op.value(a.index))
+		}
+	}
+	store.Close()
+	a.phase = returned
+}
+
+func (w *world) options(o op) options {
+	opt := o.options()
+	opt.Retries = w.scenario.retries
+	opt.OnlyMemcache = w.scenario.only
+	opt.DSEntityName = w.kind
+	return opt
+}
+
+func (w *world) isStopped() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stopped
+}
+
+// newWorld brings the session into the scenario's first state and begins the
+// requests.
+func newWorld(s service, sc scenario, b breach) (*world, error) {
+	w := &world{service: s, scenario: sc, breach: b, kind: "sess_", born: time.Now(), texts: map[string]string{}}
+	attrs := map[string]any{}
+	for name, v := range initial {
+		attrs[name] = v
+	}
+	sess := session.NewSessionOptions(&session.SessOptions{Attrs: attrs, Timeout: timeout})
+	w.id = sess.ID()
+	if sc.start != created {
+		login := w.newRequest(func(service, _ string) bool { return sc.start == unsaved && service == "datastore_v3" }, op{})
+		login.Add(sess)
+		login.Close()
+		if err := errors.Join(login.errs...); (err != nil) != (sc.start == unsaved) {
+			return nil, fmt.Errorf("login: %w", err)
+		}
+	}
+	switch sc.start {
+	case evicted:
+		w.FlushMemcache()
+	case ahead:
+		change := w.newRequest(func(service, _ string) bool { return service == "datastore_v3" }, op{async: true})
+		change.Get(w.id).SetAttr("c", "c1")
+		change.Close()
+		if err := gaesession.Drain(context.Background()); err != nil {
+			return nil, fmt.Errorf("background save: %w", err)
+		}
+		if len(change.errs) != 1 {
+			return nil, fmt.Errorf("background save with Datastore failing: got errors %v, want one", change.errs)
+		}
+	}
+	if sc.start != created {
+		time.Sleep(age)
+	}
+	w.began = time.Now()
+	w.version = 1
+	for i, o := range sc.ops {
+		a := &actor{w: w, index: i, op: o, over: make(chan struct{})}
+		if sc.start == created && i > 0 {
+			a.gate = make(chan struct{})
+		}
+		w.actors = append(w.actors, a)
+		go a.run(sess)
+	}
+	w.settle()
+	return w, nil
+}
+
+// settle waits until nothing goes on any more without the explorer.
+func (w *world) settle() {
+	synctest.Wait()
+	if a := w.noisy; a != nil {
+		w.noisy = nil
+		w.awaitRetry(a)
+	}
+	for patience := 0; w.idle() && w.asleep(); patience++ {
+		if patience > 10000 {
+			w.fail("a request neither ends nor makes a call")
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+	}
+	for _, a := range w.actors {
+		i := a.index
+		if a.saw != nil && !a.judged {
+			a.judged = true
+			w.judgeLoad(a)
+		}
+		if a.phase == returned && !a.crashed {
+			w.closed |= bit(i)
+		}
+		if a.crashed || a.phase == returned && !w.hasCall(a) {
+			if !w.ended.has(i) && !a.crashed {
+				w.judgeErrors(a)
+			}
+			if a.failed = a.err() != nil; !a.failed && !a.crashed {
+				w.acked |= bit(i)
+			}
+			w.ended |= bit(i)
+		}
+	}
+	if first := w.actors[0]; w.scenario.start == created && first.phase == returned {
+		for _, a := range w.actors {
+			if a.gate != nil && a.phase == waiting && !isClosed(a.gate) {
+				close(a.gate)
+				defer w.settle()
+			}
+		}
+	}
+}
+
+// canceled is a context that is done.
+var canceled = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// awaitRetry lets time pass until a request that may try again has done so.
+func (w *world) awaitRetry(a *actor) {
+	// Longer than the store waits before its first retry. A request whose
+	// goroutines run side by side may have another call to make meanwhile.
+	time.Sleep(20 * time.Millisecond)
+	synctest.Wait()
+	for waited := time.Duration(0); a.phase == returned && waited < 4*time.Second; waited += 50 * time.Millisecond {
+		if w.hasCall(a) || !w.scenario.async() || gaesession.Drain(canceled) == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+	}
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *actor) err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return errors.Join(a.errs...)
+}
+
+// idle tells that no call can be made.
+func (w *world) idle() bool { return len(w.calls()) == 0 }
+
+// asleep tells that a request has begun and not returned, or that a background
+// save goes on.
+func (w *world) asleep() bool {
+	if w.scenario.async() && gaesession.Drain(canceled) != nil && !slices.ContainsFunc(w.actors, func(a *actor) bool { return a.crashed }) {
+		return true
+	}
+	return slices.ContainsFunc(w.actors, func(a *actor) bool {
+		return !a.crashed && (a.phase == loading || a.phase == saving)
+	})
+}
+
+func (w *world) hasCall(a *actor) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.pending, func(c *call) bool { return c.actor == a })
+}
+
+// calls returns the calls that can be made, named and in order.
+func (w *world) calls() []*call {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []*call
+	for _, c := range w.pending {
+		if !c.actor.crashed {
+			if c.name == "" {
+				c.describe()
+			}
+			all = append(all, c)
+		}
+	}
+	slices.SortFunc(all, func(a, b *call) int {
+		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.name, b.name), bytes.Compare(a.request, b.request))
+	})
+	return all
+}
+
+var kinds = []string{"value", "lock", "removed", "ahead", "settled"}
+
+func kindName(flags uint32) string {
+	if int(flags) < len(kinds) {
+		return kinds[flags]
+	}
+	return fmt.Sprint("flags", flags)
+}
+
+// describe gives a call the name it has in a trace.
+func (c *call) describe() {
+	switch c.service + "." + c.method {
+	case "memcache.Get":
+		c.name = "get"
+	case "memcache.Set":
+		c.item = setItem(c.request)
+		policy := map[uint64]string{policySet: "set", policyAdd: "add", policyCAS: "cas"}[c.item.policy]
+		c.name = policy + ":" + kindName(c.item.flags)
+	case "memcache.Delete":
+		c.name = "delete"
+	case "datastore_v3.BeginTransaction":
+		c.name = "begin"
+	case "datastore_v3.Commit":
+		c.name = "commit"
+	case "datastore_v3.Rollback":
+		c.name = "rollback"
+	case "datastore_v3.RunQuery":
+		c.name = "query"
+	case "datastore_v3.Next":
+		c.name = "next"
+	case "datastore_v3.Get", "datastore_v3.Put", "datastore_v3.Delete":
+		c.name = map[string]string{"Get": "ds-get", "Put": "ds-put", "Delete": "ds-delete"}[c.method]
+		if c.actor.txn != nil {
+			c.name = "txn" + c.name[2:]
+		}
+	default:
+		c.name = c.service + "." + c.method
+	}
+}
+
+// hidden tells that nobody else can notice when the call is made.
+func (c *call) hidden() bool {
+	switch c.name {
+	case "begin", "txn-put", "rollback":
+		return true
+	}
+	return false
+}
+
+// writes tells that a call whose answer is lost is another thing than one that
+// was not made.
+func (c *call) writes() bool {
+	switch c.name {
+	case "delete", "ds-put", "ds-delete", "commit":
+		return true
+	}
+	return c.item != nil
+}
+
+// peek returns the item in Memcache; nil: none.
+func (w *world) peek() *item {
+	response, err := w.call("memcache", "Get", peekRequest(w.id))
+	if err != nil {
+		panic(err)
+	}
+	return gotItem(response)
+}
+
+// apply makes a choice come true.
+func (w *world) apply(ch choice) error {
+	w.trace = append(w.trace, ch)
+	if ch.kind != makeCall {
+		w.events++
+	}
+	switch ch.kind {
+	case flush:
+		w.lossy, w.forgot = true, true
+		w.FlushMemcache()
+	case evict:
+		w.lossy, w.forgot = true, true
+		w.EvictMemcache("", w.id)
+	case expireLock:
+		w.lossy, w.jumped = true, true
+		time.Sleep(time.Minute + time.Second)
+	case expireSession:
+		w.lossy, w.forgot, w.jumped, w.expired = true, true, true, true
+		time.Sleep(gone)
+	case crash:
+		w.lossy = true
+		w.actors[ch.actor].crashed = true
+	default:
+		calls := w.calls()
+		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.name == ch.call })
+		if i < 0 {
+			return fmt.Errorf("no such call to be made: %v", ch)
+		}
+		w.make(calls[i], ch.kind)
+	}
+	w.settle()
+	return nil
+}
+
+// make makes a call and gives its answer to the request that waits for it.
+func (w *world) make(c *call, how kind) {
+	a := c.actor
+	w.mu.Lock()
+	w.pending = slices.DeleteFunc(w.pending, func(p *call) bool { return p == c })
+	w.mu.Unlock()
+	if a.phase < returned && !a.at[a.phase].begun {
+		now := w.known()
+		a.at[a.phase] = now
+	}
+	switch {
+	case c.ctx.Err() != nil:
+		c.err = c.ctx.Err()
+	case how == failCall:
+		a.hits++
+		w.deleted = w.deleted || c.service == "memcache"
+		c.err = failure(c.service)
+	default:
+		c.response, c.err = w.perform(c)
+		if how == loseAnswer {
+			a.hits++
+			c.response, c.err = nil, failure(c.service)
+		}
+	}
+	// A rollback is made after an attempt that was given up.
+	if c.err != nil || c.name == "rollback" || c.service == "memcache" && c.method == "Set" && setStatus(c.response) != 1 {
+		w.noisy = a
+	}
+	a.remember(c)
+	close(c.answered)
+}
+
+func (w *world) known() known {
+	return known{
+		begun: true, closed: w.closed, ended: w.ended, acked: w.acked,
+		expired: w.expired, lossy: w.lossy, event: w.events > 0,
+	}
+}
+
+// perform makes a call on the service.
+func (w *world) perform(c *call) ([]byte, error) {
+	a, request := c.actor, c.request
+	if w.breach != nil {
+		if response, err, done := w.breach(w, c); done {
+			return response, err
+		}
+	}
+	switch c.name {
+	case "txn-get", "txn-put":
+		request = withTransaction(request, a.txn)
+		if c.name == "txn-get" && a.txnRead == 0 {
+			a.txnRead = w.version
+		}
+	}
+	response, err := w.call(c.service, c.method, request)
+	switch c.name {
+	case "begin":
+		a.txn, a.txnRead, a.saved = response, 0, true
+	case "commit", "rollback":
+		a.txn = nil
+	}
+	w.note(c, err)
+	return response, err
+}
+
+// note keeps in mind what a call has changed.
+func (w *world) note(c *call, err error) {
+	switch c.name {
+	case "commit", "ds-put", "ds-delete":
+		if err == nil {
+			w.version++
+		}
+	}
+	if c.item != nil {
+		w.ttl = c.item.expiration
+	}
+	w.deleted = w.deleted || c.name == "delete"
+}
+
+func (w *world) fail(format string, args ...any) {
+	if w.violation == nil {
+		w.violation = fmt.Errorf(format, args...)
+	}
+}
+
+// stop ends the requests' goroutines, and forgets the session.
+func (w *world) stop() error {
+	w.mu.Lock()
+	w.stopped = true
+	pending := w.pending
+	w.pending = nil
+	w.mu.Unlock()
+	for _, c := range pending {
+		c.err = errStopped
+		close(c.answered)
+	}
+	for _, a := range w.actors {
+		if a.gate != nil && !isClosed(a.gate) {
+			close(a.gate)
+		}
+	}
+	for _, a := range w.actors {
+		<-a.over
+	}
+	if w.scenario.async() {
+		if err := gaesession.Drain(context.Background()); err != nil {
+			return err
+		}
+	}
+	w.EvictMemcache("", w.id)
+	return w.forget()
+}

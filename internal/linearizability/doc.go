@@ -1,0 +1,37 @@
+// Package linearizability records what concurrent clients see of sessions, and
+// lets porcupine (github.com/anishathalye/porcupine) judge whether there is an
+// order of all requests that explains it. There is nothing but tests in it.
+//
+//	go test ./internal/linearizability -v
+//	go test ./internal/linearizability -v -linearizability.ops=30000 -linearizability.seed=1
+//
+// Eight clients make requests on four sessions at a time, each request with a
+// store of its own as on an instance of its own: logins, reads, changes that set
+// and delete attributes, refreshes of the access time, logouts. Calls are delayed
+// at random, and in the runs that evict, Memcache is emptied or loses a session
+// now and then. The same on gaelocal and on Google's server.
+//
+// # Operations
+//
+// A login lasts from Add to the return of Close; nobody else knows the id before.
+// A read is Get. A change is two operations: the read, and a write of only the
+// attributes that the request changed, from the call of Close to its return, or
+// to the end of its background save. ErrRemoved means that the write was not
+// made, as there was no session. After any other reported error the write may
+// take effect at any later time, or never. A logout is Remove.
+//
+// # What is judged
+//
+// Every attribute of a session is a register; no session is one of its values.
+// There has to be an order of the writes, each within its time, such that every
+// read returns what the last write left, or what a write under way has replaced
+// or is going to leave. So what was saved is seen by every later read, nothing
+// saved is lost, and nothing removed comes back; but while a write is under way
+// some reads may see it and later ones not: two changes that break each other's
+// locks, or an eviction, do that. Of a write whose save goes on in the background
+// and those that overlap with it, either may win.
+//
+// In asynchronous runs nothing is deleted unless -linearizability.asyncdeletions
+// says so: that is the limit described at the end of the documentation of
+// internal/tiered, and histories with it fail now and then.
+package linearizability

@@ -1,0 +1,68 @@
+package linearizability
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/gaesession/gaesession/internal/gaetest"
+)
+
+func TestMain(m *testing.M) { gaetest.Main(m) }
+
+var (
+	operations = flag.Int("linearizability.ops", 3000, "operations of a run on gaelocal; a third of it on Google's server")
+	// A known limit: see the end of the documentation of internal/tiered.
+	asyncDeletions = flag.Bool("linearizability.asyncdeletions", false, "delete attributes in asynchronous requests, too")
+
+	seed = flag.Uint64("linearizability.seed", 0, "seed of the clients; 0: a new one")
+)
+
+func newRun(s *gaetest.Service) *run {
+	r := &run{service: s, seed: *seed, operations: *operations, delay: 2 * time.Millisecond}
+	if r.seed == 0 {
+		r.seed = uint64(time.Now().UnixNano())
+	}
+	return r
+}
+
+func TestHistoriesAreLinearizable(t *testing.T) {
+	for _, mode := range []struct {
+		name            string
+		async, evicting bool
+	}{
+		{"synchronous", false, false},
+		{"synchronous, evicting", false, true},
+		{"asynchronous", true, false},
+		{"asynchronous, evicting", true, true},
+	} {
+		t.Run(mode.name, func(t *testing.T) {
+			gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+				r := newRun(s)
+				r.async, r.evicting, r.deletions = mode.async, mode.evicting, !mode.async || *asyncDeletions
+				if strings.HasSuffix(t.Name(), "google") {
+					r.operations /= 3
+				}
+				history := r.do(t)
+				verdict := judge(history)
+				t.Logf("%s; %s", r.describe(history), verdict)
+				if verdict.result == porcupine.Illegal {
+					t.Errorf("seed %d: %s", r.seed, verdict.explain(t))
+				}
+			})
+		})
+	}
+}
+
+func (r *run) describe(history []porcupine.Operation) string {
+	kinds := map[kind]int{}
+	for _, op := range history {
+		kinds[kindOf(op)]++
+	}
+	return fmt.Sprintf("seed %d: %d operations on %d sessions (%d reads, %d changes, %d refused, %d unsure, %d logouts), %d evictions, errors %v",
+		r.seed, len(history), r.born, kinds[read], kinds[write], kinds[refused], kinds[unsure], kinds[logout], r.evicted, r.errs)
+}

@@ -1,0 +1,52 @@
+package linearizability
+
+import "fmt"
+
+// A session has three attributes whose values are numbers, used once each; zero
+// stands for no value.
+const attributes = 3
+
+type values [attributes]int
+
+// A change is what a request does to the attributes: those of set get their
+// new values, the others stay as they are.
+type change struct {
+	set [attributes]bool
+	to  values
+}
+
+var names = [attributes]string{"a", "b", "c"}
+
+func show(v int) string {
+	if v == 0 {
+		return "-"
+	}
+	return fmt.Sprint(v)
+}
+
+// The kinds of operations.
+type kind int
+
+const (
+	login kind = iota
+	read
+	write   // of a change, or of an access time alone
+	refused // a write that met a removal
+	unsure  // a write that reported another error: applied now, later or never
+	logout
+	unsureLogout
+)
+
+type operation struct {
+	session int
+	kind    kind
+	change  change // login, write, refused, unsure
+
+	background bool // a write whose save went on when Close had returned
+}
+
+// found is what a read has returned.
+type found struct {
+	exists bool
+	values values
+}

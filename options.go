@@ -1,0 +1,100 @@
+package gaesession
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/appengine/v2/memcache"
+)
+
+const (
+	defaultRetries      = 3
+	maxRetries          = 100
+	defaultDSEntityName = "sess_"
+)
+
+// MemcacheStoreOptions are the options of a store. The zero value of a field
+// stands for its default.
+type MemcacheStoreOptions struct {
+	// KeyPrefix is put before a session's id to make its Memcache key. With the
+	// id it may be 250 bytes long at most and must not contain a NUL byte; ids
+	// that do not fit are malformed. The default is no prefix.
+	KeyPrefix string
+
+	// Retries is how often a call to Memcache or Datastore is tried when the
+	// service fails; 3 by default, 100 at most. Between the attempts the store waits, from
+	// 10 ms on, longer each time, but never beyond the context's deadline.
+	Retries int
+
+	// Codec turns a session into bytes and back. The default is
+	// memcache.Gob. Marshal is called with the session's Mutex locked for
+	// reading, so it must not call methods of the session that lock it. A panic
+	// of the codec counts as its error.
+	Codec *memcache.Codec
+
+	// OnlyMemcache keeps sessions in Memcache alone. It may lose them at any
+	// time, and a removed session stays removed for as long as Memcache keeps
+	// the removal marker, 24 h at most. The default is to back sessions up in
+	// Datastore.
+	OnlyMemcache bool
+
+	// AsyncDatastoreSave saves changes in Memcache before Close returns, and in
+	// Datastore in a goroutine that may outlive the request; see Drain. Saved in
+	// both before Close returns all the same are new sessions, sessions that
+	// Memcache had lost, and those whose last change is not in Datastore yet,
+	// which may take up to two seconds more when another request is saving it. The
+	// default is to save everything before Close returns. Not used with
+	// OnlyMemcache.
+	AsyncDatastoreSave bool
+
+	// DSEntityName is the kind of the session entities; "sess_" by default. Not
+	// used with OnlyMemcache.
+	DSEntityName string
+
+	// RefreshInterval is how old the stored access time of a session may become
+	// before a request that changes nothing else writes it again. Zero, the
+	// default, means a tenth of the session's timeout; a negative value means
+	// that every request writes it, as icza/gaesession does. A session that is
+	// not used any more ends this much later than its timeout says, never
+	// earlier.
+	RefreshInterval time.Duration
+
+	// OnError gets every error that session.Store has no way to return. It is
+	// called in the goroutine that met the error, also after Close when that is
+	// a background save, and must be safe for concurrent use. The errors answer
+	// errors.Is for ErrRemoved, ErrTooLarge, ErrInvalidID and ErrClosed and never
+	// contain a session id. It should not use the store. A panic in it is logged
+	// together with the error. The default logs one record at error level to
+	// log/slog's default logger.
+	OnError func(ctx context.Context, err error)
+}
+
+// withDefaults returns the options with their defaults filled in.
+func (o *MemcacheStoreOptions) withDefaults() MemcacheStoreOptions {
+	var c MemcacheStoreOptions
+	if o != nil {
+		c = *o
+	}
+	if c.Retries <= 0 {
+		c.Retries = defaultRetries
+	}
+	c.Retries = min(c.Retries, maxRetries)
+	if c.DSEntityName == "" {
+		c.DSEntityName = defaultDSEntityName
+	}
+	if c.OnError == nil {
+		c.OnError = logError
+	}
+	return c
+}
+
+// refreshInterval is RefreshInterval for a session of that timeout.
+func (o *MemcacheStoreOptions) refreshInterval(timeout time.Duration) time.Duration {
+	switch {
+	case o.RefreshInterval > 0:
+		return o.RefreshInterval
+	case o.RefreshInterval < 0:
+		return 0
+	}
+	return max(timeout/10, 0)
+}
