@@ -1,0 +1,202 @@
+package cascadestore_test
+
+import (
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"testing"
+
+	"github.com/gorilla/sessions"
+
+	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/gaetest"
+)
+
+// regenerate changes the session and gives it a new id, in a request of its own.
+func (b *browser) regenerate(v values, hooks ...gaetest.Hook) error {
+	var rerr error
+	err := b.use(func(r *http.Request, s *sessions.Session) {
+		set(s, v)
+		rerr = b.app.store.RegenerateID(r, s)
+	}, hooks...)
+	return errors.Join(rerr, err)
+}
+
+func TestRegenerateIDMovesTheValuesAndRemovesTheOldID(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"basket": []string{"book"}})
+		old := b.clone()
+		var before, after string
+		err := b.use(func(r *http.Request, s *sessions.Session) {
+			before = s.ID
+			s.Values["user"] = "ann"
+			if err := a.store.RegenerateID(r, s); err != nil {
+				t.Error(err)
+			}
+			after = s.ID
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if before == after {
+			t.Error("the id is the same")
+		}
+		b.expect(t, backends, values{"basket": []string{"book"}, "user": "ann"})
+		old.expect(t, backends, nil)
+	})
+}
+
+func TestRegenerateIDTakesAlongWhatOthersSavedAtAnyOfItsCalls(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		atEachCall(t, func(t *testing.T, k int) bool {
+			b := a.login(t, values{"n": 0, "gone": true})
+			old := b.clone()
+			var theirs error
+			tooLate := false // the old id was removed before they came
+			reached, hook := gaetest.Interpose(k, func() {
+				theirs = old.clone().use(func(_ *http.Request, s *sessions.Session) {
+					tooLate = s.IsNew
+					set(s, values{"theirs": 1, "gone": nil})
+				})
+			})
+			if err := b.regenerate(values{"mine": 1}, hook); err != nil {
+				t.Error(err)
+			}
+			if !reached.Load() {
+				return false
+			}
+			got, err := b.read()
+			if err != nil {
+				t.Error(err)
+			}
+			switch {
+			case theirs == nil && !tooLate && (got["theirs"] != 1 || got["gone"] != nil):
+				t.Errorf("got %v, want also what they saved", got)
+			case theirs != nil && !errors.Is(theirs, cascadestore.ErrRemoved):
+				t.Errorf("their change: got %v, want nil or ErrRemoved", theirs)
+			}
+			if got["mine"] != 1 || got["n"] != 0 {
+				t.Errorf("got %v, want mine and n", got)
+			}
+			old.expect(t, backends, nil)
+			return true
+		})
+	})
+}
+
+func TestAfterRegenerateIDRequestsInFlightGetErrRemoved(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		old := b.clone()
+		err := old.use(func(_ *http.Request, s *sessions.Session) {
+			if err := b.regenerate(nil); err != nil {
+				t.Error(err)
+			}
+			s.Values["n"] = 1
+		})
+		if !errors.Is(err, cascadestore.ErrRemoved) {
+			t.Errorf("got %v, want ErrRemoved", err)
+		}
+		b.expect(t, backends, values{"n": 0})
+	})
+}
+
+func TestRegenerateIDOfARemovedSessionIsErrRemoved(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		var err error
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			s, gerr := a.store.Get(r, sessionName)
+			if gerr != nil {
+				t.Error(gerr)
+			}
+			b.clone().mustLogout(t)
+			err = a.store.RegenerateID(r, s)
+		})
+		if !errors.Is(err, cascadestore.ErrRemoved) {
+			t.Errorf("got %v, want ErrRemoved", err)
+		}
+	})
+}
+
+func TestRegenerateIDOfANewSessionMakesNoCalls(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
+	b := a.newBrowser()
+	v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		s, err := a.store.Get(r, sessionName)
+		if err != nil {
+			t.Error(err)
+		}
+		id := s.ID
+		if err := a.store.RegenerateID(r, s); err != nil {
+			t.Error(err)
+		}
+		if s.ID == id || s.ID == "" {
+			t.Error("no new id")
+		}
+	})
+	if calls := v.request.Calls(); len(calls) > 0 {
+		t.Errorf("got calls %v, want none", calls)
+	}
+}
+
+func TestWhenDatastoreIsDownRegenerateIDLeavesTheSessionAsItIs(t *testing.T) {
+	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		old := b.clone()
+		var err error
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			s, gerr := a.store.Get(r, sessionName)
+			if gerr != nil {
+				t.Error(gerr)
+			}
+			id := s.ID
+			err = a.store.RegenerateID(r, s)
+			if s.ID != id {
+				t.Error("the session has another id")
+			}
+		}, gaetest.Fail(gaetest.Datastore))
+		if !errors.Is(err, gaetest.ErrFailed) {
+			t.Errorf("got %v, want the error of Datastore", err)
+		}
+		old.expect(t, backends, values{"n": 0})
+	})
+}
+
+func TestRegenerateIDSurvivesALostAnswerOfTheCommit(t *testing.T) {
+	onEach(t, durable, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		old := b.clone()
+		var lost atomic.Bool
+		hook := gaetest.FailAfter(func(c gaetest.Call) bool {
+			return c.Method == "Commit" && lost.CompareAndSwap(false, true)
+		})
+		if err := b.regenerate(values{"mine": 1}, hook); err != nil {
+			t.Error(err)
+		}
+		if !lost.Load() {
+			t.Error("no commit was made")
+		}
+		b.expect(t, backends, values{"n": 0, "mine": 1})
+		old.expect(t, backends, nil)
+	})
+}
+
+func TestRegenerateIDOfASessionWithoutValuesTakesWhatOthersSaved(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		other := b.clone()
+		err := b.use(func(r *http.Request, s *sessions.Session) {
+			if err := other.use(func(_ *http.Request, s *sessions.Session) { set(s, values{"theirs": 1}) }); err != nil {
+				t.Error(err)
+			}
+			s.Values = nil
+			if err := a.store.RegenerateID(r, s); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}

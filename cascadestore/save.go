@@ -1,0 +1,229 @@
+package cascadestore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/gorilla/securecookie"
+	"github.com/gorilla/sessions"
+	"google.golang.org/appengine/v2"
+
+	"github.com/gaesession/gaesession/internal/sessionid"
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+// Save saves the session in all backends and writes its cookie, so it has to be
+// called before the response's body. With an Options.MaxAge below zero it
+// removes the session everywhere instead, for good, and makes the cookie expire.
+//
+// Only what changed is saved, key by key, and merged with what other requests
+// saved meanwhile; for one key the last one to save wins, flashes being one key.
+// When nothing changed only the cookie is written, and the expiry in the
+// services if a tenth of MaxAge has passed since it was.
+//
+// The request should be the one that the session came from, or a copy of it.
+// With another one all the session's values count as changed.
+//
+// After an error the cookie is written nevertheless if a service may have the
+// session: when Datastore fails it lives on in Memcache. None is written after
+// ErrRemoved, ErrValueTooBig or an error of the serializer. The cookie of a
+// session to be removed always is.
+func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
+	if err := cs.Err(); err != nil {
+		return err
+	}
+	if session == nil {
+		return describe("save session", "", errNoSession)
+	}
+	req := requestOf(r)
+	ctx := appengine.NewContext(r)
+	cs.setOptions(session)
+	if session.Options.MaxAge < 0 {
+		err := cs.remove(ctx, req, session)
+		http.SetCookie(w, sessions.NewCookie(session.Name(), "", session.Options))
+		return cs.logs().returned(ctx, err)
+	}
+	if session.ID == "" {
+		session.ID = newID()
+		req.tracks[session] = &track{id: session.ID}
+	}
+	cookie, err := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
+	if err != nil {
+		return cs.logs().returned(ctx, describe("write cookie of session", session.ID, describeCookie(err)))
+	}
+	t := req.track(session)
+	if t.unknown != nil {
+		return cs.logs().returned(ctx, t.unknown)
+	}
+	err = describe("save session", session.ID, cs.save(ctx, req, session, t))
+	if err == nil || !refused(err) {
+		http.SetCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+	}
+	return cs.logs().returned(ctx, err)
+}
+
+func (cs *CascadeStore) save(ctx context.Context, req *request, session *sessions.Session, t *track) error {
+	switch {
+	case t.removed:
+		return ErrRemoved
+	case !cs.isValidKey(t.id):
+		return errInvalidKey
+	}
+	now := time.Now()
+	expires := cs.expiry(session.Options, now)
+	var value []byte
+	if t.loaded != nil {
+		changed, err := t.was.changed(cs, session)
+		if err != nil {
+			return err
+		}
+		if !changed {
+			if !t.loaded.Ahead() && t.isFresh(now, cs.maxAge(session.Options)) {
+				cs.logs().step(ctx, "nothing to save", t.id)
+				return nil
+			}
+			value = t.loaded.Value
+		}
+	}
+	if value == nil {
+		var err error
+		if value, err = cs.encode(session); err != nil {
+			return err
+		}
+	}
+	if err := cs.store(ctx, session, t, tiered.Record{Value: value, Expires: expires}); err != nil {
+		t.saved = true
+		return err
+	}
+	t.loaded, t.saved, t.expires = tiered.Saved(value), true, expires
+	t.was = takeSnapshot(value, session)
+	req.keep(cs, session.Name(), t, expires)
+	return nil
+}
+
+// store saves a session in the services.
+func (cs *CascadeStore) store(ctx context.Context, session *sessions.Session, t *track, rec tiered.Record) error {
+	services, ok := cs.tiers(nil, cs.merger(session, rec.Expires))
+	switch {
+	case !ok:
+		return nil
+	case t.loaded != nil:
+		cs.logs().step(ctx, "save change", t.id, "bytes", len(rec.Value))
+		return services.Update(ctx, t.id, t.loaded, rec)
+	case t.saved:
+		// It may be known, and may have been removed.
+		cs.logs().step(ctx, "save", t.id, "bytes", len(rec.Value))
+		return services.Update(ctx, t.id, &tiered.Loaded{}, rec)
+	}
+	cs.logs().step(ctx, "create", t.id, "bytes", len(rec.Value))
+	return services.Create(ctx, t.id, rec)
+}
+
+// isFresh tells that the services keep the session for maxAge from now, and not
+// for much longer.
+func (t *track) isFresh(now time.Time, maxAge time.Duration) bool {
+	const precision = time.Second
+	left := t.expires.Sub(now)
+	return !t.expires.IsZero() && left-precision >= maxAge && left-precision <= maxAge+refreshInterval(maxAge)
+}
+
+// remove removes a session from all backends.
+func (cs *CascadeStore) remove(ctx context.Context, req *request, session *sessions.Session) error {
+	t := req.track(session)
+	if t.id == "" {
+		return nil
+	}
+	req.drop(cs, session.Name(), t)
+	known := t.loaded != nil || t.saved || t.unknown != nil
+	if services, ok := cs.tiers(nil, nil); ok && known && cs.isValidKey(t.id) {
+		cs.logs().step(ctx, "remove", t.id)
+		if err := services.Remove(ctx, t.id); err != nil {
+			return describe("remove session", t.id, err)
+		}
+	}
+	t.removed = known
+	return nil
+}
+
+// RegenerateID gives the session a new id and removes the old one for good; the
+// values move, with what other requests saved under the old id until now. Call
+// it when the user logs in, so that an id somebody else may have put into the
+// browser before is worth nothing, and call Save afterwards, which saves the
+// session under its new id and writes the cookie.
+//
+// Requests that overlap and save under the old id later get ErrRemoved; so does
+// RegenerateID when the session was removed. After an error the session is what
+// it was, unless its ID tells that it moved: then Memcache failed and may show
+// the old session to readers until it expires there.
+func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session) error {
+	const doing = "regenerate id of session"
+	if err := cs.Err(); err != nil {
+		return err
+	}
+	if session == nil {
+		return describe(doing, "", errNoSession)
+	}
+	req := requestOf(r)
+	ctx := appengine.NewContext(r)
+	t := req.track(session)
+	if t.unknown != nil {
+		return cs.logs().returned(ctx, t.unknown)
+	}
+	cs.setOptions(session)
+	moved, err := cs.take(ctx, session, t)
+	err = cs.logs().returned(ctx, describe(doing, t.id, err))
+	if !moved {
+		return err
+	}
+	old := t.id
+	session.ID = newID()
+	req.drop(cs, session.Name(), t)
+	req.tracks[session] = &track{id: session.ID, cookieID: t.cookieID}
+	cs.logs().step(ctx, "new id", old, "new", sessionid.Hash(session.ID))
+	return err
+}
+
+// take removes a session from the services, which it tells with moved, and
+// merges what others saved there into its values.
+func (cs *CascadeStore) take(ctx context.Context, session *sessions.Session, t *track) (moved bool, err error) {
+	expires := cs.expiry(session.Options, time.Now())
+	services, ok := cs.tiers(nil, cs.merger(session, expires))
+	switch {
+	case t.removed:
+		return false, ErrRemoved
+	case !ok || t.loaded == nil && !t.saved:
+		return true, nil // only this request knows it
+	case !cs.isValidKey(t.id):
+		return false, errInvalidKey
+	}
+	mine, err := cs.encode(session)
+	if err != nil {
+		return false, err
+	}
+	from := t.loaded
+	if from == nil {
+		from = &tiered.Loaded{}
+	}
+	last, err := services.Take(ctx, t.id, from, tiered.Record{Value: mine, Expires: expires})
+	if len(last.Value) == 0 {
+		return false, err
+	}
+	if !bytes.Equal(last.Value, mine) {
+		all, derr := cs.valuesOf(last.Value, session)
+		if derr != nil {
+			return true, errors.Join(err, derr)
+		}
+		session.Values = all
+	}
+	return true, err
+}
+
+// setOptions gives the store's options to a session without any.
+func (cs *CascadeStore) setOptions(session *sessions.Session) {
+	if session.Options == nil {
+		session.Options = cs.blank(session.Name()).Options
+	}
+}

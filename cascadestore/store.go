@@ -1,0 +1,367 @@
+package cascadestore
+
+import (
+	"context"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/securecookie"
+	"github.com/gorilla/sessions"
+	"google.golang.org/appengine/v2"
+
+	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+// The backends. They are bits, to be combined.
+const (
+	// RequestBackend keeps the sessions of a request with the request's context,
+	// and nowhere else: a session that was loaded or saved once is seen again by
+	// further calls of New in the same request without asking the services. What
+	// other requests change meanwhile is not seen then.
+	RequestBackend = 1 << iota
+	// MemcacheBackend keeps sessions in Memcache, which may forget them.
+	MemcacheBackend
+	// DatastoreBackend keeps sessions in Datastore.
+	DatastoreBackend
+)
+
+const (
+	// DistributedBackends is what most apps want.
+	DistributedBackends = MemcacheBackend | DatastoreBackend
+	// AllBackends has the staleness of RequestBackend.
+	AllBackends = RequestBackend | MemcacheBackend | DatastoreBackend
+
+	// DefaultExpireSeconds is the MaxAge of a new store's Options: 30 days.
+	DefaultExpireSeconds = 86400 * 30
+	// MaxValueLength is how many bytes a serialized session may have by default.
+	MaxValueLength = 4096
+	// DefaultMaxAgeSeconds is how long the services keep a session whose MaxAge
+	// is 0, by default: 20 minutes.
+	DefaultMaxAgeSeconds = 60 * 20
+	// DefaultKeyPrefix is put before the id to make a session's key.
+	DefaultKeyPrefix = "session."
+)
+
+// CascadeStore is a gorilla/sessions store. NewCascadeStore makes one. A store
+// may be used by several requests at once; its fields and settings have to be
+// set before the first one. The sessions of one request belong to one goroutine
+// at a time, as gorilla's registry does.
+type CascadeStore struct {
+	backendTypes int
+	maxLength    int
+	keyPrefix    string
+	serializer   SessionSerializer
+	env          environment
+	err          error
+
+	// Codecs sign, and encrypt, the session's id in the cookie. The first one
+	// writes; the others are for cookies that were written with older keys.
+	Codecs []securecookie.Codec
+
+	// Options is what new sessions get a copy of: Path "/" and a MaxAge of
+	// DefaultExpireSeconds, and nothing else, so that cookies look as the
+	// original package's do. New apps should set HttpOnly, Secure and SameSite.
+	// To change MaxAge use SetMaxAge.
+	Options *sessions.Options
+
+	// DefaultMaxAge is how long the services keep a session whose
+	// Options.MaxAge is 0, in seconds: the browser drops the cookie of such a
+	// session when it is closed. Less than 1 means DefaultMaxAgeSeconds, which
+	// is the default.
+	DefaultMaxAge int
+
+	// Logger gets the errors that no method returns, at error level and with a
+	// stack trace as attribute "stack". When the environment variable
+	// SessionCascadeDisplayLogging is true it also gets each step at debug level,
+	// and the errors that are returned. Session ids are never written, only a
+	// short hash of them. Nil, the default, means slog.Default().
+	Logger *slog.Logger
+}
+
+// NewCascadeStore returns a store on the chosen backends with default settings.
+// The keys come in pairs, one for authentication, of 32 or 64 bytes, and one for
+// encryption, of 16, 24 or 32 bytes, which may be nil or, in the last pair, left
+// out; see securecookie.CodecsFromPairs.
+//
+// The environment variables CkDoDisplayLogging and CkMaxMemcacheSessionSizeBytes
+// are read here. When one has a value that cannot be used, when a key has not the
+// right length, or when no backend is chosen, the error is logged once and kept: Err returns it, and so does every
+// method that returns an error. An app should ask Err when it starts.
+func NewCascadeStore(backendTypes int, keyPairs ...[]byte) *CascadeStore {
+	env, err := readEnvironment()
+	if backendTypes&AllBackends == 0 || backendTypes&^AllBackends != 0 {
+		err = errors.Join(err, errNoBackend)
+	}
+	codecs := securecookie.CodecsFromPairs(keyPairs...)
+	for _, codec := range codecs {
+		if _, kerr := codec.Encode("key", "pair"); kerr != nil {
+			err = errors.Join(err, fmt.Errorf("key pair: %w", kerr))
+		}
+	}
+	cs := &CascadeStore{
+		backendTypes:  backendTypes,
+		maxLength:     MaxValueLength,
+		keyPrefix:     DefaultKeyPrefix,
+		serializer:    GobSerializer{},
+		env:           env,
+		Codecs:        codecs,
+		Options:       defaultOptions(),
+		DefaultMaxAge: DefaultMaxAgeSeconds,
+	}
+	if err != nil {
+		cs.err = constructionError{err}
+		cs.logs().fail(context.Background(), cs.err)
+	}
+	cs.SetMaxAge(DefaultExpireSeconds)
+	return cs
+}
+
+func defaultOptions() *sessions.Options {
+	return &sessions.Options{Path: "/", MaxAge: DefaultExpireSeconds}
+}
+
+type constructionError struct{ err error }
+
+func (e constructionError) Error() string {
+	return "cascadestore: " + strings.ReplaceAll(e.err.Error(), "\n", "; ")
+}
+func (e constructionError) Unwrap() error { return e.err }
+
+// Err returns why the store cannot be used, nil when it can.
+func (cs *CascadeStore) Err() error {
+	if cs.err == nil && cs.serializer == nil {
+		return errors.New("cascadestore: a store has to be made with NewCascadeStore")
+	}
+	return cs.err
+}
+
+// SetMaxLength sets how many bytes a serialized session may have; 0 means that
+// there is no limit but those of the services, about 1 MiB. A negative l is
+// ignored. The default is MaxValueLength. The cookie, which holds the id only,
+// has nothing to do with it.
+func (cs *CascadeStore) SetMaxLength(l int) {
+	if l >= 0 {
+		cs.maxLength = l
+	}
+}
+
+// SetKeyPrefix sets what is put before the id to make a session's key, in
+// Memcache and in Datastore. The default is DefaultKeyPrefix.
+func (cs *CascadeStore) SetKeyPrefix(p string) { cs.keyPrefix = p }
+
+// SetSerializer sets what turns Values into bytes; nil means GobSerializer, the
+// default.
+func (cs *CascadeStore) SetSerializer(ss SessionSerializer) {
+	if ss == nil {
+		ss = GobSerializer{}
+	}
+	cs.serializer = ss
+}
+
+// SetMaxAge sets how many seconds a session lives after it was saved last: in
+// the services, in the browser and in the signature of the cookie. The default
+// is DefaultExpireSeconds; 0 means that the cookie ends with the browser's
+// session and its signature never, and the services go by DefaultMaxAge. The
+// codecs that are no *securecookie.SecureCookie keep what they have.
+//
+// To remove a session set its own Options.MaxAge to -1 and save it.
+func (cs *CascadeStore) SetMaxAge(v int) {
+	if cs.Options == nil {
+		cs.Options = defaultOptions()
+	}
+	cs.Options.MaxAge = v
+	for _, codec := range cs.Codecs {
+		if c, ok := codec.(*securecookie.SecureCookie); ok {
+			c.MaxAge(v)
+		}
+	}
+}
+
+func (cs *CascadeStore) logs() logs { return logs{cs.Logger, cs.env.displayLogging} }
+
+// Get returns the session of that name from gorilla's registry, or what New
+// returns, which then is in the registry.
+func (cs *CascadeStore) Get(r *http.Request, name string) (*sessions.Session, error) {
+	return sessions.GetRegistry(r).Get(cs, name)
+}
+
+// New returns the session that the request's cookie of that name belongs to, or
+// a new one, with IsNew set and an id that nobody knows, when there is none. It
+// is never nil. An error comes with a new session:
+//
+//   - what securecookie says, when the cookie is forged, expired or damaged;
+//   - that of a serializer which cannot read what is stored;
+//   - that of a service, when it cannot be told whether the session exists. Then
+//     the session may be removed but not saved: Save returns the error again.
+//
+// A service that failed while another one knew the answer is logged.
+//
+// New copies the session back into faster backends that had lost it, and into
+// Datastore when that was down before.
+func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, error) {
+	if err := cs.Err(); err != nil {
+		return cs.blank(name), err
+	}
+	req := requestOf(r)
+	ctx := appengine.NewContext(r)
+	t := &track{}
+	session, err := cs.find(ctx, req, r, name, t)
+	if t.id == "" {
+		t.id = newID()
+	}
+	session.ID = t.id
+	req.tracks[session] = t
+	return session, cs.logs().returned(ctx, err)
+}
+
+// blank returns an empty session.
+func (cs *CascadeStore) blank(name string) *sessions.Session {
+	session := sessions.NewSession(cs, name)
+	if cs.Options != nil {
+		*session.Options = *cs.Options
+	} else {
+		session.Options = defaultOptions()
+	}
+	session.IsNew = true
+	return session
+}
+
+var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
+
+// newID returns an id of 256 random bits, empty when there is no randomness.
+func newID() string {
+	return idEncoding.EncodeToString(securecookie.GenerateRandomKey(32))
+}
+
+// find returns the session that the request belongs to. It sets t.id, unless
+// the session is a new one.
+func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request, name string, t *track) (*sessions.Session, error) {
+	session := cs.blank(name)
+	var cookieErr error
+	if c, err := r.Cookie(name); err == nil {
+		var id string
+		if err := securecookie.DecodeMulti(name, c.Value, &id, cs.Codecs...); err != nil {
+			cookieErr = describeCookie(err)
+		} else {
+			t.cookieID = id
+		}
+	}
+	id := t.cookieID
+	if k, ok := req.find(cs, name, id); ok {
+		if k.loaded == nil {
+			cs.logs().step(ctx, "removed in this request", id)
+			return session, nil
+		}
+		cs.logs().step(ctx, "found in the request", k.id)
+		t.loaded, t.expires = k.loaded, k.expires
+		return cs.open(session, k.id, t)
+	}
+	switch {
+	case cookieErr != nil:
+		return session, cookieErr
+	case id == "":
+		return session, nil
+	case !cs.isValidKey(id):
+		cs.logs().fail(ctx, describe("load session", id, errInvalidKey))
+		return session, nil
+	}
+	loaded, expires, err := cs.load(ctx, session, id)
+	if errors.Is(err, tiered.ErrUnavailable) {
+		t.id, t.unknown = id, describe("load session", id, err)
+		return session, t.unknown
+	}
+	cs.logs().fail(ctx, describe("load session", id, err))
+	if loaded == nil {
+		cs.logs().step(ctx, "not found", id)
+		return session, nil
+	}
+	t.loaded, t.expires = loaded, expires
+	session, err = cs.open(session, id, t)
+	if err == nil {
+		req.keep(cs, name, t, expires)
+	}
+	return session, err
+}
+
+// open makes session the one that t.loaded is the value of; when that cannot be
+// decoded it returns a new one.
+func (cs *CascadeStore) open(session *sessions.Session, id string, t *track) (*sessions.Session, error) {
+	name := session.Name()
+	session.ID = id
+	if err := cs.decode(t.loaded.Value, session); err != nil {
+		t.loaded = nil
+		return cs.blank(name), describe("load session", id, err)
+	}
+	t.id, t.was = id, takeSnapshot(t.loaded.Value, session)
+	session.IsNew = false
+	return session, nil
+}
+
+// load asks the services for a session, and copies it to where it is missing.
+// The expiry is zero when it is not known.
+func (cs *CascadeStore) load(ctx context.Context, session *sessions.Session, id string) (*tiered.Loaded, time.Time, error) {
+	var expires time.Time
+	reading, ok := cs.tiers(&expires, nil)
+	if !ok {
+		return nil, expires, nil
+	}
+	loaded, err := reading.Load(ctx, id)
+	if loaded == nil || !expires.IsZero() && !time.Now().Before(expires) {
+		return nil, expires, err
+	}
+	until := expires
+	if until.IsZero() {
+		until = cs.expiry(session.Options, time.Now())
+	}
+	writing, _ := cs.tiers(nil, cs.merger(session, until))
+	if !loaded.Ahead() {
+		return loaded, expires, errors.Join(err, writing.Refill(ctx, id, loaded))
+	}
+	// Datastore was down when this was saved, so nothing was.
+	cs.logs().step(ctx, "bring Datastore up to date", id)
+	switch uerr := writing.Update(ctx, id, loaded, tiered.Record{Value: loaded.Value, Expires: until}); {
+	case errors.Is(uerr, ErrRemoved):
+		return nil, expires, err
+	case uerr != nil:
+		return loaded, expires, errors.Join(err, uerr)
+	}
+	return tiered.Saved(loaded.Value), until, err
+}
+
+func (cs *CascadeStore) isValidKey(id string) bool {
+	key := cs.keyPrefix + id
+	return id != "" && len(key) <= gae.MaxKeyLength && !strings.Contains(key, "\x00") && utf8.ValidString(key) &&
+		!(strings.HasPrefix(key, "__") && strings.HasSuffix(key, "__"))
+}
+
+// maxAge is how long the services keep a session after it was saved.
+func (cs *CascadeStore) maxAge(o *sessions.Options) time.Duration {
+	seconds := o.MaxAge
+	if seconds == 0 {
+		seconds = cs.DefaultMaxAge
+		if seconds < 1 {
+			seconds = DefaultMaxAgeSeconds
+		}
+	}
+	const longest = 100 * 365 * 24 * 3600 // so that nothing overflows
+	return time.Duration(min(seconds, longest)) * time.Second
+}
+
+// refreshInterval is how old the expiry in the services may become before a
+// Save that changes nothing writes it again.
+func refreshInterval(maxAge time.Duration) time.Duration { return maxAge / 10 }
+
+// expiry is when the services are to let go a session that is saved now. So
+// that skipped refreshes never end a session early it is one interval late; the
+// cookie, and its signature, end in time.
+func (cs *CascadeStore) expiry(o *sessions.Options, now time.Time) time.Time {
+	maxAge := cs.maxAge(o)
+	return now.Add(maxAge + refreshInterval(maxAge))
+}
