@@ -133,6 +133,50 @@ func TestNoIncrementInATransactionIsLost(t *testing.T) {
 	}
 }
 
+// TestFirstReadOfATransactionMeetsNoConflict reads a single group while others
+// change it: whatever comes after the read is for the commit to find.
+func TestFirstReadOfATransactionMeetsNoConflict(t *testing.T) {
+	_, ctx := startLocal(t, gaelocal.Options{})
+	key := datastore.NewKey(ctx, "K", "n", 0, nil)
+	putCounter(t, ctx, key, 0)
+	stop := make(chan struct{})
+	var writers, readers sync.WaitGroup
+	for range 4 {
+		writers.Add(1)
+		go func() {
+			defer writers.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := datastore.Put(ctx, key, &counter{1}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+		readers.Add(1)
+		go func() {
+			defer readers.Done()
+			for range 500 {
+				var c counter
+				err := datastore.RunInTransaction(ctx, func(tx context.Context) error {
+					return datastore.Get(tx, key, &c)
+				}, &datastore.TransactionOptions{Attempts: 1})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	readers.Wait()
+	close(stop)
+	writers.Wait()
+}
+
 // TestPagesOfAQueryAreThoseOfASortedList compares queries with what a sorted
 // list says, while entities come, change and go.
 func TestPagesOfAQueryAreThoseOfASortedList(t *testing.T) {

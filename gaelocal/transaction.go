@@ -149,7 +149,7 @@ func (t *transaction) read(s *store, root string) ([]*entity, *Error) {
 	g.entities, g.version = s.snapshot(root)
 	g.read = true
 	for other, o := range t.groups {
-		if o.read && s.versionOf(other) != o.version {
+		if other != root && o.read && s.versionOf(other) != o.version {
 			t.over = true
 			return nil, errConcurrent
 		}
