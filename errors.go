@@ -14,7 +14,8 @@ import (
 // codec answered.
 var (
 	// ErrRemoved means that a session was removed by another request, or before
-	// in this one, and that what this request changed in it is not saved.
+	// in this one, or that it expired more than half a minute ago while this
+	// request went on, and that what this request changed in it is not saved.
 	ErrRemoved = tiered.ErrRemoved
 
 	// ErrTooLarge means that the encoded session does not fit: into Memcache

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/icza/session"
 
@@ -391,6 +392,42 @@ func TestSessionsLiveOnInMemcacheWhileDatastoreIsDown(t *testing.T) {
 		// A request that changes nothing brings Datastore up to date.
 		expectAttrs(t, "up again", read(t, s, o, id), attrs{"n": 1, "m": 1})
 		expectSession(t, s, o, id, attrs{"n": 1, "m": 1})
+	})
+}
+
+// Datastore is down for so long that the session's entity expires meanwhile, and
+// when it is up again the purge comes before the session's next request.
+func TestSessionsOutliveTheirEntityWhileDatastoreIsDown(t *testing.T) {
+	backedUp(t, func(t *testing.T, s *gaetest.Service, o options) {
+		for _, purged := range []bool{false, true} {
+			for _, next := range []attrs{nil, {"m": 1}} {
+				id := login(t, s, o, attrs{"n": 0})
+				up := s.Break(gaetest.Datastore)
+				r := newRequest(s, o, gaetest.Fail(gaetest.Datastore))
+				r.Get(id).SetAttr("n", 1)
+				r.Close()
+				drain(t)
+				up()
+				if r.errs.all() == nil {
+					t.Error("no error was reported while Datastore was down")
+				}
+				expireEntity(t, s, id, 6*time.Minute)
+				if purged {
+					if got, err := gaesession.PurgeExpired(s.Context(), ""); got.Deleted != 1 || err != nil {
+						t.Fatalf("purge: got %+v, %v, want one deleted", got, err)
+					}
+				}
+				want := attrs{"n": 1}
+				if next == nil {
+					expectAttrs(t, "up again", read(t, s, o, id), want)
+				} else {
+					change(t, s, o, id, next)
+					drain(t)
+					want["m"] = 1
+				}
+				expectSession(t, s, o, id, want)
+			}
+		}
 	})
 }
 

@@ -17,7 +17,8 @@ var (
 	ErrValueTooBig = errors.New("the value to store for the session is too big")
 
 	// ErrRemoved means that a session was removed by another request, or before
-	// in this one, and that what this request changed in it is not saved. No
+	// in this one, or that it expired more than half a minute ago while this
+	// request went on, and that what this request changed in it is not saved. No
 	// cookie is written then.
 	ErrRemoved = tiered.ErrRemoved
 )

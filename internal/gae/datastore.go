@@ -22,7 +22,8 @@ const (
 )
 
 // Datastore is App Engine's Datastore as a backup. The namespace is that of the
-// contexts.
+// contexts. A transaction of it takes 270 s at most.
+// https://cloud.google.com/datastore/docs/concepts/cloud-datastore-transactions
 type Datastore struct {
 	Kind    string // of the entities
 	Prefix  string // of the key names, before the session's id

@@ -16,11 +16,10 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 const (
-	// purgeGrace is left to clocks that differ and to indexes that lag.
-	purgeGrace = 5 * time.Minute
 	// purgeTime stays below the 10 minutes a cron job may take on App Engine
 	// with automatic scaling.
 	// https://cloud.google.com/appengine/docs/standard/go/scheduling-jobs-with-cron-yaml
@@ -44,7 +43,7 @@ type Purged struct {
 }
 
 // PurgeExpired deletes the entities of a kind whose indexed time property lies
-// more than five minutes back. It stops early, and without an error, after
+// more than five minutes back, [tiered.PurgeGrace]. It stops early, and without an error, after
 // eight minutes or when ctx is done. What was deleted before an error is
 // counted.
 func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
@@ -53,7 +52,7 @@ func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
 	working, fail := context.WithCancel(ctx) // until a delete has failed
 	defer fail()
 	var (
-		query   = datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-purgeGrace)).KeysOnly().Limit(purgePage)
+		query   = datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-tiered.PurgeGrace)).KeysOnly().Limit(purgePage)
 		done    Purged
 		deleted atomic.Int64
 		deletes errgroup.Group

@@ -116,8 +116,8 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		return all
 	}
 	for _, c := range calls {
-		if c.name == "rollback" {
-			continue // its answer is not looked at
+		if c.name == "rollback" || c.name == "start" {
+			continue // its answer is not looked at; it is no call
 		}
 		all = append(all, choice{failCall, c.actor.index, c.name})
 		if c.writes() {
@@ -141,7 +141,7 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 			all = append(all, choice{kind: expireLock})
 		}
 	}
-	if !w.expired {
+	if !w.expired && !w.lapsed {
 		all = append(all, choice{kind: expireSession})
 	}
 	return all

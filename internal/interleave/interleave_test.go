@@ -45,7 +45,6 @@ func jobs() []job {
 			}
 		}
 	}
-	states := []string{cached, evicted, ahead, unsaved, created}
 	for _, start := range states {
 		add(0, false, pairs(start)...)
 	}
@@ -57,6 +56,7 @@ func jobs() []job {
 		"cached read+change:a", "cached change:a+logout", "cached read+async:a", "cached logout+async:a",
 		"cached logout+purge", "evicted read+read", "evicted read+logout", "evicted logout+logout",
 		"cached change:a+change:b only", "cached change:a+logout only",
+		"idle change:a+purge", "outlived read+change:a",
 		"ahead read+logout", "unsaved read+logout", "created login+read+logout", "cached read+change:a retries=2",
 	} {
 		sc, err := parseScenario(name)
@@ -73,7 +73,7 @@ func jobs() []job {
 			{"async:a", "reset:a", "change:b"}, {"async:a", "reset:a", "async:b"}, {"read", "read", "logout"},
 			{"read", "logout", "purge"}, {"change:a", "logout", "logout"},
 		} {
-			if start != created {
+			if start == cached || start == evicted || start == ahead || start == unsaved {
 				add(0, true, newScenario(start, requests...))
 			}
 		}
@@ -192,7 +192,7 @@ func TestPromisesHoldInRandomWalks(t *testing.T) {
 }
 
 func randomScenario(random *rand.Rand) scenario {
-	start := []string{cached, evicted, ahead, unsaved, created}[random.IntN(5)]
+	start := states[random.IntN(len(states))]
 	var names []string
 	if start == created {
 		names = append(names, "login")

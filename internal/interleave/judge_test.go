@@ -56,8 +56,8 @@ func (w *world) judgeLoad(a *actor) {
 //
 //   - After a removal was acknowledged nobody sees the session. (P2)
 //   - It can be missing otherwise only while a removal is under way or has
-//     failed, when it has expired, or when it was never saved in Datastore and
-//     Memcache has lost it. (P1, P4)
+//     failed, when it has expired and nobody saved it before, or when it was
+//     never saved in Datastore and Memcache has lost it. (P1, P4)
 //   - An attribute has the value of a change that began and was not overwritten:
 //     that is, no change of this attribute was acknowledged before the load that
 //     began after the one seen had ended. (P1, P3, P4, P6)
@@ -75,8 +75,9 @@ func (w *world) judge(what string, v *view, k known, inBackup bool) {
 	if w.scenario.only && w.forgot {
 		acked = 0
 	}
-	var removing, saved bool
+	var removing, saved, touched bool
 	for i, a := range w.actors {
+		touched = touched || acked.has(i) && !a.saw.missing() && !a.op.logout
 		removing = removing || a.removes()
 		if a.removes() && acked.has(i) && !v.none {
 			w.fail("P2: %s %v after request %d removed the session", what, v, i)
@@ -86,9 +87,10 @@ func (w *world) judge(what string, v *view, k known, inBackup bool) {
 	if k.expired && !v.none {
 		w.fail("P2: %s %v after the session expired", what, v)
 	}
-	neverSaved := !saved && (w.scenario.start == unsaved || w.scenario.start == created) && (w.lossy || inBackup || w.events > 1)
+	neverSaved := !saved && w.scenario.isUnsaved() && (w.lossy || inBackup || w.events > 1)
 	if v.none {
-		if !removing && !w.expired && !neverSaved && !(w.scenario.only && w.forgot) {
+		expired := w.expired || w.lapsed && !touched
+		if !removing && !expired && !neverSaved && !(w.scenario.only && w.forgot) {
 			w.fail("P1: %s no session, but nobody removed it", what)
 		}
 		return
@@ -110,7 +112,7 @@ func (a *actor) changed() bool {
 
 func (w *world) judgeAttr(what, name, got string, acked mask, inBackup bool) {
 	isInitial := got == initial[name]
-	if name == "c" && w.scenario.start == ahead {
+	if name == "c" && w.scenario.isAhead() {
 		if got == "c1" && w.mayComeBack() {
 			return
 		}
@@ -185,11 +187,11 @@ func (w *world) judgeErrors(a *actor) {
 	for _, b := range w.actors {
 		removing = removing || b.removes()
 	}
-	lost := (w.lossy || w.events > 1) && (w.scenario.start == unsaved || w.scenario.start == created)
+	lost := (w.lossy || w.events > 1) && w.scenario.isUnsaved()
 	for _, err := range a.errs {
 		switch {
 		case a.hits >= w.scenario.retries:
-		case errors.Is(err, gaesession.ErrRemoved) && (removing || w.expired || lost):
+		case errors.Is(err, gaesession.ErrRemoved) && (removing || w.expired || w.lapsed || lost):
 		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
 		default:
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
@@ -251,7 +253,7 @@ func (w *world) judgeEnd() {
 	if w.scenario.only {
 		return
 	}
-	if b := see("after a touch Datastore has", w.backup(), true); it != nil && it.flags == 3 && len(touch.errs) == 0 && !w.expired && w.events < 2 {
+	if b := see("after a touch Datastore has", w.backup(), true); it != nil && it.flags == 3 && len(touch.errs) == 0 && !w.expired && !w.lapsed && w.events < 2 {
 		for name := range initial {
 			if b.none || b.attrs[name] != v.attrs[name] && !w.isChange(name, b.attrs[name]) {
 				w.fail("P5: after a request saw %v, Datastore has %v", v, b)

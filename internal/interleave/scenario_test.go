@@ -25,6 +25,11 @@ const (
 	// gone is a time after which a session is expired for every request, and
 	// old enough to be purged.
 	gone = timeout + 10*time.Minute
+	// idleAge is how old a session is that is about to expire: loads save their
+	// access. lapse is a time after which it may be purged, unless a request
+	// has.
+	idleAge = timeout - time.Minute
+	lapse   = 10 * time.Minute
 	// saveTimeout is what a background save is given.
 	saveTimeout = 30 * time.Second
 )
@@ -84,12 +89,24 @@ func (o op) options() options {
 
 // States that a session may be in when the requests begin.
 const (
-	cached  = "cached"  // in both services
-	evicted = "evicted" // in Datastore alone
-	ahead   = "ahead"   // changed in Memcache, but not yet in Datastore
-	unsaved = "unsaved" // new in Memcache, and not in Datastore, which failed
-	created = "created" // a first request creates it; the others begin after it
+	cached   = "cached"   // in both services
+	evicted  = "evicted"  // in Datastore alone
+	ahead    = "ahead"    // changed in Memcache, but not yet in Datastore
+	unsaved  = "unsaved"  // new in Memcache, and not in Datastore, which failed
+	created  = "created"  // a first request creates it; the others begin after it
+	idle     = "idle"     // in both services, and about to expire
+	outlived = "outlived" // as ahead, and purged from Datastore meanwhile
 )
+
+var states = []string{cached, evicted, ahead, unsaved, created, idle, outlived}
+
+// isAhead tells that the session was changed in Memcache alone.
+func (s scenario) isAhead() bool { return s.start == ahead || s.start == outlived }
+
+// isUnsaved tells that the session is not in Datastore when the requests begin.
+func (s scenario) isUnsaved() bool {
+	return s.start == unsaved || s.start == created || s.start == outlived
+}
 
 // A scenario is a state and the requests that overlap.
 type scenario struct {
@@ -175,5 +192,5 @@ func pairs(start string) []scenario {
 
 // async tells that there are background saves.
 func (s scenario) async() bool {
-	return s.start == ahead || slices.ContainsFunc(s.ops, func(o op) bool { return o.async })
+	return s.isAhead() || slices.ContainsFunc(s.ops, func(o op) bool { return o.async })
 }

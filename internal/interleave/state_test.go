@@ -40,8 +40,8 @@ type stateKey [16]byte
 // state returns the key of the state that the world is in: what the services
 // hold, and of each request what its calls were answered.
 func (w *world) state() stateKey {
-	tokens := []token{word(fmt.Sprintf("%d %v %v %v %v %d %d %d %d",
-		w.events, w.lossy, w.deleted, w.expired, w.jumped, w.closed, w.ended, w.acked, time.Since(w.began)/time.Minute))}
+	tokens := []token{word(fmt.Sprintf("%d %v %v %v %v %v %d %d %d %d",
+		w.events, w.lossy, w.deleted, w.expired, w.lapsed, w.jumped, w.closed, w.ended, w.acked, time.Since(w.began)/time.Minute))}
 	if it := w.peek(); it != nil {
 		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(w.ttl)))
 		tokens = append(tokens, w.itemTokens(it.flags, it.value)...)

@@ -17,6 +17,7 @@ import (
 	"github.com/golang/protobuf/proto"
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/gaesession/gaesession"
 )
@@ -45,6 +46,7 @@ type world struct {
 	forgot  bool // Memcache has lost the session
 	deleted bool // a request has deleted it from Memcache, could not ask for it, or has waited too long for a lock
 	expired bool // the session has expired, whoever used it
+	lapsed  bool // it has expired, unless a request has saved it
 	jumped  bool // more time has passed than a background save may take
 	closed  mask // requests that have returned
 	ended   mask // those whose background save has ended, too, or that crashed
@@ -107,6 +109,7 @@ type actor struct {
 	saved    bool // it has begun a transaction
 	hits     int  // calls that were made to fail
 	txn      []byte
+	txnBegan time.Time
 	txnRead  int        // version of the entity it read; 0: not yet
 	answers  [2][]token // of Memcache and of Datastore
 	attempt  [2]int     // how many there were when the transaction began
@@ -158,6 +161,12 @@ func (a *actor) call(ctx context.Context, service, method string, in, out proto.
 	return proto.Unmarshal(c.response, out)
 }
 
+// begin holds a request before it does anything, as if at a call: what a purge
+// deletes depends on when it begins.
+func (a *actor) begin() error {
+	return a.call(context.Background(), "", "start", &emptypb.Empty{}, &emptypb.Empty{})
+}
+
 // run is the goroutine of a request.
 func (a *actor) run(sess session.Session) {
 	defer close(a.over)
@@ -172,6 +181,9 @@ func (a *actor) run(sess session.Session) {
 	opt.OnError = a.report
 	if a.op.purge {
 		a.phase = saving
+		if a.begin() != nil {
+			return
+		}
 		if _, err := gaesession.PurgeExpired(ctx, a.w.kind); err != nil {
 			a.report(ctx, err)
 		}
@@ -236,7 +248,7 @@ func newWorld(s service, sc scenario, b breach) (*world, error) {
 	switch sc.start {
 	case evicted:
 		w.FlushMemcache()
-	case ahead:
+	case ahead, outlived:
 		change := w.newRequest(func(service, _ string) bool { return service == "datastore_v3" }, op{async: true})
 		change.Get(w.id).SetAttr("c", "c1")
 		change.Close()
@@ -247,7 +259,16 @@ func newWorld(s service, sc scenario, b breach) (*world, error) {
 			return nil, fmt.Errorf("background save with Datastore failing: got errors %v, want one", change.errs)
 		}
 	}
-	if sc.start != created {
+	switch sc.start {
+	case created:
+	case idle:
+		time.Sleep(idleAge)
+	case outlived:
+		if err := w.forget(); err != nil {
+			return nil, err
+		}
+		fallthrough
+	default:
 		time.Sleep(age)
 	}
 	w.began = time.Now()
@@ -419,6 +440,8 @@ func (c *call) describe() {
 		if c.actor.txn != nil {
 			c.name = "txn" + c.name[2:]
 		}
+	case ".start":
+		c.name = "start"
 	default:
 		c.name = c.service + "." + c.method
 	}
@@ -469,8 +492,14 @@ func (w *world) apply(ch choice) error {
 		w.lossy, w.jumped = true, true
 		time.Sleep(time.Minute + time.Second)
 	case expireSession:
-		w.lossy, w.forgot, w.jumped, w.expired = true, true, true, true
-		time.Sleep(gone)
+		w.lossy, w.forgot, w.jumped = true, true, true
+		if w.scenario.start == idle {
+			w.lapsed = true
+			time.Sleep(lapse)
+		} else {
+			w.expired = true
+			time.Sleep(gone)
+		}
 	case crash:
 		w.lossy = true
 		w.actors[ch.actor].crashed = true
@@ -528,9 +557,18 @@ func (w *world) known() known {
 // perform makes a call on the service.
 func (w *world) perform(c *call) ([]byte, error) {
 	a, request := c.actor, c.request
+	if c.name == "start" {
+		return nil, nil
+	}
 	if w.breach != nil {
 		if response, err, done := w.breach(w, c); done {
 			return response, err
+		}
+	}
+	switch c.name {
+	case "txn-get", "txn-put", "commit":
+		if time.Since(a.txnBegan) > transactionTime {
+			return nil, w.expireTransaction(c)
 		}
 	}
 	switch c.name {
@@ -543,12 +581,30 @@ func (w *world) perform(c *call) ([]byte, error) {
 	response, err := w.call(c.service, c.method, request)
 	switch c.name {
 	case "begin":
-		a.txn, a.txnRead, a.saved = response, 0, true
+		a.txn, a.txnBegan, a.txnRead, a.saved = response, time.Now(), 0, true
 	case "commit", "rollback":
 		a.txn = nil
 	}
 	w.note(c, err)
 	return response, err
+}
+
+// transactionTime is how long a transaction of Datastore may take.
+// https://cloud.google.com/datastore/docs/concepts/cloud-datastore-transactions
+const transactionTime = 270 * time.Second
+
+// expireTransaction is the answer of a call in a transaction that has taken too
+// long, which is not tried again.
+func (w *world) expireTransaction(c *call) error {
+	a := c.actor
+	a.hits = w.scenario.retries
+	if c.name == "commit" { // no rollback follows
+		a.txn = nil
+		if _, err := w.call("datastore_v3", "Rollback", c.request); err != nil {
+			return err
+		}
+	}
+	return newAPIError("datastore_v3", 1, "the transaction has expired")
 }
 
 // note keeps in mind what a call has changed.

@@ -97,6 +97,8 @@ func (u *update) save(ctx context.Context, n nonce) error {
 		// commit fail.
 		it, err := u.s.get(ctx, u.id)
 		switch {
+		case err == nil && it == nil && isOverdue(current):
+			return nil, errOverdue
 		case err != nil, it == nil:
 			committed, err = u.below(current)
 		case it.hasSaved(n), it.kind == lock && it.held != nil && it.held.hasSaved(n):

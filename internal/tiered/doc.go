@@ -54,8 +54,15 @@
 //     it, say) would vanish.
 //     This goes on beside the beginning of the transaction.
 //  2. Transaction on the backup: read; an empty record: ErrRemoved; none:
-//     ErrRemoved, unless the base is empty; other than the base: merge; write;
-//     commit. Contention is retried with jittered exponential backoff.
+//     ErrRemoved, unless the base is empty, or the lock took the place of an
+//     item that is ahead: that has outlived its record, which was purged. Other
+//     than the base: merge; write; commit. Contention is retried with jittered
+//     exponential backoff.
+//     A record that expired half a minute ago or more, of a session the cache
+//     does not have, is emptied, and the answer is ErrRemoved. Otherwise a purge
+//     that has found the record might take the change with it, as it deletes
+//     without looking again; it leaves a record alone for longer than a
+//     transaction can take.
 //  3. Compare-and-swap the lock for what was committed. If the lock is no longer
 //     ours: delete the item.
 //
@@ -129,6 +136,9 @@
 //     the save: the backup does not tell "not changed" from "changed back".
 //     After failed calls a synchronous change that was made from an item ahead
 //     of the backup may do the same.
+//   - A session that was ahead for longer than it lives unused, as the backup
+//     was down, may be deleted from the backup by a purge at the moment it is
+//     saved there at last. The cache has it then.
 //   - Without a backup a removal is final for as long as the cache keeps the
 //     marker, 24 h at most.
 package tiered

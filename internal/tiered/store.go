@@ -295,11 +295,23 @@ func (s *Store) put(ctx context.Context, id string, r Record) error {
 const contentionAttempts = 24
 
 // transact tries the transaction Retries times when the service fails, and
-// contentionAttempts times when other changes get ahead of it.
+// contentionAttempts times when other changes get ahead of it. Where f returns
+// errOverdue the record is emptied: the commit shows that nobody has saved the
+// session since it was read.
 func (s *Store) transact(ctx context.Context, id string, f func(*Record) (*Record, error)) error {
-	failures := 0
+	failures, over := 0, false
+	attempt := func(current *Record) (*Record, error) {
+		next, err := f(current)
+		if over = errors.Is(err, errOverdue); over {
+			return &Record{Expires: time.Now().Add(removedTTL)}, nil
+		}
+		return next, err
+	}
 	_, err := retry.Do(ctx, contentionAttempts+s.Retries, func() (struct{}, error) {
-		err := s.Backup.Transact(ctx, id, f)
+		err := s.Backup.Transact(ctx, id, attempt)
+		if err == nil && over {
+			err = ErrRemoved
+		}
 		switch {
 		case err == nil, errors.Is(err, ErrContention):
 		case isRefusal(err):

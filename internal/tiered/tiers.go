@@ -8,7 +8,7 @@ import (
 
 var (
 	// ErrRemoved means that the session was removed, here or by another
-	// request, and that the change was therefore not saved.
+	// request, or has expired, and that the change was therefore not saved.
 	ErrRemoved = errors.New("session was removed")
 
 	// ErrTooLarge means that the session's value does not fit into the service
@@ -67,7 +67,14 @@ type Cache interface {
 	Fits(id string, size int) bool
 }
 
-// A Backup is durable and strongly consistent: it decides what is true.
+// PurgeGrace is how long after its expiry a record is purged at the earliest: it
+// is left to clocks that differ, to indexes that lag and to transactions under
+// way.
+const PurgeGrace = 5 * time.Minute
+
+// A Backup is durable and strongly consistent: it decides what is true. It may
+// lose a record whose expiry is more than [PurgeGrace] ago, whatever is done with
+// the record meanwhile.
 type Backup interface {
 	// Get returns nil and no error when there is no record.
 	Get(ctx context.Context, id string) (*Record, error)
@@ -75,7 +82,8 @@ type Backup interface {
 	// Transact runs one attempt of a transaction: it reads the record (nil when
 	// there is none), calls f with it and writes what f returns (nil: nothing).
 	// An error of f is returned as it is and nothing is written. ErrContention:
-	// another transaction came first, nothing was written.
+	// another transaction came first, nothing was written. Between the read and
+	// the commit there are 270 s at most.
 	Transact(ctx context.Context, id string, f func(current *Record) (*Record, error)) error
 	// Fits tells whether the backup takes a value of that many bytes.
 	Fits(id string, size int) bool

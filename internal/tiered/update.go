@@ -259,11 +259,36 @@ func (u *update) rebaseOn(now *item) error {
 	return nil
 }
 
+// overdue is how long after its expiry a record may still be changed: a
+// transaction that reads it then has ended before it can be purged.
+const overdue = PurgeGrace - 270*time.Second
+
+// errOverdue makes [Store.transact] remove the session, as it has expired, and
+// return ErrRemoved.
+var errOverdue = errors.New("session has expired")
+
+// isOverdue tells that the session has expired, and that its record may be purged
+// before a change of it is committed, or right after.
+func isOverdue(current *Record) bool {
+	return current != nil && time.Since(current.Expires) > overdue
+}
+
 // next is what the backup has to hold after u, whose change is the difference
 // between from and mine. What from has ahead of the backup is there before it,
 // unless the backup has it already, as part of the save it is of: else a change
 // that undoes it would be none.
+//
+// A session that the cache has outlives its record: its accesses may have been
+// saved in the cache alone. One that is ahead there, while the record it derives
+// from is missing, has outlived even the purge of it.
 func (u *update) next(current *Record) (Record, error) {
+	now := u.item.session()
+	switch {
+	case now == nil && isOverdue(current):
+		return Record{}, errOverdue
+	case now != nil && now.kind == ahead && current == nil:
+		return u.mine, nil
+	}
 	if bytes.Equal(u.from, u.base) {
 		return u.s.next(u.id, u.base, u.mine, current)
 	}
