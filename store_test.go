@@ -875,10 +875,26 @@ func TestNilContextsAreBackground(t *testing.T) {
 	}
 }
 
-func TestWithoutAnApplicationIDThereIsAnErrorAndNoPanic(t *testing.T) {
+// withoutAppID takes away what tells the application's id.
+func withoutAppID(t *testing.T) {
+	t.Helper()
 	t.Setenv("GAE_APPLICATION", "")
 	t.Setenv("GAE_LONG_APP_ID", "x")
 	t.Setenv("GAE_PARTITION", "")
+	before := http.DefaultClient.Transport // asks the metadata server
+	http.DefaultClient.Transport = noServer{}
+	t.Cleanup(func() { http.DefaultClient.Transport = before })
+}
+
+type noServer struct{}
+
+func (noServer) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("no metadata server")
+}
+
+func TestWithoutAnApplicationIDThereIsAnErrorAndNoPanic(t *testing.T) {
+	drain(t)
+	withoutAppID(t)
 	if _, err := gaesession.PurgeExpired(context.Background(), ""); err == nil {
 		t.Error("purge: no error")
 	}
@@ -888,5 +904,43 @@ func TestWithoutAnApplicationIDThereIsAnErrorAndNoPanic(t *testing.T) {
 	r.Close()
 	if len(r.errs.list()) != 2 {
 		t.Errorf("got %v, want two errors", r.errs.all())
+	}
+}
+
+func TestAnApplicationIDThatIsLostAtAnyCallIsAnErrorAndNoPanic(t *testing.T) {
+	for name, use := range map[string]func(r *request, id string) error{
+		"change": func(r *request, id string) error {
+			if sess := r.Get(id); sess != nil {
+				sess.SetAttr("n", 1)
+			}
+			r.Close()
+			return r.errs.all()
+		},
+		"logout": func(r *request, id string) error {
+			r.Remove(withID(t, id))
+			return r.errs.all()
+		},
+		"purge": func(r *request, _ string) error {
+			_, err := gaesession.PurgeExpired(r.Context(), "")
+			return err
+		},
+	} {
+		for _, mode := range modes[:2] {
+			t.Run(name+", "+mode.name, func(t *testing.T) {
+				atEachCall(t, func(t *testing.T, k int) bool {
+					s := gaetest.Local(t)
+					id := login(t, s, mode.o, attrs{"n": 0})
+					putEntities(t, s, "sess_", 1, time.Hour)
+					reached, hook := gaetest.Interpose(k, func() { withoutAppID(t) })
+					r := newRequest(s, mode.o, hook)
+					err := use(r, id)
+					drain(t)
+					if k == 1 && name == "change" && errors.Join(err, r.errs.all()) == nil {
+						t.Error("no error was reported")
+					}
+					return reached.Load()
+				})
+			})
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/appengine/v2/datastore"
@@ -31,12 +32,9 @@ type Datastore struct {
 	Expires string // property: the end of the session, or of the removed one's record; indexed
 }
 
-func (d Datastore) Get(ctx context.Context, id string) (*tiered.Record, error) {
-	key, err := d.key(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return d.get(ctx, key)
+func (d Datastore) Get(ctx context.Context, id string) (r *tiered.Record, err error) {
+	defer recoverNoAppID(&err)
+	return d.get(ctx, d.key(ctx, id))
 }
 
 func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tiered.Record, error) {
@@ -51,20 +49,15 @@ func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tiered.Record,
 	return &e.Record, nil
 }
 
-func (d Datastore) Put(ctx context.Context, id string, r tiered.Record) error {
-	key, err := d.key(ctx, id)
-	if err != nil {
-		return err
-	}
-	_, err = datastore.Put(ctx, key, &entity{d, r})
+func (d Datastore) Put(ctx context.Context, id string, r tiered.Record) (err error) {
+	defer recoverNoAppID(&err)
+	_, err = datastore.Put(ctx, d.key(ctx, id), &entity{d, r})
 	return classify(err)
 }
 
-func (d Datastore) Transact(ctx context.Context, id string, f func(*tiered.Record) (*tiered.Record, error)) error {
-	key, err := d.key(ctx, id)
-	if err != nil {
-		return err
-	}
+func (d Datastore) Transact(ctx context.Context, id string, f func(*tiered.Record) (*tiered.Record, error)) (err error) {
+	defer recoverNoAppID(&err)
+	key := d.key(ctx, id)
 	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
 		current, err := d.get(ctx, key)
 		if err != nil {
@@ -89,18 +82,22 @@ func (d Datastore) Fits(id string, size int) bool {
 	return size <= maxEntity-entityOverhead-names
 }
 
-func (d Datastore) key(ctx context.Context, id string) (key *datastore.Key, err error) {
-	defer recoverNoAppID(&err)
-	return datastore.NewKey(ctx, d.Kind, d.Prefix+id, 0, nil), nil
+func (d Datastore) key(ctx context.Context, id string) *datastore.Key {
+	return datastore.NewKey(ctx, d.Kind, d.Prefix+id, 0, nil)
 }
 
-// recoverNoAppID makes a panic of the appengine package an error: it asks a
-// metadata server for the application's id where the environment does not tell
-// it, and panics when there is none.
+// recoverNoAppID makes a panic of the appengine package an error: where the
+// environment does not tell the application's id it asks a metadata server in
+// every call, and panics when it gets no answer. Other panics go on.
 func recoverNoAppID(err *error) {
-	if p := recover(); p != nil {
-		*err = retry.Permanent(fmt.Errorf("datastore: no application id: %v", p))
+	p := recover()
+	if p == nil {
+		return
 	}
+	if text, ok := p.(string); !ok || !strings.HasPrefix(text, "Metadata fetch failed") {
+		panic(p)
+	}
+	*err = retry.Permanent(fmt.Errorf("datastore: no application id: %v", p))
 }
 
 // entity is a record on its way from or to the Datastore.

@@ -70,7 +70,7 @@ func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
 					return nil
 				}
 				_, err := retry.Do(ctx, purgeRetries, func() (struct{}, error) {
-					return struct{}{}, classify(datastore.DeleteMulti(ctx, batch))
+					return struct{}{}, deleteAll(ctx, batch)
 				})
 				if err != nil {
 					fail()
@@ -97,6 +97,11 @@ func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
 		done.Completed = false
 	}
 	return done, err
+}
+
+func deleteAll(ctx context.Context, keys []*datastore.Key) (err error) {
+	defer recoverNoAppID(&err)
+	return classify(datastore.DeleteMulti(ctx, keys))
 }
 
 // nextPage returns the keys of one page, and the query for the page after it.
