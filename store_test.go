@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/icza/session"
-	"go.uber.org/goleak"
 	"google.golang.org/appengine/v2/datastore"
 	"google.golang.org/appengine/v2/memcache"
 
@@ -671,18 +670,14 @@ func TestACodecOfTheAppsOwnIsUsed(t *testing.T) {
 
 func TestStoresLeaveNoGoroutineBehind(t *testing.T) {
 	s := gaetest.Local(t)
-	read(t, s, options{}, "unknown") // connections are kept open
-	ignore := goleak.IgnoreCurrent()
+	check := gaetest.Goroutines(t)
 	for _, mode := range modes {
 		id := login(t, s, mode.o, attrs{"n": 0})
 		change(t, s, mode.o, id, attrs{"n": 1})
 		logout(t, s, mode.o, id)
 	}
 	drain(t)
-	http.DefaultClient.CloseIdleConnections()
-	goleak.VerifyNone(t, ignore, goleak.IgnoreTopFunction("net/http.(*persistConn).readLoop"),
-		goleak.IgnoreTopFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*conn).serve"))
+	check()
 }
 
 func TestALogoutThatFailedCanBeTriedAgain(t *testing.T) {

@@ -3,16 +3,14 @@ package cascadestore_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/gaetest"
 )
 
 func TestNoGoroutineOutlivesItsRequest(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
-	b := a.login(t, values{"n": 0}) // opens the connections
-	before := goleak.IgnoreCurrent()
+	b := a.login(t, values{"n": 0})
+	check := gaetest.Goroutines(t)
 	b.mustChange(t, values{"n": 1})
 	if b.change(values{"n": 2}, gaetest.Fail(gaetest.Datastore)) == nil {
 		t.Error("no error")
@@ -24,8 +22,5 @@ func TestNoGoroutineOutlivesItsRequest(t *testing.T) {
 		t.Error(err)
 	}
 	b.mustLogout(t)
-	goleak.VerifyNone(t, before,
-		goleak.IgnoreTopFunction("internal/poll.runtime_pollWait"),
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
-		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"))
+	check()
 }
