@@ -130,10 +130,10 @@ func logout(t testing.TB, s *gaetest.Service, o options, id string) {
 	}
 }
 
-// drain waits for the background saves.
+// drain waits for the background saves. One ends after a minute at the latest.
 func drain(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if err := gaesession.Drain(ctx); err != nil {
 		t.Fatalf("drain: %v", err)

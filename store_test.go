@@ -731,11 +731,24 @@ func TestForeverIsNotOver(t *testing.T) {
 func TestASessionOfLessThanASecondLivesThatLong(t *testing.T) {
 	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
 		o.RefreshInterval = -1
-		r := newRequest(s, o)
-		sess := session.NewSessionOptions(&session.SessOptions{Attrs: attrs{"n": 0}, Timeout: 900 * time.Millisecond})
-		r.Add(sess)
-		r.Close()
-		expectAttrs(t, "at once", read(t, s, o, sess.ID()), attrs{"n": 0})
+		const timeout = 900 * time.Millisecond
+		for range 50 {
+			begin := time.Now()
+			r := newRequest(s, o)
+			sess := session.NewSessionOptions(&session.SessOptions{Attrs: attrs{"n": 0}, Timeout: timeout})
+			r.Add(sess)
+			r.Close()
+			if err := r.errs.all(); err != nil {
+				t.Fatal(err)
+			}
+			got := read(t, s, o, sess.ID())
+			if got == nil && time.Since(begin) >= timeout {
+				continue // it may have ended
+			}
+			expectAttrs(t, "at once", got, attrs{"n": 0})
+			return
+		}
+		t.Skip("the machine is too slow")
 	})
 }
 
