@@ -1,9 +1,11 @@
 package gaelocal_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -111,7 +113,7 @@ func TestAHookMayMakeCallsItself(t *testing.T) {
 }
 
 func TestACallWaitsForItsLatency(t *testing.T) {
-	s, ctx := startLocal(t, gaelocal.Options{Latency: func(c gaelocal.Call) time.Duration {
+	_, ctx := startLocal(t, gaelocal.Options{Latency: func(c gaelocal.Call) time.Duration {
 		if c.Method == "Set" {
 			return 30 * time.Millisecond
 		}
@@ -122,14 +124,33 @@ func TestACallWaitsForItsLatency(t *testing.T) {
 	if took := time.Since(begun); took < 30*time.Millisecond {
 		t.Errorf("Set took %v, want at least 30ms", took)
 	}
-	s.SetLatency(func(gaelocal.Call) time.Duration { return time.Hour })
-	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-	defer cancel()
-	if _, err := memcache.Get(short, "k"); !appengine.IsTimeoutError(err) {
-		t.Errorf("Get given up by its caller: %v, want a timeout", err)
+}
+
+func TestACallWhoseCallerGivesUpWaitsNoLonger(t *testing.T) {
+	s, ctx := startLocal(t, gaelocal.Options{})
+	// impatient returns a context that ends when a call is waiting.
+	impatient := func() context.Context {
+		given, giveUp := context.WithCancel(context.Background())
+		s.SetLatency(func(gaelocal.Call) time.Duration {
+			giveUp()
+			return time.Hour
+		})
+		return given
 	}
+	_, err := s.Call(impatient(), "memcache", "Stats", "", nil)
+	const cancelled = 10 // which is a timeout to the client library
+	if e := (*gaelocal.Error)(nil); !errors.As(err, &e) || e.Code != cancelled || !e.RPC {
+		t.Errorf("Call: %v, want one that was cancelled", err)
+	}
+	r, err := http.NewRequestWithContext(impatient(), http.MethodPost, "http://"+s.Addr()+"/rpc_http",
+		bytes.NewReader(remoteRequest("memcache", "Stats", nil)))
+	noError(t, err)
+	if response, err := http.DefaultClient.Do(r); !errors.Is(err, context.Canceled) {
+		t.Errorf("request: %v, %v, want its context's error", response, err)
+	}
+	// The server's end waits for its calls, so it shows that this one has ended.
 	s.SetLatency(nil)
-	_, err := memcache.Get(ctx, "k")
+	err = memcache.Set(ctx, &memcache.Item{Key: "k", Value: []byte("v")})
 	noError(t, err)
 }
 

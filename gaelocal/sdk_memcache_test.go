@@ -206,11 +206,31 @@ func memcacheDeleteLock(s *script) {
 	s.memcacheGet("k")
 }
 
+// memcacheExpiry notes what items do before and after their end. Items of a
+// second's life may end too early on a busy machine: then it begins again, and
+// they live longer.
 func memcacheExpiry(s *script) {
-	set := func(key string, expiration time.Duration) {
-		s.ask(fmt.Sprintf("set %s for %s", key, expiration), memcache.Set(s.ctx(),
-			&memcache.Item{Key: key, Value: []byte("v"), Expiration: expiration}))
+	before := len(s.notes)
+	for life := time.Second; !memcacheExpiryWithin(s, life); life *= 2 {
+		s.notes = s.notes[:before]
+		if err := memcache.Flush(s.ctx()); err != nil {
+			s.ask("flush", err)
+			return
+		}
 	}
+}
+
+// memcacheExpiryWithin tells whether it was quick enough for items that live so
+// long, which the notes call a second.
+func memcacheExpiryWithin(s *script, life time.Duration) (quick bool) {
+	set := func(key string, expiration time.Duration) {
+		item := &memcache.Item{Key: key, Value: []byte("v"), Expiration: expiration}
+		if expiration == time.Second {
+			item.Expiration = life
+		}
+		s.ask(fmt.Sprintf("set %s for %s", key, expiration), memcache.Set(s.ctx(), item))
+	}
+	began := time.Now()
 	absolute := func(key string, at time.Time) {
 		s.raw("set "+key+" until a time", "memcache", "Set", setRequest(s.space, key, "v", policySet,
 			func(m message) message { return m.fixed32(6, uint32(at.Unix())) }))
@@ -236,10 +256,13 @@ func memcacheExpiry(s *script) {
 	s.memcacheSet("replaced", "forever")
 	n, err := memcache.IncrementExisting(s.ctx(), "hour", 1)
 	s.note("increment: %d %s", n, errorText(err))
-	s.ask("set", memcache.Set(s.ctx(), &memcache.Item{Key: "counter", Value: []byte("5"), Expiration: time.Second}))
+	s.ask("set", memcache.Set(s.ctx(), &memcache.Item{Key: "counter", Value: []byte("5"), Expiration: life}))
 	n, err = memcache.IncrementExisting(s.ctx(), "counter", 1)
 	s.note("increment keeps expiry: %d %s", n, errorText(err))
-	time.Sleep(1100 * time.Millisecond)
+	if time.Since(began) >= life {
+		return false
+	}
+	time.Sleep(life + 100*time.Millisecond)
 	for _, key := range []string{"second", "counter", "replaced", "hour"} {
 		s.memcacheGet(key)
 	}
@@ -250,6 +273,7 @@ func memcacheExpiry(s *script) {
 	s.note("increment expired: %d %s", n, errorText(err))
 	s.raw("replace expired", "memcache", "Set", setRequest(s.space, "second", "v", policyReplace))
 	s.ask("delete expired", memcache.Delete(s.ctx(), "second"))
+	return true
 }
 
 // fromNow tells a time in whole minutes from now.
