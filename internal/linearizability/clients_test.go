@@ -89,7 +89,7 @@ func (r *run) do(t *testing.T) []porcupine.Operation {
 		}()
 	}
 	running.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if err := gaesession.Drain(ctx); err != nil {
 		t.Fatal(err)

@@ -143,7 +143,7 @@ func New() (*Server, error) {
 		AppID:                       AppID,
 		StronglyConsistentDatastore: true,
 		SupportDatastoreEmulator:    &useEmulator,
-		StartupTimeout:              60 * time.Second,
+		StartupTimeout:              5 * time.Minute, // three seconds are usual
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start Google's server: %w", err)
@@ -170,10 +170,11 @@ func (s *Server) Close() error {
 	return s.closeErr
 }
 
-// exited reports whether err only says with what status the server ended.
+// exited reports whether err only says how the server ended: with what status,
+// or that it was too slow to quit and was killed.
 func exited(err error) bool {
 	var status *exec.ExitError
-	return errors.As(err, &status)
+	return errors.As(err, &status) || err.Error() == "timeout killing child process"
 }
 
 // Context returns the context of a new request whose API calls go to the server.

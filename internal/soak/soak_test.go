@@ -232,7 +232,7 @@ func (s *soak) faults() gaelocal.Hooks {
 // settle waits for background saves and ends the faults, and finds out which
 // changes have been acknowledged.
 func (s *soak) settle(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if err := gaesession.Drain(ctx); err != nil {
 		t.Fatal(err)
