@@ -30,6 +30,7 @@ import (
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession/gaelocal"
+	"github.com/gaesession/gaesession/internal/demo"
 )
 
 // shutdownTime is what requests under way get when the process is told to stop.
@@ -162,7 +163,11 @@ func newKey() ([]byte, error) {
 // serve serves h at l until ctx is done. Requests that have begun by then are
 // finished.
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	var silent demo.Silent
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnState: silent.ConnState,
+	}
+	server.RegisterOnShutdown(silent.Close)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	select {

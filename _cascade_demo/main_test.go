@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -20,13 +21,13 @@ type process struct {
 	stop func() error // as a signal does; returns what run returned
 }
 
-func startProcess(t *testing.T, addr, dir string) process {
+func startProcess(t *testing.T, dir string) process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := run(ctx, []string{"-addr", addr, "-data", dir}, in)
+		err := run(ctx, []string{"-addr", "127.0.0.1:0", "-data", dir}, in)
 		in.CloseWithError(err)
 		done <- err
 	}()
@@ -113,7 +114,7 @@ func wantText(t *testing.T, page string, want ...string) {
 }
 
 func TestABasketFromTheFirstFruitToLogout(t *testing.T) {
-	p := startProcess(t, "127.0.0.1:0", "")
+	p := startProcess(t, "")
 	b := newBrowser(t, p.url)
 	wantText(t, b.get("/"), "nothing in your basket", "0 calls")
 	if b.cookie() != "" {
@@ -143,7 +144,7 @@ func TestABasketFromTheFirstFruitToLogout(t *testing.T) {
 }
 
 func TestTabsThatAddDifferentFruitAtOnceLoseNothing(t *testing.T) {
-	p := startProcess(t, "127.0.0.1:0", "")
+	p := startProcess(t, "")
 	b := newBrowser(t, p.url)
 	b.post("/login", "name", "Ann")
 	var tabs sync.WaitGroup
@@ -165,15 +166,30 @@ func TestTabsThatAddDifferentFruitAtOnceLoseNothing(t *testing.T) {
 	}
 }
 
+// Browsers open connections before they need them.
+func TestAConnectionWithoutARequestDoesNotHoldUpTheEnd(t *testing.T) {
+	p := startProcess(t, "")
+	silent, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	newBrowser(t, p.url).get("/") // which is served after silent was accepted
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestABasketSurvivesARestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new folder")
-	p := startProcess(t, "127.0.0.1:0", dir)
+	p := startProcess(t, dir)
 	b := newBrowser(t, p.url)
 	b.post("/add", "fruit", "Plums")
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
-	p = startProcess(t, strings.TrimPrefix(p.url, "http://"), dir)
+	p = startProcess(t, dir)
+	b.url = p.url // cookies know no ports
 	wantText(t, b.get("/"), "<b>1</b> Plums", "Datastore")
 	if err := p.stop(); err != nil {
 		t.Error(err)
@@ -194,7 +210,7 @@ func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
 }
 
 func TestFormsOfOtherSitesAreRefused(t *testing.T) {
-	p := startProcess(t, "127.0.0.1:0", "")
+	p := startProcess(t, "")
 	for header, value := range map[string]string{"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"} {
 		req, err := http.NewRequest(http.MethodPost, p.url+"/empty", nil)
 		if err != nil {

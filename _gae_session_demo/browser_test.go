@@ -28,7 +28,8 @@ func newBrowser(t *testing.T, base string) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &browser{t, strings.TrimSuffix(base, "/"), &http.Client{Jar: jar, Timeout: 30 * time.Second}}
+	// dev_appserver.py builds the app first.
+	return &browser{t, strings.TrimSuffix(base, "/"), &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
 }
 
 // A shown page is what a browser got, and what it says.

@@ -29,6 +29,7 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/gaelocal"
+	parts "github.com/gaesession/gaesession/internal/demo"
 )
 
 // shutdownTime is what requests and background saves under way get when the
@@ -124,7 +125,11 @@ func startServices(o gaelocal.Options) (*gaelocal.Server, error) {
 // serve serves h at l until ctx is done. Requests that have begun by then are
 // finished, and so are the saves they left behind.
 func serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	var silent parts.Silent
+	server := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnState: silent.ConnState,
+	}
+	server.RegisterOnShutdown(silent.Close)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	select {

@@ -124,7 +124,8 @@ for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
 	kill -0 $server 2>/dev/null || exit 0
 	sleep 0.5
 done
-kill -KILL $server`
+kill -KILL $server 2>/dev/null
+exit 0`
 
 var addressLogged = regexp.MustCompile(`Starting (API server|module "default"|admin server).* at: (http://\S+)`)
 
@@ -193,8 +194,8 @@ func startDevAppServer(t *testing.T, s sdk) devAppServer {
 		return d
 	case <-logged:
 		t.Fatal("dev_appserver.py ended")
-	case <-time.After(60 * time.Second):
-		t.Fatal("dev_appserver.py is not ready after a minute")
+	case <-time.After(5 * time.Minute):
+		t.Fatal("dev_appserver.py is not ready after five minutes")
 	}
 	return devAppServer{}
 }
