@@ -41,14 +41,14 @@ type indexedValue struct{ name, value string }
 
 // newEntity makes an entity to store of a checked EntityProto with a complete key.
 func newEntity(pb *wire.EntityProto) (*entity, *Error) {
+	if proto.Size(pb) > maxEntity { // as the client sent it
+		return nil, badRequest("entity is too big")
+	}
 	// Whatever the client sent as the entity group, it is the key's root.
 	pb.EntityGroup = &wire.Path{Element: pb.GetKey().GetPath().GetElement()[:1]}
 	raw, err := proto.Marshal(pb)
 	if err != nil {
 		return nil, &Error{Code: datastoreInternalError, Detail: "encoding an entity: " + err.Error()}
-	}
-	if len(raw) > maxEntity {
-		return nil, badRequest("entity is too big")
 	}
 	return indexEntity(pb, raw), nil
 }

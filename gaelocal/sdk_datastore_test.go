@@ -256,6 +256,15 @@ func datastoreSizes(s *script) {
 	}
 	s.put(k, unindexed("p", make([]byte, 600_000)), unindexed("q", make([]byte, 600_000)))
 	s.get(k)
+	// The entity group counts as the client sends it: for a child only.
+	long := s.key("K", strings.Repeat("n", 400), 0, nil)
+	for _, size := range []int{1048105, 1048106} {
+		s.put(long, unindexed("p", make([]byte, size)))
+	}
+	child := s.key("K", "a", 0, long)
+	for _, size := range []int{1047688, 1047689} {
+		s.put(child, unindexed("p", make([]byte, size)))
+	}
 	half := make([]byte, 900_000)
 	keys := make([]*datastore.Key, 20)
 	lists := make([]datastore.PropertyList, len(keys))
