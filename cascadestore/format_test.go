@@ -6,6 +6,7 @@ import (
 	"encoding/gob"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"testing"
@@ -260,6 +261,30 @@ func TestMaxAgeZeroMeansDefaultMaxAgeInTheServices(t *testing.T) {
 			t.Errorf("DefaultMaxAge %d: expires in %v, want %v and a tenth", test.set, d, test.want)
 		}
 	}
+}
+
+func TestAMaxAgeHoweverLongEndsNoSessionEarly(t *testing.T) {
+	const year = 365 * 24 * 3600
+	// What Memcache's flags tell apart: with the tenth that is added it is half
+	// of 2²⁸ seconds.
+	const told = 1 << 27 * 10 / 11
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		for _, maxAge := range []int{told - 3600, told - 1, told, told + 1, 7 * year, 60 * year, math.MaxInt} {
+			b := a.newBrowser()
+			var id string
+			err := b.use(func(_ *http.Request, s *sessions.Session) {
+				s.Options.MaxAge = maxAge
+				s.Values["n"] = 0
+				id = s.ID
+			})
+			if err != nil {
+				t.Errorf("MaxAge %d: %v", maxAge, err)
+			}
+			b.setCookie(sign(t, a.store.Codecs[0], sessionName, id)) // http.Cookie knows no such times
+			b.expectNow(t, fmt.Sprintf("MaxAge %d", maxAge), values{"n": 0})
+			b.expect(t, backends, values{"n": 0})
+		}
+	})
 }
 
 func TestKeyPrefixesKeepSessionsApart(t *testing.T) {

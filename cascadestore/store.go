@@ -350,8 +350,8 @@ func (cs *CascadeStore) maxAge(o *sessions.Options) time.Duration {
 			seconds = DefaultMaxAgeSeconds
 		}
 	}
-	const longest = 100 * 365 * 24 * 3600 // so that nothing overflows
-	return time.Duration(min(seconds, longest)) * time.Second
+	const longest = 100 * 365 * 24 * time.Hour // so that nothing overflows
+	return time.Duration(min(int64(seconds), int64(longest/time.Second))) * time.Second
 }
 
 // refreshInterval is how old the expiry in the services may become before a

@@ -63,12 +63,16 @@ const (
 	protocolMask = 1<<protocolBits - 1
 	expiryBits   = 32 - protocolBits
 	expiryCycle  = 1 << expiryBits // seconds
+
+	// maxKnownTTL is what expiryOf can tell from the past: less than half a
+	// cycle, with an hour for clocks that differ.
+	maxKnownTTL = expiryCycle/2*time.Second - time.Hour
 )
 
 // withExpiry adds the expiry to the flags of a value; a lock and a removal
 // marker have a time to live of their own.
 func withExpiry(it tiered.Item, ttl time.Duration) tiered.Item {
-	if !tiered.IsSession(it.Flags) || ttl <= 0 || ttl >= expiryCycle/2*time.Second {
+	if !tiered.IsSession(it.Flags) || ttl <= 0 || ttl > maxKnownTTL {
 		return it
 	}
 	seconds := time.Now().Add(ttl + time.Second - time.Nanosecond).Unix()
