@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/gorilla/sessions"
@@ -169,6 +170,35 @@ func TestARequestThatChangesARemovedSessionGetsErrRemovedAndNoCookie(t *testing.
 	})
 }
 
+func TestASessionWhoseFirstSaveFailedAndThatWasRemovedStaysRemoved(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		var down atomic.Bool
+		down.Store(true)
+		// The calls are made, and their answers lost.
+		hook := gaetest.FailAfter(func(gaetest.Call) bool { return down.Load() })
+		b := a.newBrowser()
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			s := again(t, a, r)
+			s.Values["n"] = 0
+			if err := s.Save(r, w); !errors.Is(err, gaetest.ErrFailed) {
+				t.Errorf("first Save: got %v, want the services' error", err)
+			}
+			down.Store(false)
+			cookies := (&http.Response{Header: w.Header()}).Cookies()
+			if len(cookies) != 1 {
+				t.Errorf("got cookies %v, want that of a session which may be saved", cookies)
+				return
+			}
+			b.setCookie(cookies[0].Value)
+			b.clone().mustLogout(t)
+			if err := s.Save(r, w); !errors.Is(err, cascadestore.ErrRemoved) {
+				t.Errorf("second Save: got %v, want ErrRemoved", err)
+			}
+		}, hook)
+		b.expect(t, backends, nil)
+	})
+}
+
 // P3: read your writes.
 
 func TestSavedSessionIsSeenByTheNextRequest(t *testing.T) {
@@ -315,6 +345,33 @@ func TestSessionsLiveOnInMemcacheWhileDatastoreIsDown(t *testing.T) {
 		// A request that only reads brings Datastore up to date.
 		b.expectNow(t, "up again", values{"n": 1, "m": 1})
 		b.expect(t, backends, values{"n": 1, "m": 1})
+	})
+}
+
+func TestBringingDatastoreUpToDateStopsAtARemoval(t *testing.T) {
+	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		atEachCall(t, func(t *testing.T, k int) bool {
+			b := a.login(t, values{"n": 0})
+			if err := b.change(values{"n": 1}, gaetest.Fail(gaetest.Datastore)); !errors.Is(err, gaetest.ErrFailed) {
+				t.Fatalf("got %v, want the error of Datastore", err)
+			}
+			removed := false
+			reached, hook := gaetest.Interpose(k, func() {
+				removed = true
+				b.clone().mustLogout(t)
+			})
+			got, err := b.read(hook)
+			if err != nil || got != nil && got["n"] != 1 {
+				t.Errorf("got %v, %v; want the session or none, and no error", got, err)
+			}
+			if k == 2 && got != nil {
+				t.Error("the session was found that was removed before Datastore had been asked")
+			}
+			if removed {
+				b.expect(t, backends, nil)
+			}
+			return reached.Load()
+		})
 	})
 }
 

@@ -200,3 +200,23 @@ func TestRegenerateIDOfASessionWithoutValuesTakesWhatOthersSaved(t *testing.T) {
 		}
 	})
 }
+
+func TestRegenerateIDOfASessionThatCouldNotBeLoadedReturnsWhy(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		var up atomic.Bool
+		hook := gaetest.Fail(func(gaetest.Call) bool { return !up.Load() })
+		b.visit(func(_ http.ResponseWriter, r *http.Request) {
+			s, getErr := a.store.Get(r, sessionName)
+			if !errors.Is(getErr, gaetest.ErrFailed) {
+				t.Errorf("Get: got %v, want the services' error", getErr)
+			}
+			up.Store(true)
+			id := s.ID
+			if err := a.store.RegenerateID(r, s); !errors.Is(err, gaetest.ErrFailed) || s.ID != id {
+				t.Errorf("got %v and another id: %v; want the error of Get, and the id as it was", err, s.ID != id)
+			}
+		}, hook)
+		b.expect(t, backends, values{"n": 0})
+	})
+}

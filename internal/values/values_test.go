@@ -49,3 +49,21 @@ func TestScalarsAreWhatCanOnlyBeReplaced(t *testing.T) {
 		t.Error("nothing is all scalars")
 	}
 }
+
+func TestEqualLooksIntoTheValues(t *testing.T) {
+	for name, test := range map[string]struct {
+		a, b m
+		want bool
+	}{
+		"nothing":                {nil, m{}, true},
+		"nothing, the other way": {m{}, nil, true},
+		"the same":               {m{"a": []int{1}}, m{"a": []int{1}}, true},
+		"one is empty":           {m{"a": []int{1}}, m{}, false},
+		"another value inside":   {m{"a": []int{1}}, m{"a": []int{2}}, false},
+		"another key":            {m{"a": 1}, m{"b": 1}, false},
+	} {
+		if got := Equal(test.a, test.b); got != test.want {
+			t.Errorf("%s: got %v, want %v", name, got, test.want)
+		}
+	}
+}
