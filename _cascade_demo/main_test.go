@@ -4,15 +4,19 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/gaesession/gaesession/gaelocal"
+	"github.com/gaesession/gaesession/internal/demo"
 )
 
 // A process is the demo as main runs it.
@@ -27,7 +31,7 @@ func startProcess(t *testing.T, dir string) process {
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := run(ctx, []string{"-addr", "127.0.0.1:0", "-data", dir}, in)
+		err := cascadeDemo.Run(ctx, []string{"-addr", "127.0.0.1:0", "-data", dir}, in)
 		in.CloseWithError(err)
 		done <- err
 	}()
@@ -166,20 +170,6 @@ func TestTabsThatAddDifferentFruitAtOnceLoseNothing(t *testing.T) {
 	}
 }
 
-// Browsers open connections before they need them.
-func TestAConnectionWithoutARequestDoesNotHoldUpTheEnd(t *testing.T) {
-	p := startProcess(t, "")
-	silent, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	newBrowser(t, p.url).get("/") // which is served after silent was accepted
-	if err := p.stop(); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestABasketSurvivesARestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new folder")
 	p := startProcess(t, dir)
@@ -197,15 +187,24 @@ func TestABasketSurvivesARestart(t *testing.T) {
 }
 
 func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
-	for _, args := range [][]string{{"-addr", "nowhere:-1"}, {"-data", "/dev/null/x"}, {"extra"}, {"-no-such-flag"}} {
-		if err := run(context.Background(), args, io.Discard); err == nil {
-			t.Errorf("%v: no error", args)
-		}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cookie.key"), []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := cascadeDemo.Run(context.Background(), []string{"-addr", "127.0.0.1:0", "-data", dir}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "cookie.key") || !strings.Contains(err.Error(), "-data") {
+		t.Errorf("got %v, want an error about the key in the folder", err)
 	}
 	t.Setenv("MaxMemcacheSessionSizeBytes", "much")
-	err := run(context.Background(), []string{"-addr", "127.0.0.1:0", "-data", ""}, io.Discard)
+	err = cascadeDemo.Run(context.Background(), []string{"-addr", "127.0.0.1:0", "-data", ""}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "MaxMemcacheSessionSizeBytes") {
 		t.Errorf("got %v, want an error about the environment", err)
+	}
+	t.Setenv("GAE_ENV", "standard")
+	t.Setenv("SESSION_KEY", "00ff")
+	err = cascadeDemo.Run(context.Background(), nil, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "SESSION_KEY") {
+		t.Errorf("on App Engine: got %v, want an error about the key", err)
 	}
 }
 
@@ -228,5 +227,33 @@ func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 	}
 	if err := p.stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheCookieNeedsHTTPSWhereTheDemoIsReachedWithIt(t *testing.T) {
+	services, err := gaelocal.Start(gaelocal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer services.Close()
+	restore, err := services.Setenv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer restore()
+	t.Setenv("SESSION_KEY", strings.Repeat("00ff", keySize/2))
+	for _, https := range []bool{false, true} {
+		h, err := newHandler(demo.Place{HTTPS: https})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(http.MethodPost, "/add", strings.NewReader("fruit=Pears"))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		cookies := w.Result().Cookies()
+		if len(cookies) != 1 || cookies[0].Secure != https || !cookies[0].HttpOnly {
+			t.Errorf("HTTPS %v: got cookies %v", https, cookies)
+		}
 	}
 }

@@ -30,23 +30,23 @@ const (
 	attrVisits = "visits" // int: pages seen since
 )
 
-// demo is the web app.
-type demo struct {
+// app is the web app.
+type app struct {
 	where     string // the services' name, for the page
 	allowHTTP bool   // send the cookie over plain HTTP too
 	flush     func() // empties Memcache; nil: not offered
 }
 
-func (d demo) handler() http.Handler {
+func (a app) handler() http.Handler {
 	mux := http.NewServeMux()
 	toDemo := http.RedirectHandler("/demo", http.StatusSeeOther)
 	mux.Handle("GET /{$}", toDemo)
-	mux.HandleFunc("GET /demo", d.visit)
-	mux.HandleFunc("POST /demo/login", d.login)
+	mux.HandleFunc("GET /demo", a.visit)
+	mux.HandleFunc("POST /demo/login", a.login)
 	mux.Handle("GET /demo/login", toDemo) // the address of a login that failed
-	mux.HandleFunc("POST /demo/logout", d.logout)
-	if d.flush != nil {
-		mux.HandleFunc("POST /demo/flush", d.flushMemcache)
+	mux.HandleFunc("POST /demo/logout", a.logout)
+	if a.flush != nil {
+		mux.HandleFunc("POST /demo/flush", a.flushMemcache)
 	}
 	mux.HandleFunc("GET /demo/style.css", serveStyle)
 	mux.HandleFunc("GET /demo/icon.svg", serveIcon)
@@ -67,13 +67,13 @@ type exchange struct {
 
 // begin opens the session store for a request. The exchange has to be closed
 // before the response is written: that is when the session is saved.
-func (d demo) begin(r *http.Request) *exchange {
+func (a app) begin(r *http.Request) *exchange {
 	x := &exchange{calls: &calls{began: time.Now()}}
 	ctx := x.calls.watch(appengine.NewContext(r))
 	x.store = gaesession.NewMemcacheStoreOptions(ctx, &gaesession.MemcacheStoreOptions{OnError: x.report})
 	x.Manager = session.NewCookieManagerOptions(x.store, &session.CookieMngrOptions{
 		SessIDCookieName: cookieName,
-		AllowHTTP:        d.allowHTTP,
+		AllowHTTP:        a.allowHTTP,
 		CookieMaxAge:     sessionTimeout,
 	})
 	return x
@@ -96,11 +96,11 @@ func (x *exchange) failures() []string {
 
 // visit shows the page, and counts it when somebody is logged in. With the
 // query "look" it does not count, and so changes nothing in the session.
-func (d demo) visit(w http.ResponseWriter, r *http.Request) {
-	x := d.begin(r)
+func (a app) visit(w http.ResponseWriter, r *http.Request) {
+	x := a.begin(r)
 	defer x.Close()
 	_, err := r.Cookie(cookieName)
-	p := page{Where: d.where, CanFlush: d.flush != nil, SentCookie: err == nil}
+	p := page{Where: a.where, CanFlush: a.flush != nil, SentCookie: err == nil}
 
 	sess := x.Get(r)
 	x.calls.loaded()
@@ -122,14 +122,14 @@ func (d demo) visit(w http.ResponseWriter, r *http.Request) {
 
 // login makes a session, always a new one with a new id, so that nobody can
 // have known the id before.
-func (d demo) login(w http.ResponseWriter, r *http.Request) {
+func (a app) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxFormSize)
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, "The form cannot be read.", http.StatusBadRequest)
 		return
 	}
 	name := strings.TrimSpace(strings.ToValidUTF8(r.PostForm.Get("name"), ""))
-	p := page{Where: d.where, Name: name}
+	p := page{Where: a.where, Name: name}
 	switch {
 	case name == "":
 		p.NameError = "Please enter a name."
@@ -143,7 +143,7 @@ func (d demo) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	x := d.begin(r)
+	x := a.begin(r)
 	defer x.Close()
 	if old := x.Get(r); old != nil {
 		x.store.Remove(old) // the manager would delete the cookie as well
@@ -157,8 +157,8 @@ func (d demo) login(w http.ResponseWriter, r *http.Request) {
 	x.redirect(w, r, "/demo")
 }
 
-func (d demo) logout(w http.ResponseWriter, r *http.Request) {
-	x := d.begin(r)
+func (a app) logout(w http.ResponseWriter, r *http.Request) {
+	x := a.begin(r)
 	defer x.Close()
 	if sess := x.Get(r); sess != nil {
 		x.Remove(sess, w)
@@ -173,8 +173,8 @@ func (d demo) logout(w http.ResponseWriter, r *http.Request) {
 	x.redirect(w, r, "/demo?after=logout")
 }
 
-func (d demo) flushMemcache(w http.ResponseWriter, r *http.Request) {
-	d.flush()
+func (a app) flushMemcache(w http.ResponseWriter, r *http.Request) {
+	a.flush()
 	http.Redirect(w, r, "/demo?after=flush", http.StatusSeeOther)
 }
 

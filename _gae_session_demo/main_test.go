@@ -9,11 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,8 +22,8 @@ import (
 func startDemo(t *testing.T) (*browser, *gaelocal.Server) {
 	t.Helper()
 	services := startLocal(t)
-	d := demo{where: "gaelocal", allowHTTP: true, flush: services.FlushMemcache}
-	web := httptest.NewServer(d.handler())
+	a := app{where: "gaelocal", allowHTTP: true, flush: services.FlushMemcache}
+	web := httptest.NewServer(a.handler())
 	t.Cleanup(web.Close)
 	return newBrowser(t, web.URL), services
 }
@@ -55,14 +53,14 @@ type process struct {
 	stop func() error // as a signal does; returns what run returned
 }
 
-// startProcess runs the demo with a data file until stop is called.
+// startProcess runs the demo with a data folder until stop is called.
 func startProcess(t *testing.T, data string) process {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	out, in := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := run(ctx, []string{"-addr", "127.0.0.1:0", "-data", data}, in)
+		err := sessionDemo.Run(ctx, []string{"-addr", "127.0.0.1:0", "-data", data}, in)
 		in.CloseWithError(err)
 		done <- err
 	}()
@@ -92,7 +90,7 @@ func TestLoginTenVisitsFlushAndLogout(t *testing.T) {
 }
 
 func TestALoginSurvivesARestart(t *testing.T) {
-	data := filepath.Join(t.TempDir(), "new folder", "sessions.db")
+	data := filepath.Join(t.TempDir(), "new folder")
 	p := startProcess(t, data)
 	b := newBrowser(t, p.url)
 	b.login("Ada", password).wantVisit("Ada", 1)
@@ -122,109 +120,6 @@ func TestALoginSurvivesARestart(t *testing.T) {
 	}
 }
 
-// Browsers open connections before they need them.
-func TestAConnectionWithoutARequestDoesNotHoldUpTheEnd(t *testing.T) {
-	p := startProcess(t, "")
-	silent, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.url, "http:"), "/"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	newBrowser(t, p.url).get("/demo") // which is served after silent was accepted
-	if err := p.stop(); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestStartFailsWithWhatIsWrong(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	inUse := filepath.Join(t.TempDir(), "sessions.db")
-	other, err := gaelocal.Start(gaelocal.Options{Data: inUse})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	noFolder := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(noFolder, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, test := range []struct {
-		what string
-		args []string
-		want []string
-	}{
-		{"a port in use", []string{"-data", "", "-addr", l.Addr().String()}, []string{l.Addr().String(), "in use", "-addr"}},
-		{"a data file in use", []string{"-data", inUse, "-addr", "127.0.0.1:0"}, []string{inUse}},
-		{"a data file's folder that is none", []string{"-data", filepath.Join(noFolder, "x"), "-addr", "127.0.0.1:0"}, []string{noFolder, "-data"}},
-		{"an argument", []string{"9090"}, []string{"9090"}},
-	} {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		err := run(ctx, test.args, io.Discard)
-		cancel()
-		for _, want := range test.want {
-			if err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: got error %v, want one with %q", test.what, err, want)
-			}
-		}
-	}
-}
-
-func TestARequestUnderWayIsFinishedAtShutdown(t *testing.T) {
-	services := startLocal(t)
-	arrived, release := make(chan struct{}), make(chan struct{})
-	services.SetHooks(gaelocal.Hooks{Before: func(ctx context.Context, c gaelocal.Call) error {
-		if c.Method == "Commit" {
-			close(arrived)
-			<-release
-		}
-		return nil
-	}})
-	l, err := listen("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	stopped := make(chan error, 1)
-	go func() { stopped <- serve(ctx, l, demo{allowHTTP: true}.handler()) }()
-
-	b := newBrowser(t, "http://"+l.Addr().String())
-	b.submit("/demo/login", url.Values{"name": {"Ada"}, "password": {password}}).wantStatus(http.StatusSeeOther)
-	type answer struct {
-		status int
-		err    error
-	}
-	answered := make(chan answer, 1)
-	visit := b.request(http.MethodGet, "/demo", nil)
-	go func() {
-		res, err := b.client.Do(visit)
-		if err != nil {
-			answered <- answer{err: err}
-			return
-		}
-		answered <- answer{res.StatusCode, res.Body.Close()}
-	}()
-	<-arrived
-	stop()
-	for { // until the server takes no more connections
-		c, err := net.Dial("tcp", l.Addr().String())
-		if err != nil {
-			break
-		}
-		c.Close()
-	}
-	close(release)
-	if got := <-answered; got.status != http.StatusOK || got.err != nil {
-		t.Errorf("request under way: got status %d, error %v, want 200 and none", got.status, got.err)
-	}
-	if err := <-stopped; err != nil {
-		t.Errorf("serve: got error %v, want none", err)
-	}
-}
-
 func TestEveryLoginGetsANewSession(t *testing.T) {
 	b, _ := startDemo(t)
 	b.setCookie(&http.Cookie{Name: cookieName, Value: "known-to-the-attacker", Path: "/"})
@@ -247,7 +142,7 @@ func TestTheCookieNeedsHTTPSUnlessTheDemoRunsLocally(t *testing.T) {
 		r := httptest.NewRequest(http.MethodPost, "/demo/login", strings.NewReader(url.Values{"name": {"Ada"}, "password": {password}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
-		demo{allowHTTP: allowHTTP}.handler().ServeHTTP(w, r)
+		app{allowHTTP: allowHTTP}.handler().ServeHTTP(w, r)
 		cookies := w.Result().Cookies()
 		if len(cookies) != 1 || cookies[0].Secure == allowHTTP || !cookies[0].HttpOnly {
 			t.Errorf("local %v: got cookies %v, want one with Secure %v and HttpOnly", allowHTTP, cookies, !allowHTTP)
@@ -255,63 +150,40 @@ func TestTheCookieNeedsHTTPSUnlessTheDemoRunsLocally(t *testing.T) {
 	}
 }
 
-// startOnAppEngine runs the demo as on App Engine, at a port that the environment
-// names, until the test ends. Until the demo has it somebody else may take it.
-func startOnAppEngine(t *testing.T) (address string) {
-	t.Helper()
-	t.Setenv("GAE_ENV", "standard")
-	for range 10 {
-		free, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		address = free.Addr().String()
-		free.Close()
-		t.Setenv("PORT", strings.TrimPrefix(address, "127.0.0.1:"))
-		ctx, stop := context.WithCancel(context.Background())
-		ended := make(chan error, 1)
-		go func() { ended <- run(ctx, nil, io.Discard) }()
-		if err = awaitServer(address, ended); err == nil {
-			t.Cleanup(func() {
-				stop()
-				if err := <-ended; err != nil {
-					t.Errorf("run: got error %v, want none", err)
-				}
-			})
-			return address
-		}
-		stop()
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			t.Fatal(err)
-		}
-	}
-	t.Fatal("no port is free for long")
-	return ""
-}
-
-// awaitServer waits until connections are accepted, or returns why the server
-// has ended.
-func awaitServer(address string, ended <-chan error) error {
-	for {
-		select {
-		case err := <-ended:
-			return err
-		case <-time.After(time.Millisecond):
-		}
-		// A connection may get the very port it is made to, and then is one to itself.
-		if c, err := net.Dial("tcp", address); err == nil {
-			toItself := c.LocalAddr().String() == address
-			c.Close()
-			if !toItself {
-				return nil
-			}
-		}
-	}
-}
-
 func TestOnAppEngineItUsesWhatIsThere(t *testing.T) {
 	startLocal(t) // stands for App Engine's services
-	b := newBrowser(t, "http://"+startOnAppEngine(t))
+	t.Setenv("GAE_ENV", "standard")
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, err := net.SplitHostPort(free.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	free.Close()
+	t.Setenv("PORT", port)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- sessionDemo.Run(ctx, nil, io.Discard) }()
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: got error %v, want none", err)
+		}
+	}()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		c, err := net.Dial("tcp", net.JoinHostPort(host, port))
+		if err == nil {
+			c.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+
+	b := newBrowser(t, "http://"+net.JoinHostPort(host, port))
 	b.get("/demo").wantLogin().wantText("on App Engine")
 	cookie := b.submit("/demo/login", url.Values{"name": {"Ada"}, "password": {password}}).header.Get("Set-Cookie")
 	if !strings.Contains(cookie, "; Secure") {
@@ -357,7 +229,7 @@ func TestOnlyPOSTChangesAnything(t *testing.T) {
 
 func TestFlushIsOfferedOnlyWhereItWorks(t *testing.T) {
 	startLocal(t)
-	web := httptest.NewServer(demo{allowHTTP: true}.handler())
+	web := httptest.NewServer(app{allowHTTP: true}.handler())
 	defer web.Close()
 	b := newBrowser(t, web.URL)
 	if page := b.login("Ada", password).wantVisit("Ada", 1); strings.Contains(page.body, "flush") {

@@ -6,18 +6,17 @@ import (
 	"sync"
 )
 
-// Silent are the connections of a server on which nothing has been sent yet, as
-// browsers open them in advance. http.Server.Shutdown waits for these as it does
-// for requests, for five seconds. The zero value is ready for use: ConnState is
-// the server's, and Close is to be registered with RegisterOnShutdown.
-type Silent struct {
+// silentConns are the connections of a server on which nothing has been sent
+// yet, as browsers open them in advance. http.Server.Shutdown waits for these as
+// it does for requests, for five seconds.
+type silentConns struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
 	closed bool
 }
 
-// ConnState notes how a connection begins and goes on.
-func (s *Silent) ConnState(conn net.Conn, state http.ConnState) {
+// connState notes how a connection begins and goes on.
+func (s *silentConns) connState(conn net.Conn, state http.ConnState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -33,8 +32,8 @@ func (s *Silent) ConnState(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Close closes the silent connections, and those that come from now on.
-func (s *Silent) Close() {
+// close closes the silent connections, and those that come from now on.
+func (s *silentConns) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
