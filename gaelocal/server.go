@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,6 +82,9 @@ func Start(o Options) (*Server, error) {
 	if o.MemcacheSize <= 0 {
 		o.MemcacheSize = defaultMemcacheSize
 	}
+	if strings.Contains(o.AppID, "\x00") {
+		return nil, fmt.Errorf("gaelocal: the application id %q has a NUL byte", o.AppID)
+	}
 	appID := "dev~" + o.AppID
 	l, err := net.Listen("tcp", o.Addr)
 	if err != nil {
@@ -115,8 +119,12 @@ func (s *Server) Addr() string { return s.addr }
 
 // Close stops the server: calls in flight end and are answered, later ones
 // fail, and the data file is closed. It waits for hooks, so it must not be called
-// by one. Closing again returns the same result.
+// by one. Closing again returns the same result. A Server that Start did not
+// make has nothing to close.
 func (s *Server) Close() error {
+	if s.http == nil {
+		return nil
+	}
 	s.closeOnce.Do(func() {
 		s.calls.close()
 		errHTTP := s.http.Close()

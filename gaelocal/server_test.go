@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -104,6 +106,29 @@ func TestAPortInUseIsNamed(t *testing.T) {
 	defer l.Close()
 	_, err = gaelocal.Start(gaelocal.Options{Addr: l.Addr().String()})
 	wantError(t, err, "cannot listen at "+l.Addr().String(), "in use")
+}
+
+func TestAnApplicationIDThatCannotBeSetIsAnError(t *testing.T) {
+	for name, data := range map[string]string{"in memory": "", "in a file": filepath.Join(t.TempDir(), "data")} {
+		s, err := gaelocal.Start(gaelocal.Options{AppID: "a\x00b", Data: data})
+		if err == nil {
+			err = s.Close()
+			t.Errorf("%s: started, and closed with %v", name, err)
+			continue
+		}
+		wantError(t, err, "application id", `"a\x00b"`, "NUL")
+		if data != "" {
+			if _, err := os.Stat(data); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: the file was created", name)
+			}
+		}
+	}
+}
+
+func TestAServerThatWasNotStartedCanBeClosed(t *testing.T) {
+	var s gaelocal.Server
+	noError(t, s.Close())
+	noError(t, s.Close())
 }
 
 func TestAClosedServerAnswersNothing(t *testing.T) {
