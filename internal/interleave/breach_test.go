@@ -25,7 +25,7 @@ type breachState struct {
 // forged answers a get with an item that is not there, or not any more, under
 // the CAS id of what is there.
 func forged(w *world, it *item) []byte {
-	f := &item{key: it.key, value: it.value, flags: it.flags, cas: 1}
+	f := &item{key: it.key, value: it.value, flags: it.flags, expiry: it.expiry, cas: 1}
 	if now := w.peek(); now != nil {
 		f.cas = now.cas
 	}
@@ -66,7 +66,7 @@ func noEmptied(w *world, c *call) ([]byte, error, bool) {
 	if c.name != "ds-put" {
 		return nil, nil, false
 	}
-	key, emptied := putEntity(c.request)
+	key, emptied := putEntity(c.request, w.store.kept().value)
 	if !emptied {
 		return nil, nil, false
 	}
@@ -88,7 +88,7 @@ func blindPut(w *world, c *call) ([]byte, error, bool) {
 		return response, err, true
 	case "txn-put":
 		b.pending = c.request
-		key, _ := putEntity(c.request)
+		key, _ := putEntity(c.request, w.store.kept().value)
 		return putAnswer(key), nil, true
 	case "commit":
 		c.actor.txn = nil
@@ -155,6 +155,11 @@ func TestBrokenProtocolsAreCaught(t *testing.T) {
 		{"no second marker", noSecondMarker, "evicted read+logout", 1},
 		{"refill without nonce check", noNonce, "evicted read+change:a", 0},
 		{"late asynchronous save that ignores whose item it finds", lateSave, "cached async:a+change:b", 0},
+		{"no lock, cascadestore", noLock, "cached change:a+change:b cascade", 0},
+		{"no emptied entity, cascadestore", noEmptied, "unsaved read+logout cascade", 0},
+		{"blind put instead of the transaction, cascadestore", blindPut, "cached change:a+change:b cascade", 0},
+		{"refill without nonce check, cascadestore", noNonce, "evicted read+change:a cascade", 0},
+		{"blind put instead of the transaction that moves a session", blindPut, "cached change:a+regenerate cascade", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			sc, _, err := parseTrace(test.scenario)

@@ -14,6 +14,8 @@ const (
 	makeCall      kind = iota // a call is made
 	failCall                  // a call fails and is not made
 	loseAnswer                // a call is made and its answer lost
+	failAll                   // a call fails as often as it is tried
+	loseAll                   // a call is made, its answer lost, and it fails when it is tried again
 	crash                     // a request makes no call any more
 	flush                     // Memcache is emptied
 	evict                     // Memcache drops the session
@@ -22,7 +24,7 @@ const (
 )
 
 var eventNames = map[kind]string{
-	failCall: "fail", loseAnswer: "ambiguous", crash: "crash",
+	failCall: "fail", loseAnswer: "ambiguous", failAll: "down", loseAll: "cut", crash: "crash",
 	flush: "flush", evict: "evict", expireLock: "minute", expireSession: "expiry",
 }
 
@@ -39,7 +41,7 @@ func (c choice) String() string {
 	switch c.kind {
 	case makeCall:
 		return fmt.Sprintf("%d.%s", c.actor, c.call)
-	case failCall, loseAnswer:
+	case failCall, loseAnswer, failAll, loseAll:
 		return fmt.Sprintf("%s(%d.%s)", name, c.actor, c.call)
 	case crash:
 		return fmt.Sprintf("%s(%d)", name, c.actor)
@@ -58,7 +60,7 @@ func parseChoice(text string) (c choice, err error) {
 		}
 	}
 	switch c.kind {
-	case makeCall, failCall, loseAnswer:
+	case makeCall, failCall, loseAnswer, failAll, loseAll:
 		if _, err := fmt.Sscanf(arg, "%d.%s", &c.actor, &c.call); err != nil {
 			return c, fmt.Errorf("step %q of a trace: %w", text, err)
 		}
@@ -116,12 +118,18 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		return all
 	}
 	for _, c := range calls {
-		if c.name == "rollback" || c.name == "start" {
-			continue // its answer is not looked at; it is no call
+		if c.name == "rollback" || c.name == "start" || c.name == c.actor.outage.call {
+			continue // its answer is not looked at; it is no call; it fails anyway
 		}
 		all = append(all, choice{failCall, c.actor.index, c.name})
 		if c.writes() {
 			all = append(all, choice{loseAnswer, c.actor.index, c.name})
+		}
+		if w.scenario.cascade {
+			all = append(all, choice{failAll, c.actor.index, c.name})
+			if c.writes() {
+				all = append(all, choice{loseAll, c.actor.index, c.name})
+			}
 		}
 	}
 	if len(calls) == 0 || calls[0].hidden() {

@@ -18,6 +18,7 @@ var (
 	fullFlag  = flag.Bool("explore.full", false, "run every schedule of all pairs and of the selected triples, with each event at each point")
 	onlyFlag  = flag.String("explore.only", "", "explore the scenarios whose name contains each of these words")
 	traceFlag = flag.String("explore.trace", "", "run this schedule again, as a violation prints it")
+	timeFlag  = flag.Duration("explore.time", 0, "stop exploring after this time; 0: 40s, or never with -explore.full")
 	walksFlag = flag.Int("explore.walks", 0, "random schedules; 0: 2000, or 200000 with -explore.full")
 	seedFlag  = flag.Uint64("explore.seed", 1, "seed of the random schedules; 0: a new one, which is printed")
 )
@@ -46,9 +47,12 @@ func jobs() []job {
 		}
 	}
 	for _, start := range states {
-		add(0, false, pairs(start)...)
+		add(0, false, pairs(start, false)...)
+		for _, sc := range pairs(start, true) {
+			add(0, sc.isLong(), sc)
+		}
 	}
-	for _, sc := range pairs(cached) {
+	for _, sc := range pairs(cached, false) {
 		sc.only = true
 		add(1, true, sc)
 	}
@@ -58,6 +62,8 @@ func jobs() []job {
 		"cached change:a+change:b only", "cached change:a+logout only",
 		"idle change:a+purge", "outlived read+change:a",
 		"ahead read+logout", "unsaved read+logout", "created login+read+logout", "cached read+change:a retries=2",
+		"cached read+change:a cascade", "cached read+logout cascade", "cached read+regenerate cascade",
+		"cached logout+purge cascade", "created login+read+logout cascade",
 	} {
 		sc, err := parseScenario(name)
 		if err != nil {
@@ -66,7 +72,8 @@ func jobs() []job {
 		add(1, false, sc)
 	}
 	for _, start := range states {
-		add(1, true, pairs(start)...)
+		add(1, true, pairs(start, false)...)
+		add(1, true, pairs(start, true)...)
 		for _, requests := range [][]string{
 			{"read", "change:a", "change:b"}, {"read", "change:a", "logout"}, {"read", "delete:a", "change:a"},
 			{"read", "async:a", "change:b"}, {"read", "async:a", "async:b"}, {"read", "async:a", "logout"},
@@ -74,12 +81,28 @@ func jobs() []job {
 			{"read", "logout", "purge"}, {"change:a", "logout", "logout"},
 		} {
 			if start == cached || start == evicted || start == ahead || start == unsaved {
-				add(0, true, newScenario(start, requests...))
+				add(0, true, newScenario(false, start, requests...))
+			}
+		}
+		for _, requests := range [][]string{
+			{"read", "again:a"}, {"change:b", "again:a"}, {"again:a", "again:a"}, {"again:a", "logout"}, {"again:a", "regenerate"},
+		} {
+			if start == cached || start == evicted || start == ahead || start == unsaved {
+				add(1, true, newScenario(true, start, requests...))
+			}
+		}
+		for _, requests := range [][]string{
+			{"read", "change:a", "change:b"}, {"read", "change:a", "logout"}, {"read", "delete:a", "change:a"},
+			{"read", "change:a", "regenerate"}, {"logout", "change:a", "regenerate"}, {"read", "read", "logout"},
+			{"read", "logout", "purge"}, {"change:a", "logout", "logout"},
+		} {
+			if start == cached || start == evicted || start == ahead || start == unsaved {
+				add(0, true, newScenario(true, start, requests...))
 			}
 		}
 	}
 	for _, start := range []string{cached, evicted} {
-		for _, sc := range pairs(start) {
+		for _, sc := range pairs(start, false) {
 			sc.retries = 2
 			add(1, true, sc)
 		}
@@ -87,14 +110,18 @@ func jobs() []job {
 	return all
 }
 
-// TestPromisesHoldInEverySchedule explores all pairs without events, and some
-// with one at every point; with -explore.full all pairs with one, and triples.
+// TestPromisesHoldInEverySchedule explores all pairs without events, on
+// cascadestore's store those that are not long, and some with one at every point;
+// with -explore.full all pairs with one, and triples.
 func TestPromisesHoldInEverySchedule(t *testing.T) {
 	if *traceFlag != "" {
 		t.Skip("-explore.trace")
 	}
 	ctx := context.Background()
-	if !*fullFlag {
+	switch {
+	case *timeFlag > 0:
+		ctx = within(t, *timeFlag)
+	case !*fullFlag:
 		ctx = within(t, shortTime)
 	}
 	all := slices.DeleteFunc(jobs(), func(j job) bool {
@@ -102,7 +129,7 @@ func TestPromisesHoldInEverySchedule(t *testing.T) {
 	})
 	total := exploreAll(t, ctx, all)
 	t.Logf("%v", total)
-	if total.Unfinished > 0 && *fullFlag {
+	if total.Unfinished > 0 && *fullFlag && *timeFlag == 0 {
 		t.Errorf("%d scenarios were cut short", total.Unfinished)
 	}
 }
@@ -193,15 +220,23 @@ func TestPromisesHoldInRandomWalks(t *testing.T) {
 
 func randomScenario(random *rand.Rand) scenario {
 	start := states[random.IntN(len(states))]
-	var names []string
+	isCascade := random.IntN(2) == 0
+	var able, names []string
+	for _, o := range ops {
+		if o.of(isCascade) && !o.login {
+			able = append(able, o.name)
+		}
+	}
 	if start == created {
 		names = append(names, "login")
 	}
 	for range 2 + random.IntN(3) {
-		names = append(names, ops[random.IntN(len(ops)-1)].name) // the last one is the login
+		names = append(names, able[random.IntN(len(able))])
 	}
-	sc := newScenario(start, names...)
-	sc.retries = 1 + random.IntN(2)
+	sc := newScenario(isCascade, start, names...)
+	if !isCascade {
+		sc.retries = 1 + random.IntN(2)
+	}
 	return sc
 }
 
@@ -219,12 +254,16 @@ func TestReplay(t *testing.T) {
 }
 
 func TestTracesAreReadAsTheyArePrinted(t *testing.T) {
-	text := "created login+change:a+logout retries=2 only: 0.get 1.cas:lock fail(1.txn-put) ambiguous(0.commit) crash(2) flush evict minute expiry"
-	sc, tr, err := parseTrace(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := fmt.Sprintf("%v: %v", sc, tr); got != text {
-		t.Errorf("got %s, want %s", got, text)
+	for _, text := range []string{
+		"created login+change:a+logout retries=2 only: 0.get 1.cas:lock fail(1.txn-put) ambiguous(0.commit) crash(2) flush evict minute expiry",
+		"cached again:a+regenerate cascade: 0.get down(1.ds-get) cut(0.commit) fail(0.begin)",
+	} {
+		sc, tr, err := parseTrace(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%v: %v", sc, tr); got != text {
+			t.Errorf("got %s, want %s", got, text)
+		}
 	}
 }

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/icza/session"
-
 	"github.com/gaesession/gaesession"
 )
 
@@ -21,17 +19,6 @@ type view struct {
 	attrs map[string]string
 }
 
-func newView(sess session.Session) *view {
-	if sess == nil {
-		return &view{none: true}
-	}
-	v := &view{attrs: map[string]string{}}
-	for name, value := range sess.Attrs() {
-		v.attrs[name] = fmt.Sprint(value)
-	}
-	return v
-}
-
 func (v *view) String() string {
 	if v.none {
 		return "no session"
@@ -39,9 +26,9 @@ func (v *view) String() string {
 	return fmt.Sprint(v.attrs)
 }
 
-// loadErred tells that the request's load reported an error: what it saw is what
-// Datastore has, or nothing.
-func (a *actor) loadErred() bool { return a.hits > 0 && a.err() != nil }
+// loadErred tells that the request's load reported or logged an error: what it
+// saw is what Datastore has, or nothing.
+func (a *actor) loadErred() bool { return a.hits > 0 && (a.err() != nil || a.hasLogged()) }
 
 // judgeLoad judges what a request has loaded.
 func (w *world) judgeLoad(a *actor) {
@@ -79,12 +66,12 @@ func (w *world) judge(what string, v *view, k known, inBackup bool) {
 	for i, a := range w.actors {
 		touched = touched || acked.has(i) && !a.saw.missing() && !a.op.logout
 		removing = removing || a.removes()
-		if a.removes() && acked.has(i) && !v.none {
+		if a.removes() && (acked | k.moved).has(i) && !v.none {
 			w.fail("P2: %s %v after request %d removed the session", what, v, i)
 		}
-		saved = saved || acked.has(i) && (a.op.login || a.changed() || a.op.refresh && a.saved)
+		saved = saved || acked.has(i) && (a.op.login || a.changed() || a.op.refresh && a.saved && !a.saw.missing())
 	}
-	if k.expired && !v.none {
+	if k.expired && !v.none && !w.savedAnew() {
 		w.fail("P2: %s %v after the session expired", what, v)
 	}
 	neverSaved := !saved && w.scenario.isUnsaved() && (w.lossy || inBackup || w.events > 1)
@@ -101,6 +88,24 @@ func (w *world) judge(what string, v *view, k known, inBackup bool) {
 	for name := range initial {
 		w.judgeAttr(what, name, v.attrs[name], acked, inBackup)
 	}
+}
+
+// savedAnew tells that the session may have been saved after it expired: a request
+// that had loaded it before takes one that Datastore does not have for one that
+// was not saved yet. In the root package the expiry counts from the load, so it
+// is saved as expired. So does a request, with an error, that could not ask
+// Memcache whether it still has the session. And Memcache counts the time that an item has to live from
+// the call on, so one that is put again long after is kept too long.
+func (w *world) savedAnew() bool {
+	if w.stale {
+		return true
+	}
+	failed := func(a *actor) bool { return a.hits >= w.scenario.retries && a.err() != nil }
+	if w.scenario.cascade && slices.ContainsFunc(w.actors, failed) {
+		return true
+	}
+	return w.scenario.cascade && w.scenario.isUnsaved() &&
+		slices.ContainsFunc(w.actors, func(a *actor) bool { return !a.saw.missing() && a.at[saving].begun })
 }
 
 func (v *view) missing() bool { return v == nil || v.none }
@@ -188,8 +193,10 @@ func (w *world) judgeErrors(a *actor) {
 		removing = removing || b.removes()
 	}
 	lost := (w.lossy || w.events > 1) && w.scenario.isUnsaved()
-	for _, err := range a.errs {
+	for _, err := range slices.Concat(a.errs, a.logs) {
 		switch {
+		case errors.Is(err, errCookie):
+			w.fail("request %d: %v", a.index, err)
 		case a.hits >= w.scenario.retries:
 		case errors.Is(err, gaesession.ErrRemoved) && (removing || w.expired || w.lapsed || lost):
 		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
@@ -197,31 +204,19 @@ func (w *world) judgeErrors(a *actor) {
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		}
 	}
-	if len(a.errs) > 0 || !a.changed() && !(a.op.refresh && a.saved) {
+	if len(a.errs) > 0 || !a.changed() && !(a.op.refresh && a.saved) && a.newID == "" {
 		return
 	}
 	for j, b := range w.actors {
-		if b.removes() && a.at[saving].acked.has(j) && !(w.scenario.only && w.forgot) {
+		if j != a.index && b.removes() && (a.at[saving].acked | a.at[saving].moved).has(j) && !(w.scenario.only && w.forgot) {
 			w.fail("P2: request %d changed a session that request %d had removed, and did not report it", a.index, j)
 		}
 	}
 }
 
 // removes tells that a request has begun to remove the session.
-func (a *actor) removes() bool { return a.op.logout && a.at[saving].begun && !a.saw.missing() }
-
-// A request that is not held.
-type request struct {
-	session.Store
-	errs []error
-}
-
-func (w *world) newRequest(fail func(service, method string) bool, o op) *request {
-	r := &request{}
-	opt := w.options(o)
-	opt.OnError = func(_ context.Context, err error) { r.errs = append(r.errs, err) }
-	r.Store = gaesession.NewMemcacheStoreOptions(w.context(fail), &opt)
-	return r
+func (a *actor) removes() bool {
+	return (a.op.logout || a.op.regenerate) && a.at[saving].begun && !a.saw.missing()
 }
 
 // judgeEnd judges the end of a schedule.
@@ -235,20 +230,22 @@ func (w *world) judgeEnd() {
 		return v
 	}
 
-	// A load; what a load would find if Memcache had lost everything.
-	look := w.newRequest(nil, op{})
-	see("at the end a load saw", newView(look.Get(w.id)), false)
-	w.expectNoErrors("a load at the end", look.errs)
+	// What a load would find if Memcache had lost everything; a load, which may
+	// bring Datastore up to date.
 	if !w.scenario.only {
 		see("at the end Datastore has", w.backup(), true)
 	}
+	it := w.peek()
+	look := w.newRequest(nil, op{})
+	see("at the end a load saw", look.load(w.id), false)
+	w.expectNoErrors("a load at the end", look.errs)
+	w.judgeMoved("at the end", now)
 
 	// A request that only touches the session brings Datastore up to date, as
 	// far as nobody has changed the same there. (P5)
-	it := w.peek()
 	touch := w.newRequest(nil, op{})
-	v := see("at the end a request saw", newView(touch.Get(w.id)), false)
-	touch.Close()
+	v := see("at the end a request saw", touch.load(w.id), false)
+	touch.close()
 	w.expectNoErrors("a request at the end", touch.errs)
 	if w.scenario.only {
 		return
@@ -263,16 +260,16 @@ func (w *world) judgeEnd() {
 
 	// One more change.
 	change := w.newRequest(nil, op{})
-	if sess := change.Get(w.id); sess != nil {
-		sess.SetAttr("z", "z")
-		change.Close()
+	if !change.load(w.id).none {
+		change.act(op{attr: "z"}, "z")
+		change.close()
 		w.expectNoErrors("a change at the end", change.errs)
 		refused := len(change.errs) > 0
 		if b := see("after a change Datastore has", w.backup(), true); b.none != refused || b.attrs["z"] != "z" && !refused {
 			w.fail("P1: after one more change Datastore has %v", b)
 		}
 		after := w.newRequest(nil, op{})
-		if v := see("after a change a load saw", newView(after.Get(w.id)), false); v.none != refused || v.attrs["z"] != "z" && !refused {
+		if v := see("after a change a load saw", after.load(w.id), false); v.none != refused || v.attrs["z"] != "z" && !refused {
 			w.fail("P3: after one more change a load saw %v", v)
 		}
 	}
@@ -281,12 +278,13 @@ func (w *world) judgeEnd() {
 	w.FlushMemcache()
 	for _, what := range []string{"after a flush a load saw", "after a refill a load saw"} {
 		r := w.newRequest(nil, op{})
-		v := see(what, newView(r.Get(w.id)), true)
+		v := see(what, r.load(w.id), true)
 		if b := w.backup(); !v.none && !maps.Equal(v.attrs, b.attrs) {
 			w.fail("P4: %s %v, but Datastore has %v", what, v, b)
 		}
-		r.Close()
+		r.close()
 		w.expectNoErrors(what, r.errs)
+		w.judgeMoved(what, now)
 	}
 }
 
@@ -305,15 +303,17 @@ func (w *world) expectNoErrors(what string, errs []error) {
 }
 
 // backup is what Datastore has.
-func (w *world) backup() *view {
-	e := w.record()
-	if e == nil || len(e.Value) == 0 || !time.Now().Before(e.Expires) {
+func (w *world) backup() *view { return w.backupAt(w.id) }
+
+func (w *world) backupAt(id string) *view {
+	e := w.recordAt(id)
+	if e == nil || len(e.value) == 0 || !time.Now().Before(e.expires) {
 		return &view{none: true}
 	}
-	v, err := w.decode(e.Value)
+	v, err := w.store.decode(e.value)
 	if err != nil {
 		w.fail("Datastore has a session that cannot be decoded: %v", err)
 		return &view{none: true}
 	}
-	return &view{attrs: v.AttrsF}
+	return &view{attrs: v.attrs}
 }

@@ -7,11 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/gaesession/gaesession"
 )
-
-type options = gaesession.MemcacheStoreOptions
 
 // A session's attributes at the beginning. An attribute c has "c1" instead in
 // the state ahead.
@@ -45,6 +41,9 @@ type op struct {
 	logout  bool
 	login   bool
 	purge   bool
+
+	regenerate bool // moves the session to a new id
+	again      bool // saves again when that has failed
 }
 
 var ops = []op{
@@ -56,6 +55,8 @@ var ops = []op{
 	{name: "reset:c", attr: "c", to: "c0"},
 	{name: "refresh", refresh: true},
 	{name: "logout", logout: true},
+	{name: "regenerate", regenerate: true},
+	{name: "again:a", attr: "a", again: true},
 	{name: "async:a", attr: "a", async: true},
 	{name: "async:b", attr: "b", async: true},
 	{name: "async:read", async: true},
@@ -79,12 +80,12 @@ func (o op) value(i int) string {
 	return fmt.Sprintf("v%d", i)
 }
 
-func (o op) options() options {
-	opt := options{Codec: &codec, AsyncDatastoreSave: o.async}
-	if o.refresh {
-		opt.RefreshInterval = time.Minute
+// of tells that the store can do this.
+func (o op) of(isCascade bool) bool {
+	if isCascade {
+		return !o.async
 	}
-	return opt
+	return !o.regenerate && !o.again
 }
 
 // States that a session may be in when the requests begin.
@@ -114,6 +115,7 @@ type scenario struct {
 	ops     []op // with start created the first one is the login
 	retries int
 	only    bool // OnlyMemcache
+	cascade bool // cascadestore's store instead of the root package's
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -123,6 +125,9 @@ func (s scenario) String() string {
 		names[i] = o.name
 	}
 	text := s.start + " " + strings.Join(names, "+")
+	if s.cascade {
+		return text + " cascade"
+	}
 	if s.retries > 1 {
 		text += fmt.Sprintf(" retries=%d", s.retries)
 	}
@@ -146,17 +151,31 @@ func parseScenario(text string) (scenario, error) {
 		s.ops = append(s.ops, o)
 	}
 	for _, w := range words[2:] {
-		if w == "only" {
+		if w == "cascade" {
+			s.cascade, s.retries = true, cascadeRetries
+		} else if w == "only" {
 			s.only = true
 		} else if _, err := fmt.Sscanf(w, "retries=%d", &s.retries); err != nil {
 			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
 		}
 	}
+	if s.cascade && len(words) > 3 {
+		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
+	}
+	for _, o := range s.ops {
+		if !o.of(s.cascade) {
+			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
+		}
+	}
 	return s, nil
 }
 
-func newScenario(start string, names ...string) scenario {
-	s, err := parseScenario(start + " " + strings.Join(names, "+"))
+func newScenario(isCascade bool, start string, names ...string) scenario {
+	text := start + " " + strings.Join(names, "+")
+	if isCascade {
+		text += " cascade"
+	}
+	s, err := parseScenario(text)
 	if err != nil {
 		panic(err)
 	}
@@ -165,12 +184,13 @@ func newScenario(start string, names ...string) scenario {
 
 // pairs are all pairs of requests, each with itself included, on a session in
 // that state. Of pairs that differ in the names of their attributes alone there
-// is one: a request that changes b is paired with those that change a.
-func pairs(start string) []scenario {
+// is one: a request that changes b is paired with those that change a. A request
+// that saves again after a failure is like another one while nothing fails.
+func pairs(start string, isCascade bool) []scenario {
 	var all []scenario
 	var names []string
 	for _, o := range ops {
-		if !o.login {
+		if !o.login && !o.again && o.of(isCascade) {
 			names = append(names, o.name)
 		}
 	}
@@ -184,13 +204,33 @@ func pairs(start string) []scenario {
 			if start == created {
 				requests = []string{"login", first, second}
 			}
-			all = append(all, newScenario(start, requests...))
+			all = append(all, newScenario(isCascade, start, requests...))
 		}
 	}
 	return all
 }
 
+// isLong tells of a pair on cascadestore's store that it has thousands of
+// schedules. That store brings the services up to date while it loads a session,
+// so there may be two changes of each request.
+func (s scenario) isLong() bool {
+	changes := 0
+	for _, o := range s.ops {
+		if o.refresh || o.regenerate || o.attr != "" && o.to == "" || s.start == ahead && o.to == "c0" || s.start == evicted && o.logout {
+			changes++
+		}
+	}
+	purges := slices.ContainsFunc(s.ops, func(o op) bool { return o.purge })
+	switch s.start {
+	case evicted:
+		return changes > 1
+	case ahead, unsaved:
+		return changes > 0 && !purges
+	}
+	return s.start != cached // much as cached or ahead
+}
+
 // async tells that there are background saves.
 func (s scenario) async() bool {
-	return s.isAhead() || slices.ContainsFunc(s.ops, func(o op) bool { return o.async })
+	return s.isAhead() && !s.cascade || slices.ContainsFunc(s.ops, func(o op) bool { return o.async })
 }

@@ -4,7 +4,6 @@ package interleave
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -108,7 +107,3 @@ func (s service) context(fail func(service, method string) bool) context.Context
 		return proto.Unmarshal(response, out)
 	})
 }
-
-// codec is quicker than gob, and a session has one encoding, so that schedules
-// can be repeated exactly.
-var codec = memcache.Codec{Marshal: json.Marshal, Unmarshal: json.Unmarshal}

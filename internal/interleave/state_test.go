@@ -5,7 +5,6 @@ package interleave
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -15,8 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/appengine/v2/datastore"
-
-	"github.com/gaesession/gaesession"
 )
 
 // lockedRetries is how often a background save waits for the owner of a lock.
@@ -44,9 +41,10 @@ func (w *world) state() stateKey {
 		w.events, w.lossy, w.deleted, w.expired, w.lapsed, w.jumped, w.closed, w.ended, w.acked, time.Since(w.began)/time.Minute))}
 	if it := w.peek(); it != nil {
 		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(w.ttl)))
+		tokens = append(tokens, w.expiryToken(it), word("item"))
 		tokens = append(tokens, w.itemTokens(it.flags, it.value)...)
 	}
-	tokens = append(tokens, word(w.recordText()))
+	tokens = append(tokens, word(w.recordText()), word(fmt.Sprint(w.stale, w.moved)))
 	for _, a := range w.actors {
 		tokens = append(tokens, a.tokens()...)
 	}
@@ -83,10 +81,11 @@ func (a *actor) tokens() []token {
 	if a.saw != nil {
 		tokens = append(tokens, word(a.saw.String()))
 	}
+	tokens = append(tokens, a.movedTokens()...)
 	if w.ended.has(a.index) {
 		return append(tokens, word(fmt.Sprint(a.failed)))
 	}
-	tokens = append(tokens, word(fmt.Sprint(a.failed, a.txn != nil && a.txnRead != 0 && a.txnRead != w.version)))
+	tokens = append(tokens, word(fmt.Sprint(a.outage, a.failed, a.hasLogged(), a.txn != nil && a.txnRead != 0 && a.txnRead != w.version)))
 	for _, answers := range a.answers {
 		tokens = append(append(tokens, word("/")), answers...)
 	}
@@ -128,7 +127,7 @@ func (a *actor) remember(c *call) {
 	}
 	h := append(a.answers[i], word(c.name))
 	if c.item != nil {
-		h = append(h, word(fmt.Sprint(c.item.expiration)), ident("cas", c.item.cas))
+		h = append(h, word(fmt.Sprint(c.item.expiration)), a.w.expiryToken(c.item), ident("cas", c.item.cas))
 		h = append(h, a.w.itemTokens(c.item.flags, c.item.value)...)
 	}
 	switch {
@@ -136,7 +135,7 @@ func (a *actor) remember(c *call) {
 		h = append(h, word(c.err.Error()))
 	case c.service == "memcache" && c.method == "Get":
 		if it := gotItem(c.response); it != nil {
-			h = append(h, ident("cas", it.cas))
+			h = append(h, ident("cas", it.cas), a.w.expiryToken(it))
 			h = append(h, a.w.itemTokens(it.flags, it.value)...)
 		}
 	case c.service == "memcache":
@@ -189,12 +188,6 @@ func (w *world) itemTokens(flags uint32, value []byte) []token {
 	return append(tokens, word(string(value)))
 }
 
-// stored is what of an encoded session can differ between schedules.
-type stored struct {
-	AccessedF time.Time
-	AttrsF    map[string]string
-}
-
 // valueText is an encoded session with its access time in minutes.
 func (w *world) valueText(value []byte) string {
 	if len(value) == 0 {
@@ -203,59 +196,89 @@ func (w *world) valueText(value []byte) string {
 	if text, ok := w.texts[string(value)]; ok {
 		return text
 	}
-	v, err := w.decode(value)
+	v, err := w.store.decode(value)
 	if err != nil {
 		return string(value)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "accessed %d", v.AccessedF.Sub(w.born)/time.Minute)
-	for _, name := range slices.Sorted(maps.Keys(v.AttrsF)) {
-		fmt.Fprintf(&b, " %s=%s", name, v.AttrsF[name])
+	if !v.accessed.IsZero() {
+		fmt.Fprintf(&b, "accessed %d", v.accessed.Sub(w.born)/time.Minute)
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.attrs)) {
+		fmt.Fprintf(&b, " %s=%s", name, v.attrs[name])
 	}
 	w.texts[string(value)] = b.String()
 	return b.String()
 }
 
-func (w *world) decode(value []byte) (v stored, err error) {
-	err = json.Unmarshal(value, &v)
-	return v, err
+// A record is a session's entity.
+type record struct {
+	value   []byte
+	expires time.Time
 }
 
-// record returns the session's entity; nil: there is none.
-func (w *world) record() *gaesession.SessEntity {
+// recordAt returns the entity under an id; nil: there is none.
+func (w *world) recordAt(id string) *record {
 	ctx := w.context(nil)
-	var e gaesession.SessEntity
-	err := datastore.Get(ctx, w.key(ctx), &e)
+	var properties datastore.PropertyList
+	err := datastore.Get(ctx, w.key(ctx, id), &properties)
 	if errors.Is(err, datastore.ErrNoSuchEntity) {
 		return nil
 	}
 	if err != nil {
 		panic(err)
 	}
-	return &e
+	r, kept := &record{}, w.store.kept()
+	var ok1, ok2 bool
+	for _, p := range properties {
+		switch p.Name {
+		case kept.value:
+			r.value, ok1 = p.Value.([]byte)
+		case kept.expires:
+			r.expires, ok2 = p.Value.(time.Time)
+		}
+	}
+	if !ok1 || !ok2 {
+		panic(fmt.Sprintf("interleave: an entity of kind %s has the properties %v", kept.kind, properties))
+	}
+	return r
 }
 
 func (w *world) recordText() string {
 	if w.textOf != w.version {
-		w.textOf, w.text = w.version, w.newRecordText()
+		w.textOf, w.text = w.version, w.recordTextAt(w.id)
 	}
 	return w.text
 }
 
-func (w *world) newRecordText() string {
-	e := w.record()
+func (w *world) recordTextAt(id string) string {
+	e := w.recordAt(id)
 	if e == nil {
 		return "missing"
 	}
-	return fmt.Sprintf("expires %d %s", e.Expires.Sub(w.born)/time.Minute, w.valueText(e.Value))
+	return fmt.Sprintf("expires %d %s", e.expires.Sub(w.born)/time.Minute, w.valueText(e.value))
 }
 
-func (w *world) key(ctx context.Context) *datastore.Key {
-	return datastore.NewKey(ctx, w.kind, w.id, 0, nil)
+// expiryToken is the expiry in an item's flags, in minutes.
+func (w *world) expiryToken(it *item) token {
+	if it.expiry == 0 {
+		return word("")
+	}
+	const cycle = 1 << (32 - protocolBits)
+	return word(fmt.Sprint("until ", (int64(it.expiry)-w.born.Unix()%cycle+cycle)%cycle/60))
 }
 
-// forget deletes the session's entity.
+func (w *world) key(ctx context.Context, id string) *datastore.Key {
+	kept := w.store.kept()
+	return datastore.NewKey(ctx, kept.kind, kept.prefix+id, 0, nil)
+}
+
+// forget deletes what Datastore has of the session.
 func (w *world) forget() error {
 	ctx := w.context(nil)
-	return datastore.Delete(ctx, w.key(ctx))
+	var errs []error
+	for _, id := range w.ids() {
+		errs = append(errs, datastore.Delete(ctx, w.key(ctx, id)))
+	}
+	return errors.Join(errs...)
 }

@@ -16,11 +16,20 @@ const (
 // An item is one of a memcache Get's answer or of a Set's request.
 type item struct {
 	key, value []byte
-	flags      uint32
+	flags      uint32 // the protocol's
+	expiry     uint32 // what cascadestore keeps in the flags above the protocol's
 	cas        uint64
 	policy     uint64 // Set
 	expiration uint32 // Set: seconds
 }
+
+const protocolBits = 4
+
+func (it *item) setFlags(flags uint32) {
+	it.flags, it.expiry = flags&(1<<protocolBits-1), flags>>protocolBits
+}
+
+func (it *item) allFlags() uint32 { return it.flags | it.expiry<<protocolBits }
 
 func fields(b []byte, f func(num protowire.Number, typ protowire.Type, value []byte, number uint64)) {
 	for len(b) > 0 {
@@ -68,7 +77,7 @@ func gotItem(response []byte) *item {
 			case 3:
 				it.value = value
 			case 4:
-				it.flags = uint32(number)
+				it.setFlags(uint32(number))
 			case 5:
 				it.cas = number
 			}
@@ -88,7 +97,7 @@ func getAnswer(it *item) []byte {
 	b = protowire.AppendTag(b, 3, protowire.BytesType)
 	b = protowire.AppendBytes(b, it.value)
 	b = protowire.AppendTag(b, 4, protowire.Fixed32Type)
-	b = protowire.AppendFixed32(b, it.flags)
+	b = protowire.AppendFixed32(b, it.allFlags())
 	b = protowire.AppendTag(b, 5, protowire.Fixed64Type)
 	b = protowire.AppendFixed64(b, it.cas)
 	return protowire.AppendTag(b, 1, protowire.EndGroupType)
@@ -108,7 +117,7 @@ func setItem(request []byte) *item {
 			case 3:
 				it.value = value
 			case 4:
-				it.flags = uint32(number)
+				it.setFlags(uint32(number))
 			case 5:
 				it.policy = number
 			case 6:
@@ -129,7 +138,7 @@ func setRequest(it *item) []byte {
 	b = protowire.AppendTag(b, 3, protowire.BytesType)
 	b = protowire.AppendBytes(b, it.value)
 	b = protowire.AppendTag(b, 4, protowire.Fixed32Type)
-	b = protowire.AppendFixed32(b, it.flags)
+	b = protowire.AppendFixed32(b, it.allFlags())
 	b = protowire.AppendTag(b, 5, protowire.VarintType)
 	b = protowire.AppendVarint(b, it.policy)
 	b = protowire.AppendTag(b, 6, protowire.Fixed32Type)
@@ -173,8 +182,8 @@ func withTransaction(request, transaction []byte) []byte {
 }
 
 // putEntity is what a datastore_v3 Put stores: its key, encoded, and whether the
-// property val is empty.
-func putEntity(request []byte) (key []byte, emptied bool) {
+// property of that name is empty.
+func putEntity(request []byte, property string) (key []byte, emptied bool) {
 	emptied = true
 	fields(request, func(num protowire.Number, _ protowire.Type, entity []byte, _ uint64) {
 		if num != 1 {
@@ -199,7 +208,7 @@ func putEntity(request []byte) (key []byte, emptied bool) {
 						})
 					}
 				})
-				if name == "val" && size > 0 {
+				if name == property && size > 0 {
 					emptied = false
 				}
 			}

@@ -15,7 +15,6 @@ import (
 
 	//lint:ignore SA1019 appengine.APICallFunc is declared with its Message.
 	"github.com/golang/protobuf/proto"
-	"github.com/icza/session"
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -28,9 +27,9 @@ import (
 type world struct {
 	service
 	scenario scenario
+	store    store
 	breach   breach // how the protocol is broken; nil: not at all
 	id       string
-	kind     string
 	born     time.Time // when the session was created
 	began    time.Time // when the requests began
 	actors   []*actor
@@ -51,6 +50,8 @@ type world struct {
 	closed  mask // requests that have returned
 	ended   mask // those whose background save has ended, too, or that crashed
 	acked   mask // those that ended and reported no error
+	stale   bool // an item was put again that should have expired meanwhile
+	moved   mask // those that have given the session a new id
 	version int  // of the entity
 	ttl     uint32
 	noisy   *actor // whose last call was answered in a way after which it may be tried again
@@ -84,6 +85,7 @@ const (
 type known struct {
 	begun                 bool
 	closed, ended, acked  mask
+	moved                 mask
 	expired, lossy, event bool
 }
 
@@ -98,8 +100,10 @@ type actor struct {
 	// Written by its goroutines, read when all of them wait.
 	phase phase
 	saw   *view // by its load
+	newID string
 	mu    sync.Mutex
 	errs  []error
+	logs  []error // that were no more than logged
 
 	// The explorer's.
 	at       [returned]known // when the first call of a phase was made
@@ -108,6 +112,8 @@ type actor struct {
 	judged   bool // its load
 	saved    bool // it has begun a transaction
 	hits     int  // calls that were made to fail
+	outage   outage
+	noises   int
 	txn      []byte
 	txnBegan time.Time
 	txnRead  int        // version of the entity it read; 0: not yet
@@ -126,14 +132,21 @@ type call struct {
 	item            *item // of a memcache Set
 	name            string
 	answered        chan struct{}
+	late            bool // it is a Set that was to be made before the session expired
 	response        []byte
 	err             error
 }
 
-func (a *actor) report(_ context.Context, err error) {
+func (a *actor) report(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.errs = append(a.errs, err)
+}
+
+func (a *actor) log(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.logs = append(a.logs, err)
 }
 
 var errStopped = errors.New("the request was stopped")
@@ -168,7 +181,7 @@ func (a *actor) begin() error {
 }
 
 // run is the goroutine of a request.
-func (a *actor) run(sess session.Session) {
+func (a *actor) run() {
 	defer close(a.over)
 	if a.gate != nil {
 		<-a.gate
@@ -177,48 +190,46 @@ func (a *actor) run(sess session.Session) {
 		}
 	}
 	ctx := appengine.WithAPICallFunc(context.Background(), a.call)
-	opt := a.w.options(a.op)
-	opt.OnError = a.report
 	if a.op.purge {
 		a.phase = saving
 		if a.begin() != nil {
 			return
 		}
-		if _, err := gaesession.PurgeExpired(ctx, a.w.kind); err != nil {
-			a.report(ctx, err)
+		if err := a.w.store.purge(ctx); err != nil {
+			a.report(err)
 		}
 		a.phase = returned
 		return
 	}
-	store := gaesession.NewMemcacheStoreOptions(ctx, &opt)
+	v := a.w.store.visit(ctx, a.w.scenario, a.op, a.report, a.log)
 	if a.op.login {
-		store.Add(sess)
+		a.w.id = v.create()
 	} else {
 		a.phase = loading
-		sess = store.Get(a.w.id)
-		a.saw = newView(sess)
+		a.saw = v.load(a.w.id)
 	}
 	a.phase = saving
-	if sess != nil {
-		switch {
-		case a.op.logout:
-			store.Remove(sess)
-		case a.op.attr != "" && a.op.delete:
-			sess.SetAttr(a.op.attr, nil)
-		case a.op.attr != "":
-			sess.SetAttr(a.op.attr, a.op.value(a.index))
-		}
-	}
-	store.Close()
+	v.act(a.op, a.op.value(a.index))
+	a.newID = v.moved()
+	v.close()
 	a.phase = returned
 }
 
-func (w *world) options(o op) options {
-	opt := o.options()
-	opt.Retries = w.scenario.retries
-	opt.OnlyMemcache = w.scenario.only
-	opt.DSEntityName = w.kind
-	return opt
+// A request that is not held.
+type request struct {
+	visit
+	errs []error
+}
+
+func (w *world) newRequest(fail func(service, method string) bool, o op) *request {
+	r := &request{}
+	add := func(err error) { r.errs = append(r.errs, err) }
+	r.visit = w.store.visit(w.context(fail), w.scenario, o, add, func(err error) {
+		if fail == nil {
+			add(err)
+		}
+	})
+	return r
 }
 
 func (w *world) isStopped() bool {
@@ -230,17 +241,11 @@ func (w *world) isStopped() bool {
 // newWorld brings the session into the scenario's first state and begins the
 // requests.
 func newWorld(s service, sc scenario, b breach) (*world, error) {
-	w := &world{service: s, scenario: sc, breach: b, kind: "sess_", born: time.Now(), texts: map[string]string{}}
-	attrs := map[string]any{}
-	for name, v := range initial {
-		attrs[name] = v
-	}
-	sess := session.NewSessionOptions(&session.SessOptions{Attrs: attrs, Timeout: timeout})
-	w.id = sess.ID()
+	w := &world{service: s, scenario: sc, store: sc.store(), breach: b, born: time.Now(), texts: map[string]string{}}
 	if sc.start != created {
 		login := w.newRequest(func(service, _ string) bool { return sc.start == unsaved && service == "datastore_v3" }, op{})
-		login.Add(sess)
-		login.Close()
+		w.id = login.create()
+		login.close()
 		if err := errors.Join(login.errs...); (err != nil) != (sc.start == unsaved) {
 			return nil, fmt.Errorf("login: %w", err)
 		}
@@ -249,14 +254,15 @@ func newWorld(s service, sc scenario, b breach) (*world, error) {
 	case evicted:
 		w.FlushMemcache()
 	case ahead, outlived:
-		change := w.newRequest(func(service, _ string) bool { return service == "datastore_v3" }, op{async: true})
-		change.Get(w.id).SetAttr("c", "c1")
-		change.Close()
-		if err := gaesession.Drain(context.Background()); err != nil {
+		change := w.newRequest(func(service, _ string) bool { return service == "datastore_v3" }, op{async: sc.async()})
+		change.load(w.id)
+		change.act(op{attr: "c"}, "c1")
+		change.close()
+		if err := w.drain(); err != nil {
 			return nil, fmt.Errorf("background save: %w", err)
 		}
 		if len(change.errs) != 1 {
-			return nil, fmt.Errorf("background save with Datastore failing: got errors %v, want one", change.errs)
+			return nil, fmt.Errorf("save with Datastore failing: got errors %v, want one", change.errs)
 		}
 	}
 	switch sc.start {
@@ -279,7 +285,7 @@ func newWorld(s service, sc scenario, b breach) (*world, error) {
 			a.gate = make(chan struct{})
 		}
 		w.actors = append(w.actors, a)
-		go a.run(sess)
+		go a.run()
 	}
 	w.settle()
 	return w, nil
@@ -308,6 +314,9 @@ func (w *world) settle() {
 		}
 		if a.phase == returned && !a.crashed {
 			w.closed |= bit(i)
+		}
+		if a.newID != "" && a.err() == nil {
+			w.moved |= bit(i)
 		}
 		if a.crashed || a.phase == returned && !w.hasCall(a) {
 			if !w.ended.has(i) && !a.crashed {
@@ -338,9 +347,9 @@ var canceled = func() context.Context {
 
 // awaitRetry lets time pass until a request that may try again has done so.
 func (w *world) awaitRetry(a *actor) {
-	// Longer than the store waits before its first retry. A request whose
+	// Longer than the store waits before its next retry. A request whose
 	// goroutines run side by side may have another call to make meanwhile.
-	time.Sleep(20 * time.Millisecond)
+	time.Sleep(a.patience())
 	synctest.Wait()
 	for waited := time.Duration(0); a.phase == returned && waited < 4*time.Second; waited += 50 * time.Millisecond {
 		if w.hasCall(a) || !w.scenario.async() || gaesession.Drain(canceled) == nil {
@@ -358,6 +367,12 @@ func isClosed(c chan struct{}) bool {
 	default:
 		return false
 	}
+}
+
+func (a *actor) hasLogged() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.logs) > 0
 }
 
 func (a *actor) err() error {
@@ -468,7 +483,11 @@ func (c *call) writes() bool {
 
 // peek returns the item in Memcache; nil: none.
 func (w *world) peek() *item {
-	response, err := w.call("memcache", "Get", peekRequest(w.id))
+	return w.peekAt(w.id)
+}
+
+func (w *world) peekAt(id string) *item {
+	response, err := w.call("memcache", "Get", peekRequest(w.store.kept().prefix+id))
 	if err != nil {
 		panic(err)
 	}
@@ -487,11 +506,14 @@ func (w *world) apply(ch choice) error {
 		w.FlushMemcache()
 	case evict:
 		w.lossy, w.forgot = true, true
-		w.EvictMemcache("", w.id)
+		w.EvictMemcache("", w.store.kept().prefix+w.id)
 	case expireLock:
 		w.lossy, w.jumped = true, true
 		time.Sleep(time.Minute + time.Second)
 	case expireSession:
+		for _, c := range w.calls() {
+			c.late = c.item != nil
+		}
 		w.lossy, w.forgot, w.jumped = true, true, true
 		if w.scenario.start == idle {
 			w.lapsed = true
@@ -511,6 +533,8 @@ func (w *world) apply(ch choice) error {
 		}
 		w.make(calls[i], ch.kind)
 	}
+	// No two requests do something at the same instant.
+	time.Sleep(time.Microsecond)
 	w.settle()
 	return nil
 }
@@ -525,6 +549,7 @@ func (w *world) make(c *call, how kind) {
 		now := w.known()
 		a.at[a.phase] = now
 	}
+	how = a.outage.next(c, how)
 	switch {
 	case c.ctx.Err() != nil:
 		c.err = c.ctx.Err()
@@ -539,6 +564,10 @@ func (w *world) make(c *call, how kind) {
 			c.response, c.err = nil, failure(c.service)
 		}
 	}
+	w.stale = w.stale || c.late && c.err != nil
+	if c.name == "commit" {
+		a.txn = nil // however it has ended
+	}
 	// A rollback is made after an attempt that was given up.
 	if c.err != nil || c.name == "rollback" || c.service == "memcache" && c.method == "Set" && setStatus(c.response) != 1 {
 		w.noisy = a
@@ -549,7 +578,7 @@ func (w *world) make(c *call, how kind) {
 
 func (w *world) known() known {
 	return known{
-		begun: true, closed: w.closed, ended: w.ended, acked: w.acked,
+		begun: true, closed: w.closed, ended: w.ended, acked: w.acked, moved: w.moved,
 		expired: w.expired, lossy: w.lossy, event: w.events > 0,
 	}
 }
@@ -582,7 +611,7 @@ func (w *world) perform(c *call) ([]byte, error) {
 	switch c.name {
 	case "begin":
 		a.txn, a.txnBegan, a.txnRead, a.saved = response, time.Now(), 0, true
-	case "commit", "rollback":
+	case "rollback":
 		a.txn = nil
 	}
 	w.note(c, err)
@@ -611,7 +640,7 @@ func (w *world) expireTransaction(c *call) error {
 func (w *world) note(c *call, err error) {
 	switch c.name {
 	case "commit", "ds-put", "ds-delete":
-		if err == nil {
+		if err == nil && !c.actor.isMoving(c) {
 			w.version++
 		}
 	}
@@ -646,11 +675,19 @@ func (w *world) stop() error {
 	for _, a := range w.actors {
 		<-a.over
 	}
-	if w.scenario.async() {
-		if err := gaesession.Drain(context.Background()); err != nil {
-			return err
-		}
+	if err := w.drain(); err != nil {
+		return err
 	}
-	w.EvictMemcache("", w.id)
+	for _, id := range w.ids() {
+		w.EvictMemcache("", w.store.kept().prefix+id)
+	}
 	return w.forget()
+}
+
+// drain waits for background saves, of which only scenarios with some may ask.
+func (w *world) drain() error {
+	if !w.scenario.async() {
+		return nil
+	}
+	return gaesession.Drain(context.Background())
 }

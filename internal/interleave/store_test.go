@@ -1,0 +1,60 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// A store is what the explorer and the judge know of a store: how a request uses
+// it, and how it keeps a session.
+type store interface {
+	// visit begins a request. What its methods return or hand to the app's error
+	// function goes to returned, what they do no more than log to logged.
+	visit(ctx context.Context, sc scenario, o op, returned, logged func(error)) visit
+	purge(ctx context.Context) error
+	kept() kept
+	decode(value []byte) (stored, error)
+}
+
+// A visit is a request that uses a store, for one session.
+type visit interface {
+	// create makes a session with the initial attributes. It makes no call.
+	create() (id string)
+	load(id string) *view
+	// act does with the session, if there is one, what the request is to do.
+	act(o op, value string)
+	// moved is the session's new id, empty while it has none.
+	moved() string
+	close()
+}
+
+// kept says where a session is kept. The key of its entity and of its item is
+// prefix and id.
+type kept struct {
+	kind, value, expires string // of the entity, and its properties
+	prefix               string
+}
+
+// stored is what of an encoded session can differ between schedules.
+type stored struct {
+	accessed time.Time // zero: it is not kept
+	attrs    map[string]string
+}
+
+func (s scenario) store() store {
+	if s.cascade {
+		return cascade
+	}
+	return gaesessionStore{}
+}
+
+func texts[K comparable, V any](attrs map[K]V) map[string]string {
+	all := make(map[string]string, len(attrs))
+	for name, value := range attrs {
+		all[fmt.Sprint(name)] = fmt.Sprint(value)
+	}
+	return all
+}
