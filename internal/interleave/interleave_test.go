@@ -253,6 +253,32 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestSchedulesThatBrokeAPromise runs again what random walks have found.
+func TestSchedulesThatBrokeAPromise(t *testing.T) {
+	for name, text := range map[string]string{
+		"an asynchronous change, in Memcache though the call failed, is rebased on itself": "created login+reset:a+purge+async:a+reset:a: " +
+			"0.set:value 0.ds-put 1.get 3.get 2.start 2.query ambiguous(3.cas:ahead) 3.begin 3.cas:lock 3.get 3.txn-get evict 4.get 4.ds-get " +
+			"4.add:lock 4.ds-get 4.get 4.cas:value 3.cas:lock 3.get 3.cas:lock 3.get 3.txn-put 3.commit 3.cas:value",
+		"the same, among others": "idle change:b+change:b+reset:a+async:a: 0.get 0.begin 3.get 2.get 2.begin 0.txn-get ambiguous(3.cas:ahead) " +
+			"3.begin 3.cas:lock 2.txn-get 3.txn-get ambiguous(0.cas:lock) 0.txn-put 0.commit fail(1.get) 3.get 0.delete 1.ds-get 1.begin " +
+			"1.txn-get 1.add:lock 3.cas:lock 2.cas:lock 3.get 3.cas:lock 3.get 3.txn-put 1.get 1.txn-put 2.get 2.cas:lock 1.commit 1.delete " +
+			"3.commit 3.begin 2.get 2.txn-put 2.commit 2.begin 3.txn-get 3.txn-put 2.txn-get 2.txn-put 3.commit 3.cas:value 2.commit 2.begin " +
+			"2.txn-get 2.txn-put 2.commit 2.delete",
+	} {
+		t.Run(name, func(t *testing.T) {
+			sc, tr, err := parseTrace(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			backgroundSaves.Lock()
+			defer backgroundSaves.Unlock()
+			if w := replay(t, sc, nil, tr, t.Logf); w.violation != nil {
+				t.Error(w.violation)
+			}
+		})
+	}
+}
+
 func TestTracesAreReadAsTheyArePrinted(t *testing.T) {
 	for _, text := range []string{
 		"created login+change:a+logout retries=2 only: 0.get 1.cas:lock fail(1.txn-put) ambiguous(0.commit) crash(2) flush evict minute expiry",

@@ -533,8 +533,6 @@ func (w *world) apply(ch choice) error {
 		}
 		w.make(calls[i], ch.kind)
 	}
-	// No two requests do something at the same instant.
-	time.Sleep(time.Microsecond)
 	w.settle()
 	return nil
 }

@@ -35,6 +35,7 @@ func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, mine Reco
 		return u.run(ctx)
 	}
 	n := newNonce()
+	u.own = n
 	err := u.claim(ctx, func() (*item, time.Duration, error) {
 		switch {
 		case u.item == nil || u.item.kind == lock:

@@ -3,6 +3,7 @@ package tiered
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 )
 
@@ -32,8 +33,9 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, mine Record) (Re
 			return Record{}, lockErr
 		}
 	}
-	// A backup keeps times in microseconds.
-	emptied := Record{Expires: time.Now().Add(removedTTL).Truncate(time.Microsecond)}
+	// Nobody else empties it until that very time. A backup keeps microseconds.
+	chosen := time.Duration(rand.Int64N(int64(time.Hour)))
+	emptied := Record{Expires: time.Now().Add(removedTTL + chosen).Truncate(time.Microsecond)}
 	var last Record
 	tried := false
 	err := s.transact(ctx, id, func(current *Record) (*Record, error) {

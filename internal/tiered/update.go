@@ -37,6 +37,9 @@ type update struct {
 
 	// fromBackup tells that from was read from the backup: see rebase.
 	fromBackup bool
+
+	// own names u itself, when it may be in the cache as a background save.
+	own nonce
 }
 
 func (s *Store) newUpdate(id string, l *Loaded, mine Record) *update {
@@ -223,11 +226,17 @@ func (u *update) claim(ctx context.Context, with func() (*item, time.Duration, e
 // made from the backup. It may even be older: what a lock holds while the change
 // that the lock is of has been committed already. Then mine may undo that
 // change, and rebased on the value before it, it would change nothing.
+//
+// What u has put there itself, by a call that seemed to fail, is no news either:
+// rebased on it, mine would be no change any more, and be lost when the item is.
 func (u *update) rebase(it *item) error {
 	u.item = it
 	now := it.session()
 	if now == nil {
 		u.forget()
+		return nil
+	}
+	if now.kind == ahead && now.isLatest(u.own) && now.sameValue(u.mine.Value) {
 		return nil
 	}
 	if now.isInStep() && u.fromBackup {
