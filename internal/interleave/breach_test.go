@@ -3,6 +3,7 @@
 package interleave
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -170,8 +171,9 @@ func TestBrokenProtocolsAreCaught(t *testing.T) {
 			if whole.explore(t, within(t, time.Minute)); len(whole.found) > 0 {
 				t.Fatalf("found in the protocol as it is: %v", whole.found[0])
 			}
+			// However slow the machine is: it ends when something is found.
 			x := &explorer{scenario: sc, events: test.events, breach: test.breach, most: 1}
-			x.explore(t, within(t, time.Minute))
+			x.explore(t, context.Background())
 			if len(x.found) == 0 {
 				t.Fatalf("not caught: %v", x.stats)
 			}
