@@ -184,8 +184,9 @@ func TestRemovalLeavesAnEmptiedRecordForADay(t *testing.T) {
 		st, s := created(t, "a0")
 		must(t, remove(st))
 		for what, left := range map[string]time.Duration{"record": time.Until(s.record.Expires), "marker": s.ttl} {
-			if left < 24*time.Hour-time.Minute || left > 24*time.Hour {
-				t.Errorf("%s: the %s lasts %v, want a day", name, what, left)
+			// Take knows its own record by the time, which is up to an hour longer.
+			if left < 24*time.Hour-time.Minute || left > 25*time.Hour {
+				t.Errorf("%s: the %s lasts %v, want a day or little more", name, what, left)
 			}
 		}
 		expect(t, name, see(t, st), "-")
