@@ -44,12 +44,12 @@ func drain(t *testing.T) {
 	must(t, tiered.Drain(ctx))
 }
 
-// saving starts a background save and holds it before its commit; release lets
-// it go on and waits for it.
-func saving(t *testing.T, st *tiered.Store, s *services, mine string) (r *reports, release func()) {
+// saving starts a background save and holds it before its commit or, with
+// committed set, after it; release lets it go on and waits for it.
+func saving(t *testing.T, st *tiered.Store, s *services, mine string, committed bool) (r *reports, release func()) {
 	t.Helper()
 	arrived, goOn := make(chan bool), make(chan bool)
-	s.hook(at("backup.commit", false, 1, func() { close(arrived); <-goOn }))
+	s.hook(at("backup.commit", committed, 1, func() { close(arrived); <-goOn }))
 	r = later(t, st, mine)
 	<-arrived
 	s.hook(nil)
@@ -106,21 +106,35 @@ func TestWhatHappensWhileABackgroundSaveIsUnderWay(t *testing.T) {
 		"a change of the same, and a flush": {func(t *testing.T, st *tiered.Store, s *services) { add(t, st, "a2"); s.flush() }, "a2 b0"},
 		"a flush and a refill":              {func(t *testing.T, st *tiered.Store, s *services) { s.flush(); refill(t, st) }, "a1 b0"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			st, s := created(t, "a0 b0")
-			r, release := saving(t, st, s, "a1 b0")
-			test.meanwhile(t, st, s)
-			release()
-			expectNoReport(t, r)
-			expectKept(t, st, s, test.want)
-		})
+		for when, committed := range map[string]bool{"before the commit": false, "after the commit": true} {
+			t.Run(name+", "+when, func(t *testing.T) {
+				st, s := created(t, "a0 b0")
+				r, release := saving(t, st, s, "a1 b0", committed)
+				test.meanwhile(t, st, s)
+				release()
+				expectNoReport(t, r)
+				expectKept(t, st, s, test.want)
+			})
+		}
 	}
+}
+
+func TestWhatABackgroundSaveDidNotPutMakesWayForAShortLock(t *testing.T) {
+	st, s := created(t, "a0")
+	_, release := saving(t, st, s, "a1", false)
+	s.flush()
+	refill(t, st) // with what the backup holds before the commit
+	release()
+	if s.ttl != time.Second {
+		t.Errorf("the item lasts %v, want the second of a lock", s.ttl)
+	}
+	expect(t, "now", see(t, st), "a1")
 }
 
 func TestARemovedSessionStaysRemovedWhenABackgroundSaveIsUnderWay(t *testing.T) {
 	for name, evict := range map[string]bool{"the marker is there": false, "the marker is gone": true} {
 		st, s := created(t, "a0")
-		r, release := saving(t, st, s, "a1")
+		r, release := saving(t, st, s, "a1", false)
 		must(t, st.Remove(ctx(), id))
 		if evict {
 			s.flush()
@@ -254,7 +268,7 @@ func TestABackgroundSaveThatFailsIsTriedInAContextOfItsOwnAndReported(t *testing
 		st, s := created(t, "a0")
 		asked := false
 		st.Background = func(context.Context) context.Context { asked = true; return context.Background() }
-		_, release := saving(t, st, s, "a1")
+		_, release := saving(t, st, s, "a1", false)
 		must(t, st.Remove(ctx(), id))
 		release()
 		if asked {

@@ -3,6 +3,7 @@ package tiered_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,15 +206,65 @@ func TestRemovalReportsEachServiceThatFails(t *testing.T) {
 	}
 	// One of the two markers is not enough.
 	st, s := created(t, "a0")
-	failed := false
+	var sets atomic.Int32
 	s.hook(func(_ context.Context, c call) error {
-		if c.op == "cache.set" && !c.done && s.count("backup.put") == 1 && !failed {
-			failed = s.count("cache.set") == st.Retries // the first marker's last try
+		if c.op == "cache.set" && !c.done && int(sets.Add(1)) <= st.Retries {
 			return errDown
 		}
 		return nil
 	})
 	if err := st.Remove(ctx(), id); !errors.Is(err, errDown) {
 		t.Errorf("the first marker fails: got %v, want its error", err)
+	}
+}
+
+func TestRemovalEndsARefillThatReadTheBackupBefore(t *testing.T) {
+	st, s := created(t, "a0")
+	marked := make(chan bool)
+	s.hook(func(_ context.Context, c call) error {
+		switch {
+		case c.op == "cache.set" && c.done && s.count("cache.set") == 1:
+			close(marked)
+		case c.op == "backup.put" && !c.done:
+			<-marked
+			s.hook(nil)
+			s.flush()
+			refill(t, st)
+		}
+		return nil
+	})
+	must(t, st.Remove(ctx(), id))
+	s.hook(nil)
+	expect(t, "now", see(t, st), "-")
+}
+
+func TestWhatDoesNotFitMakesNoCalls(t *testing.T) {
+	st, s := created(t, "a0")
+	l := load(t, st)
+	s.large = 5
+	s.hook(nil)
+	for name, err := range map[string]error{
+		"Create": st.Create(ctx(), id, record("a0 b1 c1")),
+		"Update": st.Update(ctx(), id, l, record("a0 b1 c1")),
+	} {
+		if !errors.Is(err, tiered.ErrTooLarge) {
+			t.Errorf("%s: got %v, want ErrTooLarge", name, err)
+		}
+	}
+	if n := s.count(""); n > 0 {
+		t.Errorf("got %d calls, want none", n)
+	}
+	expectKept(t, st, s, "a0")
+}
+
+func TestALoadTellsOfACacheThatFails(t *testing.T) {
+	st, s := created(t, "a0")
+	s.hook(down("cache"))
+	if l, err := st.Load(ctx(), id); l == nil || string(l.Value) != "a0" || !errors.Is(err, errDown) || errors.Is(err, tiered.ErrUnavailable) {
+		t.Errorf("got %v, %v; want the session and the error of the cache", l, err)
+	}
+	s.hook(down("cache", "backup"))
+	if l, err := st.Load(ctx(), id); l != nil || !errors.Is(err, tiered.ErrUnavailable) {
+		t.Errorf("got %v, %v; want ErrUnavailable", l, err)
 	}
 }

@@ -131,6 +131,18 @@ func TestTakeWhoseCommitMayHaveBeenMadeHidesTheSession(t *testing.T) {
 	expect(t, "afterwards", see(t, st), "-")
 }
 
+func TestTakeFromTheBackupAloneGivesNothingBesideAnError(t *testing.T) {
+	st, s := created(t, "a0")
+	st.Cache = nil
+	l := load(t, st)
+	s.hook(down("backup.commit"))
+	if last, err := st.Take(ctx(), id, l, record("a1")); !errors.Is(err, errDown) || len(last.Value) > 0 {
+		t.Errorf("got %q, %v; want the backup's error alone", last.Value, err)
+	}
+	s.hook(nil)
+	expect(t, "afterwards", see(t, st), "a0")
+}
+
 func TestTakeWhoseAnswerWasLostOnceIsMade(t *testing.T) {
 	st, s := created(t, "a0")
 	l := load(t, st)

@@ -130,6 +130,60 @@ func TestAChangeOfARemovedSessionLeavesTheMarker(t *testing.T) {
 	}
 }
 
+func TestAMarkerInTheCacheIsEnoughToRefuseAChange(t *testing.T) {
+	// The removal is under way: the backup has the session yet.
+	for name, change := range map[string]func(st *tiered.Store, l *tiered.Loaded) error{
+		"Update": func(st *tiered.Store, l *tiered.Loaded) error { return st.Update(ctx(), id, l, record("a1")) },
+		"Take": func(st *tiered.Store, l *tiered.Loaded) error {
+			_, err := st.Take(ctx(), id, l, record("a1"))
+			return err
+		},
+	} {
+		st, s := created(t, "a0")
+		l := load(t, st)
+		must(t, (&tiered.Store{Cache: st.Cache}).Remove(ctx(), id))
+		s.hook(nil)
+		if err := change(st, l); !errors.Is(err, tiered.ErrRemoved) {
+			t.Errorf("%s: got %v, want ErrRemoved", name, err)
+		}
+		if s.count("backup.commit") > 0 {
+			t.Errorf("%s: something was committed", name)
+		}
+		expect(t, name, see(t, st), "-")
+	}
+}
+
+func TestASessionThatIsFirstSavedMeanwhileIsNotTakenForRemoved(t *testing.T) {
+	// The session was created while the backup was down. A change reads the
+	// backup, where it is not; another request saves it; then the change puts its
+	// lock, and finds in the cache what the backup has by now.
+	type mine struct{}
+	st, s := newStore()
+	s.hook(down("backup"))
+	if err := st.Create(ctx(), id, record("a0")); !errors.Is(err, errDown) {
+		t.Errorf("got %v, want the error of the backup", err)
+	}
+	s.hook(nil)
+	l := load(t, st)
+	saved := make(chan bool)
+	var once sync.Once
+	s.hook(func(ctx context.Context, c call) error {
+		switch {
+		case ctx.Value(mine{}) == nil:
+		case c.op == "backup.begin" && c.done:
+			once.Do(func() { add(t, st, "b1"); close(saved) })
+		case strings.HasPrefix(c.op, "cache"):
+			<-saved
+		}
+		return nil
+	})
+	if err := st.Update(context.WithValue(ctx(), mine{}, true), id, l, record("a1")); err != nil {
+		t.Errorf("got %v", err)
+	}
+	s.hook(nil)
+	expectKept(t, st, s, "a1 b1")
+}
+
 func TestAChangeThatEndsWithItsRequestEndsItsLock(t *testing.T) {
 	st, s := created(t, "a0")
 	request, end := context.WithCancel(ctx())
@@ -186,6 +240,17 @@ func TestACacheThatFailsTheEndOfAChangeIsReported(t *testing.T) {
 	expectKept(t, st, s, "a1")
 }
 
+func TestACacheThatFailsTheLockOfAChangeIsReported(t *testing.T) {
+	st, s := created(t, "a0")
+	l := load(t, st)
+	s.hook(down("cache.swap"))
+	if err := st.Update(ctx(), id, l, record("a1")); !errors.Is(err, errDown) {
+		t.Errorf("got %v, want the error of the cache", err)
+	}
+	s.hook(nil)
+	expectKept(t, st, s, "a1")
+}
+
 func TestACacheThatFailsTheSwapLosesTheItem(t *testing.T) {
 	st, s := created(t, "a0")
 	l := load(t, st)
@@ -219,13 +284,12 @@ func TestAValueTooLargeForTheCacheIsInTheBackupAlone(t *testing.T) {
 	if s.count("backup") > 0 {
 		t.Error("it is not cached")
 	}
-	// A lock that does not fit with the value has none; the owner knows it.
+	// A lock that does not fit with the value has none; the owner puts it back.
 	s.limit = 8
 	s.hook(down("backup"))
 	if err := st.Update(ctx(), id, load(t, st), record("a1")); !errors.Is(err, errDown) {
 		t.Errorf("got %v, want the error of the backup", err)
 	}
-	s.hook(nil)
 	expect(t, "after a change that failed", see(t, st), "a0")
 }
 
@@ -238,11 +302,12 @@ func TestManyChangesAtOnceAllSurvive(t *testing.T) {
 			}
 			must(t, st.Create(ctx(), id, record("a0")))
 			want := map[string]string{"a": "0"}
+			keys := strings.Split("b c d e f g h i", " ")
 			var loaded, saved sync.WaitGroup
-			for _, k := range strings.Split("b c d e f g h i", " ") {
+			loaded.Add(len(keys))
+			saved.Add(len(keys))
+			for _, k := range keys {
 				want[k] = "1"
-				loaded.Add(1)
-				saved.Add(1)
 				go func() {
 					defer saved.Done()
 					l, err := st.Load(ctx(), id)
@@ -287,6 +352,26 @@ func TestChangesWhileTheBackupIsDownBuildOnEachOther(t *testing.T) {
 	}
 	must(t, st.Update(ctx(), id, l, record(string(l.Value))))
 	expectKept(t, st, s, "a1 c1")
+}
+
+func TestAChangeWhileTheBackupIsDownKeepsWhatOthersSavedBefore(t *testing.T) {
+	st, s := created(t, "a0 b0")
+	s.flush()
+	l := load(t, st) // from the backup
+	add(t, st, "a1")
+	s.hook(down("backup"))
+	if err := st.Update(ctx(), id, l, record("a0 b1")); !errors.Is(err, errDown) {
+		t.Errorf("got %v, want the error of the backup", err)
+	}
+	expect(t, "while it is down", see(t, st), "a1 b1")
+	// Nor does one that cannot be merged take it away.
+	if err := st.Update(ctx(), id, l, record("a0 !")); !errors.Is(err, errNoMerge) {
+		t.Errorf("got %v, want errNoMerge", err)
+	}
+	expect(t, "while it is down", see(t, st), "a1 b1")
+	s.hook(nil)
+	must(t, st.Update(ctx(), id, load(t, st), record("a1 b1")))
+	expectKept(t, st, s, "a1 b1")
 }
 
 func TestWhatIsAheadAndUndoneIsUndone(t *testing.T) {
