@@ -885,11 +885,15 @@ func TestNilContextsAreBackground(t *testing.T) {
 
 // withoutAppID takes away what tells the application's id.
 func withoutAppID(t *testing.T) {
-	t.Helper()
 	t.Setenv("GAE_APPLICATION", "")
 	t.Setenv("GAE_LONG_APP_ID", "x")
 	t.Setenv("GAE_PARTITION", "")
-	before := http.DefaultClient.Transport // asks the metadata server
+}
+
+// withoutMetadataServer keeps the appengine package from asking the network for
+// it. To be called while no request is under way.
+func withoutMetadataServer(t *testing.T) {
+	before := http.DefaultClient.Transport
 	http.DefaultClient.Transport = noServer{}
 	t.Cleanup(func() { http.DefaultClient.Transport = before })
 }
@@ -902,6 +906,7 @@ func (noServer) RoundTrip(*http.Request) (*http.Response, error) {
 
 func TestWithoutAnApplicationIDThereIsAnErrorAndNoPanic(t *testing.T) {
 	drain(t)
+	withoutMetadataServer(t)
 	withoutAppID(t)
 	if _, err := gaesession.PurgeExpired(context.Background(), ""); err == nil {
 		t.Error("purge: no error")
@@ -916,6 +921,8 @@ func TestWithoutAnApplicationIDThereIsAnErrorAndNoPanic(t *testing.T) {
 }
 
 func TestAnApplicationIDThatIsLostAtAnyCallIsAnErrorAndNoPanic(t *testing.T) {
+	drain(t)
+	withoutMetadataServer(t)
 	for name, use := range map[string]func(r *request, id string) error{
 		"change": func(r *request, id string) error {
 			if sess := r.Get(id); sess != nil {
