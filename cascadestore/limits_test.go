@@ -43,8 +43,8 @@ func TestASessionThatIsTooBigIsAnErrorAndLeavesWhatWasSaved(t *testing.T) {
 			}
 			b.expect(t, backends, values{"n": 0})
 		}
-		a.store.SetMaxLength(-1) // ignored
 		a.store.SetMaxLength(8192)
+		a.store.SetMaxLength(-1) // ignored
 		b.mustChange(t, values{"big": text(8000)})
 		a.store.SetMaxLength(0)
 		b.mustChange(t, values{"big": text(500000)})

@@ -348,6 +348,38 @@ func TestSessionsLiveOnInMemcacheWhileDatastoreIsDown(t *testing.T) {
 	})
 }
 
+func TestDatastoreIsBroughtUpToDateOnceByLoadOrElseBySave(t *testing.T) {
+	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		a.store.Logger = new(logBuffer).logger()
+		for _, maxAge := range []int{1000, 7 * 365 * 24 * 3600} { // the latter's expiry is not in Memcache's flags
+			a.store.SetMaxAge(maxAge)
+			for _, downAtLoad := range []bool{false, true} {
+				b := a.newBrowser()
+				if err := b.change(values{"n": 0}, gaetest.Fail(gaetest.Datastore)); !errors.Is(err, gaetest.ErrFailed) {
+					t.Errorf("got %v, want the error of Datastore", err)
+				}
+				down := downAtLoad
+				v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+					b.with(r, func(s *sessions.Session) error {
+						down = false
+						return s.Save(r, w)
+					})
+				}, gaetest.Fail(func(c gaetest.Call) bool { return down && gaetest.Datastore(c) }))
+				commits := 0
+				for _, c := range v.request.Calls() {
+					if c.Method == "Commit" {
+						commits++
+					}
+				}
+				if commits != 1 {
+					t.Errorf("MaxAge %d, down at the load: %v: %d commits, want one", maxAge, downAtLoad, commits)
+				}
+				b.expect(t, backends, values{"n": 0})
+			}
+		}
+	})
+}
+
 func TestBringingDatastoreUpToDateStopsAtARemoval(t *testing.T) {
 	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
 		atEachCall(t, func(t *testing.T, k int) bool {
