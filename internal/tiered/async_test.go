@@ -293,3 +293,17 @@ func TestAPublishedChangeWhoseAnswerWasLostIsSavedOnce(t *testing.T) {
 	}
 	expectKept(t, st, s, "a1")
 }
+
+// A change is made from what a background save has published, and comes after
+// that was saved, undone and forgotten by the cache.
+func TestAChangeDoesNotRepeatABackgroundSaveThatWasUndone(t *testing.T) {
+	st, s := created(t, "a0")
+	_, release := saving(t, st, s, "a1", false)
+	l := load(t, st)
+	release()
+	s.flush()
+	must(t, st.Update(ctx(), id, load(t, st), record("a0")))
+	s.flush()
+	must(t, st.Update(ctx(), id, l, record("a1 b1")))
+	expectKept(t, st, s, "a0 b1")
+}

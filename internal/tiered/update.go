@@ -190,6 +190,7 @@ func (u *update) claim(ctx context.Context, with func() (*item, time.Duration, e
 			}
 			if out == Absent {
 				u.item = nil
+				u.forget()
 				continue
 			}
 		}
