@@ -64,7 +64,7 @@ func (w *world) judge(what string, v *view, k known, inBackup bool) {
 	}
 	var removing, saved, touched bool
 	for i, a := range w.actors {
-		touched = touched || acked.has(i) && !a.saw.missing() && !a.op.logout
+		touched = touched || acked.has(i) && a.saved && !a.saw.missing() && !a.op.logout
 		removing = removing || a.removes()
 		if a.removes() && (acked | k.moved).has(i) && !v.none {
 			w.fail("P2: %s %v after request %d removed the session", what, v, i)
