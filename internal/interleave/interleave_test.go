@@ -275,6 +275,14 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 			"1.txn-get 1.add:lock 3.cas:lock 2.cas:lock 3.get 3.cas:lock 3.get 3.txn-put 1.get 1.txn-put 2.get 2.cas:lock 1.commit 1.delete " +
 			"3.commit 3.begin 2.get 2.txn-put 2.commit 2.begin 3.txn-get 3.txn-put 2.txn-get 2.txn-put 3.commit 3.cas:value 2.commit 2.begin " +
 			"2.txn-get 2.txn-put 2.commit 2.delete",
+		"a change is rebased on another's that did the same and was not saved: first without a base": "unsaved refresh+purge+delete:a+delete:a: 3.get 3.begin 0.get 0.begin 3.txn-get 2.get 2.begin 1.start 2.txn-get " +
+			"3.cas:lock 3.get fail(3.txn-put) 3.rollback 1.query 3.cas:ahead 0.txn-get 2.cas:lock 2.get ambiguous(0.cas:lock) " +
+			"0.txn-put 2.cas:lock 0.commit 2.get 2.txn-put 2.commit 2.begin 2.txn-get 2.txn-put fail(0.delete) 2.commit 2.cas:value",
+		"the same, and the other's is dropped from Memcache": "ahead refresh+delete:a+async:b+delete:a retries=2: 0.get 0.begin 2.get 2.begin 3.get 3.begin 0.cas:lock 3.cas:lock " +
+			"3.txn-get 0.txn-get 2.cas:lock 2.get 3.get 0.get 0.txn-put 2.txn-get 1.get fail(1.begin) fail(1.begin) 2.get " +
+			"1.add:lock 1.get 3.get 0.commit 0.cas:settled 2.get 2.cas:lock 1.get 3.get 2.get 2.txn-put 1.cas:lock 3.cas:lock " +
+			"2.commit 2.begin 1.get 1.cas:ahead 2.txn-get 2.txn-put 2.commit 3.get 2.cas:settled 2.delete 3.cas:lock 3.add:lock " +
+			"3.get 3.txn-put 3.commit 3.begin 3.txn-get 3.txn-put 3.commit 3.cas:value",
 	} {
 		t.Run(name, func(t *testing.T) {
 			sc, tr, err := parseTrace(text)

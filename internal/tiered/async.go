@@ -35,7 +35,6 @@ func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, mine Reco
 		return u.run(ctx)
 	}
 	n := newNonce()
-	u.own = n
 	err := u.claim(ctx, func() (*item, time.Duration, error) {
 		switch {
 		case u.item == nil || u.item.kind == lock:
@@ -134,7 +133,7 @@ func (u *update) below(current *Record) (Record, error) {
 	if r, ok, err := u.s.unmerged(u.base, u.mine, current); ok || err != nil {
 		return r, err
 	}
-	return u.s.merge(u.id, u.from, current.Value, u.mine.Value)
+	return u.s.merge(u.id, u.loaded, current.Value, u.changed)
 }
 
 // settle puts what the backup holds now in the place of the item that the save

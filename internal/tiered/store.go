@@ -337,16 +337,8 @@ func isRefusal(err error) bool {
 		errors.Is(err, errMerge) || errors.Is(err, errSaved)
 }
 
-// next is what the backup has to hold after a change: base, mine and the
-// backup's current record merged. Where both changed the same, mine wins.
-func (s *Store) next(id string, base []byte, mine Record, current *Record) (Record, error) {
-	if r, ok, err := s.unmerged(base, mine, current); ok || err != nil {
-		return r, err
-	}
-	return s.merge(id, base, mine.Value, current.Value)
-}
-
-// unmerged is next where there is nothing to merge.
+// unmerged is what the backup has to hold after a change of base to mine, where
+// there is nothing to merge.
 func (s *Store) unmerged(base []byte, mine Record, current *Record) (r Record, ok bool, err error) {
 	switch {
 	case current == nil && len(base) == 0:

@@ -24,11 +24,15 @@ const (
 
 // update is one change of one session on its way into the services.
 type update struct {
-	s    *Store
-	id   string
-	mine Record
+	s  *Store
+	id string
 
-	from []byte // the value mine was made from
+	// The change itself: the difference between what was loaded and what the
+	// session is now. It stays as it is, whatever it is applied to.
+	loaded, changed []byte
+
+	mine Record // the session with the change
+	from []byte // without: the value mine was made from, or rebased on
 	base []byte // the backup's value that from derives from
 	item *item  // the cache's item that from is the value of; nil: none
 
@@ -37,13 +41,13 @@ type update struct {
 
 	// fromBackup tells that from was read from the backup: see rebase.
 	fromBackup bool
-
-	// own names u itself, when it may be in the cache as a background save.
-	own nonce
 }
 
 func (s *Store) newUpdate(id string, l *Loaded, mine Record) *update {
-	u := &update{s: s, id: id, mine: mine, from: l.Value, base: l.base, item: l.item, fromBackup: l.FromBackup}
+	u := &update{
+		s: s, id: id, loaded: l.Value, changed: mine.Value,
+		mine: mine, from: l.Value, base: l.base, item: l.item, fromBackup: l.FromBackup,
+	}
 	if l.item != nil {
 		u.pending = l.item.pending
 	}
@@ -227,17 +231,11 @@ func (u *update) claim(ctx context.Context, with func() (*item, time.Duration, e
 // made from the backup. It may even be older: what a lock holds while the change
 // that the lock is of has been committed already. Then mine may undo that
 // change, and rebased on the value before it, it would change nothing.
-//
-// What u has put there itself, by a call that seemed to fail, is no news either:
-// rebased on it, mine would be no change any more, and be lost when the item is.
 func (u *update) rebase(it *item) error {
 	u.item = it
 	now := it.session()
 	if now == nil {
 		u.forget()
-		return nil
-	}
-	if now.kind == ahead && now.isLatest(u.own) && now.sameValue(u.mine.Value) {
 		return nil
 	}
 	if now.isInStep() && u.fromBackup {
@@ -259,7 +257,7 @@ func (u *update) forget() {
 
 func (u *update) rebaseOn(now *item) error {
 	if !now.sameValue(u.from) {
-		merged, err := u.s.merge(u.id, u.from, u.mine.Value, now.value)
+		merged, err := u.s.merge(u.id, u.loaded, u.changed, now.value)
 		if err != nil {
 			return err
 		}
@@ -283,10 +281,10 @@ func isOverdue(current *Record) bool {
 	return current != nil && time.Since(current.Expires) > overdue
 }
 
-// next is what the backup has to hold after u, whose change is the difference
-// between from and mine. What from has ahead of the backup is there before it,
-// unless the backup has it already, as part of the save it is of: else a change
-// that undoes it would be none.
+// next is what the backup has to hold after u: the change applied to what is
+// there. What from has ahead of the backup is there before it, unless the backup
+// has it already, as part of the save it is of, or its base is not known: else a
+// change that undoes it would be none.
 //
 // A session that the cache has outlives its record: its accesses may have been
 // saved in the cache alone. One that is ahead there, while the record it derives
@@ -299,21 +297,20 @@ func (u *update) next(current *Record) (Record, error) {
 	case now != nil && now.kind == ahead && current == nil:
 		return u.mine, nil
 	}
-	if bytes.Equal(u.from, u.base) {
-		return u.s.next(u.id, u.base, u.mine, current)
-	}
 	if r, ok, err := u.s.unmerged(u.base, u.mine, current); ok || err != nil {
 		return r, err
 	}
-	if len(u.base) == 0 {
-		// Somebody has saved it since.
-		return u.s.next(u.id, u.from, u.mine, current)
+	under := *current
+	if len(u.base) > 0 && !bytes.Equal(u.from, u.base) {
+		var err error
+		if under, err = u.s.merge(u.id, u.base, current.Value, u.from); err != nil {
+			return Record{}, err
+		}
 	}
-	under, err := u.s.merge(u.id, u.base, current.Value, u.from)
-	if err != nil {
-		return Record{}, err
+	if bytes.Equal(under.Value, u.from) {
+		return u.mine, nil
 	}
-	return u.s.next(u.id, u.from, u.mine, &under)
+	return u.s.merge(u.id, u.loaded, u.changed, under.Value)
 }
 
 // publish ends the lock of a committed change: it swaps it for the value.
