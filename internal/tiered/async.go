@@ -133,7 +133,7 @@ func (u *update) below(current *Record) (Record, error) {
 	if r, ok, err := u.s.unmerged(u.base, u.mine, current); ok || err != nil {
 		return r, err
 	}
-	return u.s.merge(u.id, u.loaded, current.Value, u.changed)
+	return u.s.merge(u.id, u.base, current.Value, u.mine.Value)
 }
 
 // settle puts what the backup holds now in the place of the item that the save
