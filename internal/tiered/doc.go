@@ -114,6 +114,10 @@
 // A change made from an item that is ahead is two: first the difference between
 // base and item, as far as the backup has nothing newer, then the change.
 //
+// The change is kept as it was made, and applied last to whatever is there. What
+// it was rebased on may have done the same and be gone by then; taken for the
+// difference to that, the change would be none.
+//
 // # Without a backup
 //
 // No locks: Create is a set, Update a loop of compare-and-swap and merge, Remove
