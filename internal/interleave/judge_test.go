@@ -289,9 +289,10 @@ func (w *world) judgeEnd() {
 }
 
 // expectNoErrors allows ErrRemoved where a removal has failed or was not
-// finished, or the session's creation has.
+// finished, or the session's creation has, or Memcache keeps the session for
+// longer than it lives, as it was put there again long after.
 func (w *world) expectNoErrors(what string, errs []error) {
-	halfRemoved := w.scenario.start == created && !w.acked.has(0)
+	halfRemoved := w.stale || w.scenario.start == created && !w.acked.has(0)
 	for i, a := range w.actors {
 		halfRemoved = halfRemoved || a.removes() && !w.acked.has(i)
 	}
