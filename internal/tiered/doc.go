@@ -140,9 +140,9 @@
 //     the save: the backup does not tell "not changed" from "changed back".
 //     After failed calls a synchronous change that was made from an item ahead
 //     of the backup may do the same.
-//   - A session that was ahead for longer than it lives unused, as the backup
-//     was down, may be deleted from the backup by a purge at the moment it is
-//     saved there at last. The cache has it then.
+//   - A session that was ahead until its record had expired, as the backup was
+//     down or a background save had died, may be deleted from the backup by a
+//     purge at the moment it is saved there at last. The cache has it then.
 //   - Without a backup a removal is final for as long as the cache keeps the
 //     marker, 24 h at most.
 package tiered
