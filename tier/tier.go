@@ -139,8 +139,6 @@ type Cache interface {
 	// CompareAndSwap stores the item in place of the version that old.Token
 	// names. The same value written again is another version.
 	CompareAndSwap(ctx context.Context, id string, old *Item, it Item, ttl time.Duration) (Outcome, error)
-	// Delete reports no error when there is no item.
-	Delete(ctx context.Context, id string) error
 	// Fits reports whether the cache takes a value of that many bytes.
 	Fits(id string, size int) bool
 	// ValidID reports whether the cache takes that id.
@@ -156,7 +154,6 @@ type none struct{}
 func (none) Get(context.Context, string) (*Item, error)                     { return nil, nil }
 func (none) Set(context.Context, string, Item, time.Duration) error         { return nil }
 func (none) Add(context.Context, string, Item, time.Duration) (bool, error) { return true, nil }
-func (none) Delete(context.Context, string) error                           { return nil }
 func (none) Fits(string, int) bool                                          { return false }
 func (none) ValidID(string) bool                                            { return true }
 func (none) CompareAndSwap(context.Context, string, *Item, Item, time.Duration) (Outcome, error) {
