@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -89,6 +90,9 @@ func openFile(path, appID string, ids *ids, load func(*entity)) (f *file, err er
 	default:
 		return nil, fail(fmt.Errorf("gaelocal: cannot open the data file %s: %w", path, err))
 	}
+	if err := warnIfShared(handle); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	f = &file{path: path, app: []byte("app " + appID), db: db}
 	if err := f.prepare(ids, load); err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -99,6 +103,22 @@ func openFile(path, appID string, ids *ids, load func(*entity)) (f *file, err er
 		}
 	}
 	return f, nil
+}
+
+// warnIfShared logs a warning if others than the owner have access to the file:
+// it holds the sessions of whoever uses the app.
+func warnIfShared(handle *os.File) error {
+	if runtime.GOOS == "windows" {
+		return nil // its access rights are not in the mode
+	}
+	info, err := handle.Stat()
+	if err != nil {
+		return fmt.Errorf("gaelocal: cannot open the data file: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		slog.Warn("gaelocal: others have access to the data file; chmod 600 ends that", "file", handle.Name(), "mode", mode)
+	}
+	return nil
 }
 
 // syncDir makes a new file's name durable.

@@ -34,7 +34,7 @@ var (
 // for the disk, which Google's server does not, and is measured only.
 const (
 	wantStart = 20.0
-	wantRate  = 4.0
+	wantRate  = 3.0
 )
 
 // Environment variables that make the test binary a gaelocal server.

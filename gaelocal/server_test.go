@@ -125,8 +125,14 @@ func TestAnApplicationIDThatCannotBeSetIsAnError(t *testing.T) {
 	}
 }
 
-func TestAServerThatWasNotStartedCanBeClosed(t *testing.T) {
+func TestAServerThatWasNotStartedDoesNothing(t *testing.T) {
 	var s gaelocal.Server
+	s.FlushMemcache()
+	if s.EvictMemcache("", "k") {
+		t.Error("EvictMemcache reports that an item was there")
+	}
+	_, err := s.Call(context.Background(), "memcache", "Stats", "", nil)
+	wantError(t, err, "not been started")
 	noError(t, s.Close())
 	noError(t, s.Close())
 }

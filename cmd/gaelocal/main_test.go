@@ -230,6 +230,46 @@ func TestWithoutACommandItPrintsTheEnvironmentAndServes(t *testing.T) {
 	wantStatus(t, cmd, cmd.Wait(), 0)
 }
 
+// A client that is stuck, or wants to do harm, must not keep gaelocal alive.
+func TestARequestThatStopsHalfWayDoesNotKeepItFromEnding(t *testing.T) {
+	cmd := exec.Command(binary)
+	cmd.Stderr = new(bytes.Buffer)
+	out := bufio.NewReader(start(t, cmd))
+	var address [2]string
+	for i, name := range []string{"API_HOST", "API_PORT"} {
+		line, err := out.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		address[i] = strings.Trim(strings.TrimPrefix(line, "export "+name+"="), "'\n")
+	}
+	conn, err := net.Dial("tcp", net.JoinHostPort(address[0], address[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// The server says "continue" when it has begun to read the body.
+	const half = "POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+	if _, err := io.WriteString(conn, half); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
+		t.Fatalf("the server answered %q, %v, want that it waits for the body", line, err)
+	}
+	if _, err := io.WriteString(conn, "half"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	stuck := time.AfterFunc(5*time.Second, func() {
+		t.Error("it had not ended five seconds after SIGTERM")
+		_ = cmd.Process.Kill() // the test has failed already
+	})
+	defer stuck.Stop()
+	wantStatus(t, cmd, cmd.Wait(), 0)
+}
+
 func TestAFailingStartIsOneSentence(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -17,7 +17,6 @@ func Goroutines(tb testing.TB) (check func()) {
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
 		goleak.IgnoreAnyFunction("net/http.(*conn).serve"),
-		goleak.IgnoreAnyFunction("github.com/gaesession/gaesession/gaelocal.(*plainCalls).serve"),
 	}
 	return func() {
 		tb.Helper()

@@ -1,0 +1,153 @@
+package gaelocal
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+)
+
+const (
+	apiPath     = "/rpc_http"
+	maxBodySize = 32 << 20 // App Engine's limit of a request to memcache
+
+	// headTimeout also ends connections on which no request has begun, so it is
+	// longer than the 90 seconds for which appengine/v2 keeps one: a server that
+	// hangs up first may do so just when a call is sent.
+	headTimeout = 2 * time.Minute
+
+	// defaultPatience is how long a body may take to arrive, and an answer to
+	// leave.
+	defaultPatience = 10 * time.Second
+)
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	conn := http.NewResponseController(w)
+	if err := conn.SetReadDeadline(time.Now().Add(s.patience)); err != nil {
+		return // the client is gone
+	}
+	switch {
+	case r.URL.Path != apiPath:
+		http.Error(w, "gaelocal serves App Engine's APIs at "+apiPath, http.StatusNotFound)
+		return
+	case r.Method != http.MethodPost:
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "gaelocal: only POST", http.StatusMethodNotAllowed)
+		return
+	case r.Header.Get("Origin") != "":
+		// An app's client library never sends it; a web page of somebody
+		// else's, open in the developer's browser, always does.
+		http.Error(w, "gaelocal: not for web pages", http.StatusForbidden)
+		return
+	}
+	body, failed := readBody(w, r)
+	if failed == nil {
+		defer body.release()
+		// From now on net/http reads to notice that the client goes away.
+		if err := conn.SetReadDeadline(time.Time{}); err != nil {
+			return // the client is gone
+		}
+	}
+	// What has arrived whole is answered, and Close waits until it is.
+	if !s.calls.begin() {
+		http.Error(w, "gaelocal: the server has been closed", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.calls.end()
+	var answer *wire.Response
+	if failed != nil {
+		answer = errorResponse(failed)
+	} else {
+		answer = s.answer(r.Context(), body.b)
+	}
+	writeAnswer(w, conn, answer, s.patience)
+}
+
+// writeAnswer writes an answer and sees it off, so that Close does not cut it.
+func writeAnswer(w http.ResponseWriter, conn *http.ResponseController, answer *wire.Response, patience time.Duration) {
+	b, err := proto.Marshal(answer)
+	if err != nil {
+		http.Error(w, "gaelocal: encoding the answer: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	// An error of the following calls means that the client is gone.
+	if err := conn.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	if _, err := w.Write(b); err != nil {
+		return
+	}
+	_ = conn.Flush()
+}
+
+// answer executes the call in the body of a request.
+func (s *Server) answer(ctx context.Context, body []byte) *wire.Response {
+	var req wire.Request
+	if err := proto.Unmarshal(body, &req); err != nil {
+		return errorResponse(rpcError(rpcParseError, "the remote_api request cannot be decoded: %v", err))
+	}
+	res, failed := s.call(ctx, req.GetServiceName(), req.GetMethod(), req.GetRequestId(), req.GetRequest())
+	if failed != nil {
+		return errorResponse(failed)
+	}
+	return &wire.Response{Response: res}
+}
+
+func errorResponse(e *Error) *wire.Response {
+	if e.RPC {
+		return &wire.Response{RpcError: &wire.RpcError{Code: &e.Code, Detail: &e.Detail}}
+	}
+	return &wire.Response{ApplicationError: &wire.ApplicationError{Code: &e.Code, Detail: &e.Detail}}
+}
+
+// A body is a request body in a buffer that is used again.
+type body struct{ b []byte }
+
+var bodies = sync.Pool{New: func() any { return &body{b: make([]byte, 0, 4096)} }}
+
+// release gives the buffer back; large ones are left to the garbage collector.
+func (b *body) release() {
+	if cap(b.b) <= 1<<20 {
+		bodies.Put(b)
+	}
+}
+
+var errTooLarge = rpcError(rpcRequestTooLarge, "the request is larger than %d bytes", maxBodySize)
+
+// readBody reads a body of at most maxBodySize bytes. What it allocates grows
+// with what arrives, not with what the header announces.
+func readBody(w http.ResponseWriter, r *http.Request) (*body, *Error) {
+	if r.ContentLength > maxBodySize {
+		return nil, errTooLarge
+	}
+	b := bodies.Get().(*body)
+	b.b = b.b[:0]
+	in := http.MaxBytesReader(w, r.Body, maxBodySize)
+	for {
+		if len(b.b) == cap(b.b) {
+			b.b = append(b.b, 0)[:len(b.b)]
+		}
+		n, err := in.Read(b.b[len(b.b):cap(b.b)])
+		b.b = b.b[:len(b.b)+n]
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			return b, nil
+		default:
+			b.release()
+			if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+				return nil, errTooLarge
+			}
+			return nil, rpcError(rpcParseError, "the request cannot be read: %v", err)
+		}
+	}
+}
