@@ -1,6 +1,7 @@
 package cascadestore_test
 
 import (
+	"context"
 	"encoding/gob"
 	"errors"
 	"net/http"
@@ -10,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-	"github.com/gorilla/mux"
 	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
 
@@ -292,13 +291,14 @@ func TestRequestsWrappedByRoutersFindTheirSessions(t *testing.T) {
 			n, _ := s.Values["n"].(int)
 			s.Values["n"] = n + 1
 		}
-		withMux := mux.NewRouter()
-		withMux.Use(saving)
-		withMux.HandleFunc("/{path:.*}", count)
-		withChi := chi.NewRouter()
-		withChi.Use(saving)
-		withChi.Get("/*", count)
-		for name, router := range map[string]http.Handler{"mux": withMux, "chi": withChi} {
+		mux := http.NewServeMux()
+		mux.HandleFunc("GET /{path...}", count)
+		// Other routers hand on a copy of the request.
+		copying := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			type key struct{}
+			mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "a route")))
+		})
+		for name, router := range map[string]http.Handler{"ServeMux": saving(mux), "copying": saving(copying)} {
 			b := a.newBrowser()
 			for range 3 {
 				b.visit(router.ServeHTTP)

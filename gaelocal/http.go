@@ -30,6 +30,7 @@ const (
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	conn := http.NewResponseController(w)
+	// net/http takes it back when the body has been read, or given up.
 	if err := conn.SetReadDeadline(time.Now().Add(s.patience)); err != nil {
 		return // the client is gone
 	}
@@ -50,10 +51,6 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	body, failed := readBody(w, r)
 	if failed == nil {
 		defer body.release()
-		// From now on net/http reads to notice that the client goes away.
-		if err := conn.SetReadDeadline(time.Time{}); err != nil {
-			return // the client is gone
-		}
 	}
 	// What has arrived whole is answered, and Close waits until it is.
 	if !s.calls.begin() {

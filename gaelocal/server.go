@@ -119,8 +119,8 @@ func serve(l net.Listener, o Options, patience time.Duration) (*Server, error) {
 	s.calls.init()
 	s.http = &http.Server{
 		Handler: http.HandlerFunc(s.serveHTTP),
-		// No ReadTimeout: when it is over, net/http cancels the context of a call
-		// that a hook holds up. serveHTTP sets deadlines itself.
+		// No ReadTimeout: it would also end connections that are kept for the
+		// next call. serveHTTP sets a deadline for each body.
 		ReadHeaderTimeout: headTimeout,
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn),
 	}
