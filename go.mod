@@ -5,9 +5,7 @@ go 1.23.0
 require (
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/cenkalti/backoff/v5 v5.0.3
-	github.com/go-chi/chi/v5 v5.2.1
 	github.com/golang/protobuf v1.5.0
-	github.com/gorilla/mux v1.8.1
 	github.com/gorilla/securecookie v1.1.2
 	github.com/gorilla/sessions v1.4.0
 	github.com/icza/session v1.3.0
