@@ -11,9 +11,8 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 	"google.golang.org/appengine/v2/memcache"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/runtime/protoiface"
-	"google.golang.org/protobuf/runtime/protoimpl"
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gaetest"
@@ -124,11 +123,11 @@ type recorded struct {
 }
 
 // record makes a call and keeps its answer.
-func (r *recording) record(ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func (r *recording) record(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	err := appengine.APICall(ctx, service, method, in, out)
 	c := recorded{service: service, method: method, err: err}
 	if err == nil {
-		if c.answer, err = proto.Marshal(protoimpl.X.ProtoMessageV2Of(out)); err != nil {
+		if c.answer, err = proto.Marshal(protoadapt.MessageV2Of(out)); err != nil {
 			return err
 		}
 	}
@@ -149,8 +148,8 @@ func (r *recording) record(ctx context.Context, service, method string, in, out 
 }
 
 // valueSet is the value in a request of memcache.Set.
-func valueSet(in protoiface.MessageV1) []byte {
-	m := protoimpl.X.ProtoMessageV2Of(in).ProtoReflect()
+func valueSet(in protoadapt.MessageV1) []byte {
+	m := protoadapt.MessageV2Of(in).ProtoReflect()
 	item := m.Get(field(m, "item")).List().Get(0).Message()
 	return item.Get(field(item, "value")).Bytes()
 }
@@ -168,7 +167,7 @@ type replay struct {
 	sets int
 }
 
-func (p *replay) call(_ context.Context, service, method string, in, out protoiface.MessageV1) error {
+func (p *replay) call(_ context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range p.rec.calls {
@@ -193,7 +192,7 @@ func (p *replay) call(_ context.Context, service, method string, in, out protoif
 			answer = append(make([]byte, 0, len(answer)), answer...)
 			copy(answer[c.offset:], value)
 		}
-		return proto.Unmarshal(answer, protoimpl.X.ProtoMessageV2Of(out))
+		return proto.Unmarshal(answer, protoadapt.MessageV2Of(out))
 	}
 	return fmt.Errorf("%s.%s was not recorded", service, method)
 }

@@ -14,10 +14,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	//lint:ignore SA1019 appengine.APICallFunc is declared with its Message.
-	"github.com/golang/protobuf/proto"
 	"github.com/gorilla/sessions"
 	"google.golang.org/appengine/v2"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/cascadestore"
 )
@@ -262,7 +261,7 @@ type calls struct {
 
 func (c *calls) watch(ctx context.Context) context.Context {
 	names := map[string]string{"memcache": "Memcache", "datastore_v3": "Datastore"}
-	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out proto.Message) error {
+	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		began := time.Now()
 		err := appengine.APICall(ctx, service, method, in, out)
 		c.mu.Lock()

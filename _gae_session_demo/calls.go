@@ -6,9 +6,8 @@ import (
 	"sync"
 	"time"
 
-	//lint:ignore SA1019 appengine.APICallFunc is declared with its Message.
-	"github.com/golang/protobuf/proto"
 	"google.golang.org/appengine/v2"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
@@ -34,7 +33,7 @@ type calls struct {
 
 // watch returns a context whose calls are recorded.
 func (c *calls) watch(ctx context.Context) context.Context {
-	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out proto.Message) error {
+	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		i := c.begin(service, methodName(method, in))
 		err := appengine.APICall(ctx, service, method, in, out)
 		c.end(i, outcome(service, method, out), err != nil)
@@ -74,7 +73,7 @@ func (c *calls) all() []call {
 }
 
 // methodName is the method, and for Memcache's Set the way in which it sets.
-func methodName(method string, in proto.Message) string {
+func methodName(method string, in protoadapt.MessageV1) string {
 	if item := first(in, "item"); item != nil {
 		if policy := item.Descriptor().Fields().ByName("set_policy"); policy != nil {
 			switch policy.Enum().Values().ByNumber(item.Get(policy).Enum()).Name() {
@@ -89,7 +88,7 @@ func methodName(method string, in proto.Message) string {
 }
 
 // outcome says whether a Get found what it asked for.
-func outcome(service, method string, out proto.Message) string {
+func outcome(service, method string, out protoadapt.MessageV1) string {
 	switch service + "." + method {
 	case "memcache.Get":
 		if first(out, "item") == nil {
@@ -109,8 +108,8 @@ func outcome(service, method string, out proto.Message) string {
 // first is the first message in a repeated field. The types of the services'
 // messages are internal to the appengine package, so the field is found by its
 // name; nil when there is none.
-func first(m proto.Message, field protoreflect.Name) protoreflect.Message {
-	r := proto.MessageV2(m).ProtoReflect()
+func first(m protoadapt.MessageV1, field protoreflect.Name) protoreflect.Message {
+	r := protoadapt.MessageV2Of(m).ProtoReflect()
 	f := r.Descriptor().Fields().ByName(field)
 	if f == nil || !f.IsList() || f.Message() == nil || r.Get(f).List().Len() == 0 {
 		return nil

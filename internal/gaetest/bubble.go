@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/runtime/protoiface"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/gaelocal"
 )
@@ -56,7 +56,7 @@ func startWorkers() {
 	}
 }
 
-func callOutside(ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func callOutside(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

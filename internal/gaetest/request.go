@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/runtime/protoiface"
+	"google.golang.org/protobuf/protoadapt"
 )
 
 // ErrFailed is what a call answers that a hook made fail.
@@ -71,7 +71,7 @@ func (r *Request) Calls() []Call {
 	return append([]Call(nil), r.calls...)
 }
 
-func (r *Request) call(ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func (r *Request) call(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	c := r.begin(service, method)
 	if r.hook.Before != nil {
 		if err := r.hook.Before(ctx, c); err != nil {

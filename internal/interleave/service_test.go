@@ -10,10 +10,10 @@ import (
 	"reflect"
 	"testing"
 
-	//lint:ignore SA1019 appengine.APICallFunc is declared with its Message.
-	"github.com/golang/protobuf/proto"
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/memcache"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/gaelocal"
 )
@@ -83,11 +83,11 @@ func (s service) call(service, method string, request []byte) ([]byte, error) {
 // names.
 func (s service) context(fail func(service, method string) bool) context.Context {
 	var transaction []byte
-	return appengine.WithAPICallFunc(context.Background(), func(_ context.Context, service, method string, in, out proto.Message) error {
+	return appengine.WithAPICallFunc(context.Background(), func(_ context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		if fail != nil && fail(service, method) {
 			return failure(service)
 		}
-		request, err := proto.Marshal(in)
+		request, err := proto.Marshal(protoadapt.MessageV2Of(in))
 		if err != nil {
 			return err
 		}
@@ -104,6 +104,6 @@ func (s service) context(fail func(service, method string) bool) context.Context
 		if method == "BeginTransaction" {
 			transaction = response
 		}
-		return proto.Unmarshal(response, out)
+		return proto.Unmarshal(response, protoadapt.MessageV2Of(out))
 	})
 }

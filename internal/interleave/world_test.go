@@ -13,9 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	//lint:ignore SA1019 appengine.APICallFunc is declared with its Message.
-	"github.com/golang/protobuf/proto"
 	"google.golang.org/appengine/v2"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/gaesession/gaesession"
@@ -152,8 +152,8 @@ func (a *actor) log(err error) {
 var errStopped = errors.New("the request was stopped")
 
 // call holds a call until the explorer has answered it.
-func (a *actor) call(ctx context.Context, service, method string, in, out proto.Message) error {
-	request, err := proto.Marshal(in)
+func (a *actor) call(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
+	request, err := proto.Marshal(protoadapt.MessageV2Of(in))
 	if err != nil {
 		return err
 	}
@@ -171,7 +171,7 @@ func (a *actor) call(ctx context.Context, service, method string, in, out proto.
 	if c.err != nil {
 		return c.err
 	}
-	return proto.Unmarshal(c.response, out)
+	return proto.Unmarshal(c.response, protoadapt.MessageV2Of(out))
 }
 
 // begin holds a request before it does anything, as if at a call: what a purge

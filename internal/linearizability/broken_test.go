@@ -7,7 +7,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/runtime/protoiface"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/internal/gaetest"
 )
@@ -15,7 +15,7 @@ import (
 // The breaches change calls on their way to the services, and so the protocol.
 
 // blindPut turns transactions into a get and a put of their own.
-func blindPut(s *gaetest.Service, ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func blindPut(s *gaetest.Service, ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	switch {
 	case service != "datastore_v3":
 	case method == "BeginTransaction", method == "Commit", method == "Rollback":
@@ -27,7 +27,7 @@ func blindPut(s *gaetest.Service, ctx context.Context, service, method string, i
 }
 
 // blindSet turns compare-and-swap and add into set.
-func blindSet(_ *gaetest.Service, ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func blindSet(_ *gaetest.Service, ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	if service == "memcache" && method == "Set" {
 		items := reflect.ValueOf(in).Elem().FieldByName("Item")
 		for i := range items.Len() {
@@ -40,7 +40,7 @@ func blindSet(_ *gaetest.Service, ctx context.Context, service, method string, i
 }
 
 // noRemoval leaves the entity of a removed session as it is.
-func noRemoval(_ *gaetest.Service, ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func noRemoval(_ *gaetest.Service, ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	if service == "datastore_v3" && method == "Put" && isEmptied(in) {
 		key := reflect.ValueOf(in).Elem().FieldByName("Entity").Index(0).Elem().FieldByName("Key")
 		keys := reflect.ValueOf(out).Elem().FieldByName("Key")
@@ -51,7 +51,7 @@ func noRemoval(_ *gaetest.Service, ctx context.Context, service, method string, 
 }
 
 // isEmptied tells whether a put is of an entity with an empty property val.
-func isEmptied(put protoiface.MessageV1) bool {
+func isEmptied(put protoadapt.MessageV1) bool {
 	entity := reflect.ValueOf(put).Elem().FieldByName("Entity").Index(0).Elem()
 	for _, kind := range []string{"Property", "RawProperty"} {
 		properties := entity.FieldByName(kind)

@@ -14,7 +14,7 @@ import (
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/memcache"
-	"google.golang.org/protobuf/runtime/protoiface"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gaetest"
@@ -43,7 +43,7 @@ type run struct {
 	evicted int
 }
 
-type callFunc = func(s *gaetest.Service, ctx context.Context, service, method string, in, out protoiface.MessageV1) error
+type callFunc = func(s *gaetest.Service, ctx context.Context, service, method string, in, out protoadapt.MessageV1) error
 
 const (
 	clients  = 8
@@ -151,11 +151,11 @@ func (c *client) open(o gaesession.MemcacheStoreOptions) *request {
 	}
 	call := c.call
 	if call == nil {
-		call = func(_ *gaetest.Service, ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+		call = func(_ *gaetest.Service, ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 			return appengine.APICall(ctx, service, method, in, out)
 		}
 	}
-	ctx := appengine.WithAPICallFunc(c.service.Context(), func(ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+	ctx := appengine.WithAPICallFunc(c.service.Context(), func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		if _, background := ctx.Deadline(); background && q.began.CompareAndSwap(false, true) {
 			// Requests here have no deadline, background saves do, and cancel
 			// their context when they end.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/runtime/protoiface"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession"
 )
@@ -65,7 +65,7 @@ func (x *exchange) onError(_ context.Context, err error) {
 }
 
 // call is every call of the request and of its background save.
-func (x *exchange) call(ctx context.Context, service, method string, in, out protoiface.MessageV1) error {
+func (x *exchange) call(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	if x.instance.dead() {
 		if method == "Rollback" {
 			return errors.New("killed") // in a deferred call
@@ -91,9 +91,9 @@ func (x *exchange) call(ctx context.Context, service, method string, in, out pro
 }
 
 // ofItem is what the trace tells of a Memcache item: its flags.
-func ofItem(in, out protoiface.MessageV1) string {
+func ofItem(in, out protoadapt.MessageV1) string {
 	var b strings.Builder
-	for _, m := range []protoiface.MessageV1{in, out} {
+	for _, m := range []protoadapt.MessageV1{in, out} {
 		if m == nil {
 			continue
 		}
