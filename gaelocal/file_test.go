@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -180,5 +181,38 @@ func TestADamagedDataFileIsSaidToBeDamaged(t *testing.T) {
 	try("no bbolt file", []byte(strings.Repeat("not a database ", 1000)))
 	if refused < 10 {
 		t.Errorf("only %d damaged files were refused", refused)
+	}
+}
+
+// The documentation of Options.Data warns of this.
+func TestAFileMadeToDoHarmEndsTheProcess(t *testing.T) {
+	path := dataFile(t)
+	withData(t, gaelocal.Options{Data: path}, func(_ *gaelocal.Server, ctx context.Context) {
+		keys, entities := make([]*datastore.Key, 100), make([]keptEntity, 100)
+		for i := range keys {
+			keys[i] = datastore.NewKey(ctx, "K", "", int64(i+1), nil)
+			entities[i].Val = make([]byte, 500)
+		}
+		_, err := datastore.PutMulti(ctx, keys, entities)
+		noError(t, err)
+	})
+	// A page begins with its number, 8 bytes, its kind and how many elements it
+	// has, 2 bytes each. Elements of a branch are 16 bytes each, from byte 16 on;
+	// the last 8 name a page, which no other element may do.
+	file, err := os.ReadFile(path)
+	noError(t, err)
+	for page := file; len(page) > 0; page = page[os.Getpagesize():] {
+		const branch = 1
+		if page[8] == branch && page[10] >= 2 {
+			copy(page[16+16+8:16+16+16], page[16+8:16+16])
+		}
+	}
+	noError(t, os.WriteFile(path, file, 0o600))
+
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), envServe+"=1", envServeData+"="+path)
+	out, err := child.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "panic: ") {
+		t.Errorf("the process ends with %v and prints\n%s\nwant a panic; if there is none any more, mend the documentation", err, out)
 	}
 }

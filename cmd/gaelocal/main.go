@@ -18,6 +18,10 @@
 //	-data file        keep the Datastore's entities in this file (default: in memory)
 //	-app id           application id (default local)
 //	-latency          answer no faster than a model of App Engine
+//
+// A warning is printed if others than this machine can reach the address, or
+// others than the file's owner have access to the data file. Open only data
+// files that you trust: a file that was made to do harm can crash gaelocal.
 package main
 
 import (
