@@ -1,6 +1,6 @@
 //go:build unix
 
-package main_test
+package main
 
 import (
 	"bufio"
@@ -24,30 +24,18 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 )
 
-// The test binary is also the app that gaelocal runs: playing tells it what to do.
+// The test binary is also gaelocal, if it is called by that name, and the app that
+// gaelocal runs, which this variable tells what to do.
 const playing = "GAELOCAL_TEST_APP"
 
-var binary string
-
 func TestMain(m *testing.M) {
+	if os.Args[0] == "gaelocal" {
+		main()
+	}
 	if part := os.Getenv(playing); part != "" {
 		os.Exit(play(part))
 	}
-	dir, err := os.MkdirTemp("", "gaelocal")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(dir, "gaelocal")
-	build := exec.Command("go", "build", "-o", binary, ".")
-	build.Stderr = os.Stderr
-	status := 1
-	if err := build.Run(); err == nil {
-		status = m.Run()
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		panic(err)
-	}
-	os.Exit(status)
+	os.Exit(m.Run())
 }
 
 type note struct{ Text string }
@@ -93,17 +81,27 @@ func fail(err error) int {
 	return 3
 }
 
-// local returns the command "gaelocal args... -- app", where the app plays a part.
-func local(t *testing.T, part string, args ...string) *exec.Cmd {
+// command returns the command "gaelocal args...".
+func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, append(args, "--", self)...)
+	return &exec.Cmd{
+		Path:      self,
+		Args:      append([]string{"gaelocal"}, args...),
+		Stderr:    new(bytes.Buffer),
+		WaitDelay: 20 * time.Second,
+	}
+}
+
+// local returns the command "gaelocal args... -- app", where the app plays a part.
+func local(t *testing.T, part string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := command(t, args...)
+	cmd.Args = append(cmd.Args, "--", cmd.Path)
 	cmd.Env = append(os.Environ(), playing+"="+part)
-	cmd.Stderr = new(bytes.Buffer)
-	cmd.WaitDelay = 20 * time.Second
 	return cmd
 }
 
@@ -145,8 +143,7 @@ func TestTheExitStatusIsTheCommands(t *testing.T) {
 
 func TestACommandThatDoesNotExistIsStatus127(t *testing.T) {
 	for _, name := range []string{"no-such-command", "./no-such-command"} {
-		cmd := exec.Command(binary, "--", name)
-		cmd.Stderr = new(bytes.Buffer)
+		cmd := command(t, "--", name)
 		wantStatus(t, cmd, cmd.Run(), 127)
 	}
 }
@@ -202,8 +199,7 @@ func TestAnAppBelowTheCommandGetsSignalsAndTimeToSave(t *testing.T) {
 }
 
 func TestWithoutACommandItPrintsTheEnvironmentAndServes(t *testing.T) {
-	cmd := exec.Command(binary)
-	cmd.Stderr = new(bytes.Buffer)
+	cmd := command(t)
 	out := bufio.NewReader(start(t, cmd))
 	env := map[string]string{}
 	for range 8 {
@@ -232,8 +228,7 @@ func TestWithoutACommandItPrintsTheEnvironmentAndServes(t *testing.T) {
 
 // A client that is stuck, or wants to do harm, must not keep gaelocal alive.
 func TestARequestThatStopsHalfWayDoesNotKeepItFromEnding(t *testing.T) {
-	cmd := exec.Command(binary)
-	cmd.Stderr = new(bytes.Buffer)
+	cmd := command(t)
 	out := bufio.NewReader(start(t, cmd))
 	var address [2]string
 	for i, name := range []string{"API_HOST", "API_PORT"} {
@@ -276,11 +271,9 @@ func TestAFailingStartIsOneSentence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	cmd := exec.Command(binary, "-addr", l.Addr().String(), "--", "true")
-	stderr := new(bytes.Buffer)
-	cmd.Stderr = stderr
+	cmd := command(t, "-addr", l.Addr().String(), "--", "true")
 	wantStatus(t, cmd, cmd.Run(), 1)
-	if got := stderr.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, l.Addr().String()) {
+	if got := cmd.Stderr.(*bytes.Buffer).String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, l.Addr().String()) {
 		t.Errorf("stderr = %q, want one line with the address %s", got, l.Addr())
 	}
 }

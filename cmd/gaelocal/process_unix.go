@@ -27,6 +27,9 @@ func endsServing(s os.Signal) bool {
 	}
 }
 
+// patience is how long wait waits.
+const patience = 10 * time.Second
+
 // group is the process group of the command. It has one of its own, so that
 // signals reach what it has started: "go run" dies of a SIGTERM without telling
 // its program. And so that keys like Ctrl-C, which a terminal turns into a
@@ -41,6 +44,7 @@ func newGroup(cmd *exec.Cmd) group {
 		cmd.SysProcAttr.Foreground = true
 		cmd.SysProcAttr.Ctty = stdin
 	}
+	adoptOrphans()
 	return group{cmd}
 }
 
@@ -55,12 +59,26 @@ func (g group) signal(s os.Signal) error {
 // wait gives what the command has started the time to end after a signal: an
 // app may still be saving.
 func (g group) wait() {
-	const patience, step = 10 * time.Second, 20 * time.Millisecond
+	const step = 20 * time.Millisecond
 	for waited := time.Duration(0); waited < patience; waited += step {
+		g.reap()
 		if g.signal(syscall.Signal(0)) != nil {
 			return
 		}
 		time.Sleep(step)
+	}
+}
+
+// reap waits for orphans of the group that have ended: until somebody does, the
+// group exists. They are this process's children where adoptOrphans works, and in
+// a container of which this is the first process. The command itself has been
+// waited for.
+func (g group) reap() {
+	for {
+		pid, err := syscall.Wait4(-g.cmd.Process.Pid, nil, syscall.WNOHANG, nil)
+		if err != nil || pid == 0 {
+			return // none of them is a child, or has ended
+		}
 	}
 }
 

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// In many containers process 1 waits for no orphans, so that they stay in their
+// process group for ever. Here this process is like that.
+func TestOrphansThatNobodyWaitsForDoNotHoldItUp(t *testing.T) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	cmd := local(t, "parent")
+	await(t, start(t, cmd), "waiting")
+	began := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	wantStatus(t, cmd, cmd.Wait(), 128+int(syscall.SIGTERM))
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("it took %v, want little more than the third of a second that the app takes", took)
+	}
+}
