@@ -252,7 +252,8 @@ func TestPagesOfAQueryAreThoseOfASortedList(t *testing.T) {
 	}
 }
 
-// A purge reads a kind of many entities page by page, and deletes what it reads.
+// A purge reads a kind of many entities page by page, and deletes what it
+// reads.
 func TestAPurgeOfManyEntitiesIsQuick(t *testing.T) {
 	n := 20000
 	if testing.Short() {

@@ -24,35 +24,36 @@
 // of what was used least recently.
 //
 // datastore_v3: Put, Get, Delete, AllocateIds, BeginTransaction, Commit,
-// Rollback, RunQuery, Next, Count; queries by kind, ancestor, filters and orders
-// on indexed properties and on __key__, keys only, projections, limits, offsets,
-// cursors. Everything is strongly consistent. A transaction sees each entity
-// group as it was when it first read it and none of its own writes; its commit
-// fails if a group that it has read was changed meanwhile, be it by a
+// Rollback, RunQuery, Next, Count; queries by kind, ancestor, filters and
+// orders on indexed properties and on __key__, keys only, projections, limits,
+// offsets, cursors. Everything is strongly consistent. A transaction sees each
+// entity group as it was when it first read it and none of its own writes; its
+// commit fails if a group that it has read was changed meanwhile, be it by a
 // transaction or not.
 //
 // Any other service or method answers App Engine's own "call not found" error.
 //
 // With Options.Data a write is in the file, synced, before it is answered, and
-// all entities are in memory as well. Writes that come at the same time share one
-// sync. A file belongs to one process at a time; damage is found when it is opened.
+// all entities are in memory as well. Writes that come at the same time share
+// one sync. A file belongs to one process at a time; damage is found when it is
+// opened.
 //
 // # For tests
 //
 // Hooks see every call, can fail it before or after it is applied, and can hold
-// it up while something else happens. Latency delays calls; AppEngineLatency is a
-// model of the real services. FlushMemcache and EvictMemcache take from Memcache
-// what it may lose at any time. Server.Call makes a call without HTTP, on the
-// caller's goroutine, and asks time.Now for the time, so that it works in a
-// bubble of testing/synctest.
+// it up while something else happens. Latency delays calls; AppEngineLatency is
+// a model of the real services. FlushMemcache and EvictMemcache take from
+// Memcache what it may lose at any time. Server.Call makes a call without HTTP,
+// on the caller's goroutine, and asks time.Now for the time, so that it works
+// in a bubble of testing/synctest.
 //
 // # Limits
 //
 // Requests of 32 MiB; Memcache keys of 250 bytes and values of 1 MiB less 323
-// bytes; entities of 1 MiB less 4 bytes, indexed strings of 1500 bytes; 25 entity
-// groups in a transaction; 300 results and 1000 skipped ones in an answer to a
-// query; 10,000 transactions and 1,000 unread queries at a time, of which the
-// oldest are forgotten first.
+// bytes; entities of 1 MiB less 4 bytes, indexed strings of 1500 bytes; 25
+// entity groups in a transaction; 300 results and 1000 skipped ones in an
+// answer to a query; 10,000 transactions and 1,000 unread queries at a time, of
+// which the oldest are forgotten first.
 //
 // # What it is not
 //

@@ -39,7 +39,8 @@ type entity struct {
 // values has several.
 type indexedValue struct{ name, value string }
 
-// newEntity makes an entity to store of a checked EntityProto with a complete key.
+// newEntity makes an entity to store of a checked EntityProto with a complete
+// key.
 func newEntity(pb *wire.EntityProto) (*entity, *Error) {
 	if proto.Size(pb) > maxEntity { // as the client sent it
 		return nil, badRequest("entity is too big")

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Environ returns the environment variables, as "name=value", that point an
-// app at this server: API_HOST and API_PORT, by which
+// Environ returns the environment variables, as "name=value", that point an app
+// at this server: API_HOST and API_PORT, by which
 // google.golang.org/appengine/v2 finds it, GAE_APPLICATION, and what keeps
 // appengine.ModuleName, VersionID and InstanceID from asking a metadata server.
 // GAE_ENV=localdev makes appengine.IsDevAppServer true, as under Google's own
@@ -40,8 +40,8 @@ func (s *Server) Environ() []string {
 // Setenv points this process at the server, by setting the variables of
 // Environ. The environment belongs to the whole process, so only one server at
 // a time can be the one that appengine/v2 finds. restore puts back what was
-// there before, so several servers have to be restored in reverse order; calling
-// it again does nothing.
+// there before, so several servers have to be restored in reverse order;
+// calling it again does nothing.
 func (s *Server) Setenv() (restore func(), err error) {
 	type saved struct {
 		name, value string

@@ -25,8 +25,9 @@ import (
 // encoded keys to a CRC-32C followed by the EntityProto, and bucket "ids", the
 // numbers below which ids may have been handed out.
 //
-// All entities are read into memory when the file is opened, so that a Datastore
-// with a file behaves like one without; from then on the file is only written.
+// All entities are read into memory when the file is opened, so that a
+// Datastore with a file behaves like one without; from then on the file is only
+// written.
 var (
 	bucketMeta     = []byte("gaelocal")
 	bucketEntities = []byte("entities")
@@ -63,8 +64,8 @@ func openFile(path, appID string, ids *ids, load func(*entity)) (f *file, err er
 		}
 		return reason
 	}
-	// A damaged file makes bbolt panic, and one that is cut off makes reading its
-	// memory map fault.
+	// A damaged file makes bbolt panic, and one that is cut off makes reading
+	// its memory map fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {

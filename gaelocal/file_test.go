@@ -112,6 +112,7 @@ func TestApplicationsInOneFileDoNotMeet(t *testing.T) {
 }
 
 func TestADataFileInUseIsNamed(t *testing.T) {
+	t.Parallel()
 	path := dataFile(t)
 	s, err := gaelocal.Start(gaelocal.Options{Data: path})
 	noError(t, err)
@@ -197,8 +198,8 @@ func TestAFileMadeToDoHarmEndsTheProcess(t *testing.T) {
 		noError(t, err)
 	})
 	// A page begins with its number, 8 bytes, its kind and how many elements it
-	// has, 2 bytes each. Elements of a branch are 16 bytes each, from byte 16 on;
-	// the last 8 name a page, which no other element may do.
+	// has, 2 bytes each. Elements of a branch are 16 bytes each, from byte 16
+	// on; the last 8 name a page, which no other element may do.
 	file, err := os.ReadFile(path)
 	noError(t, err)
 	for page := file; len(page) > 0; page = page[os.Getpagesize():] {

@@ -13,8 +13,8 @@ type Call struct {
 	Method    string // "Get", "Commit", ...
 	Namespace string // of the first key, or of the query; empty where a call has none
 
-	// InTransaction tells that the call belongs to a transaction: a Commit, a
-	// Rollback, or a call that carries the transaction it is part of.
+	// InTransaction reports whether the call belongs to a transaction: a
+	// Commit, a Rollback, or a call that carries the transaction it is part of.
 	InTransaction bool
 
 	// Ticket is the call's remote_api request_id: the API ticket of the
@@ -33,9 +33,9 @@ type Hooks struct {
 	// applied and the error is answered.
 	Before func(ctx context.Context, c Call) error
 
-	// After runs after the call has been executed without an error. On an
-	// error the call was applied, its answer is lost, and the error is
-	// answered: a network that failed on the way back.
+	// After runs after the call has been executed without an error. On an error
+	// the call was applied, its answer is lost, and the error is answered: a
+	// network that failed on the way back.
 	After func(ctx context.Context, c Call) error
 }
 
@@ -86,9 +86,9 @@ func hookError(err error) *Error {
 
 // AppEngineLatency is a rough model of App Engine's services, good for showing
 // and testing what a request's calls cost: 1.5 ms for any memcache call; in
-// datastore_v3 a get 8 ms, a put 20 ms (5 ms in a
-// transaction, where it is only noted), a delete the same as a put, a commit
-// 20 ms, a query 8 ms, anything else 5 ms.
+// datastore_v3 a get 8 ms, a put 20 ms (5 ms in a transaction, where it is only
+// noted), a delete the same as a put, a commit 20 ms, a query 8 ms, anything
+// else 5 ms.
 func AppEngineLatency(c Call) time.Duration {
 	if c.Service == "memcache" {
 		return 1500 * time.Microsecond

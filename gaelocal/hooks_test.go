@@ -148,7 +148,8 @@ func TestACallWhoseCallerGivesUpWaitsNoLonger(t *testing.T) {
 	if response, err := http.DefaultClient.Do(r); !errors.Is(err, context.Canceled) {
 		t.Errorf("request: %v, %v, want its context's error", response, err)
 	}
-	// The server's end waits for its calls, so it shows that this one has ended.
+	// The server's end waits for its calls, so it shows that this one has
+	// ended.
 	s.SetLatency(nil)
 	err = memcache.Set(ctx, &memcache.Item{Key: "k", Value: []byte("v")})
 	noError(t, err)

@@ -19,8 +19,8 @@ const (
 	maxBodySize = 32 << 20 // App Engine's limit of a request to memcache
 
 	// headTimeout also ends connections on which no request has begun, so it is
-	// longer than the 90 seconds for which appengine/v2 keeps one: a server that
-	// hangs up first may do so just when a call is sent.
+	// longer than the 90 seconds for which appengine/v2 keeps one: a server
+	// that hangs up first may do so just when a call is sent.
 	headTimeout = 2 * time.Minute
 
 	// defaultPatience is how long a body may take to arrive, and an answer to

@@ -116,6 +116,7 @@ func TestCloseEndsConnectionsWithoutACall(t *testing.T) {
 }
 
 func TestARequestThatStopsHalfWayIsGivenUp(t *testing.T) {
+	t.Parallel()
 	s := startOn(t, listen(t), 50*time.Millisecond)
 	call, other := dial(t, s), dial(t, s)
 	call.halfCall()
@@ -125,6 +126,7 @@ func TestARequestThatStopsHalfWayIsGivenUp(t *testing.T) {
 }
 
 func TestACallMayTakeLongerThanItsBody(t *testing.T) {
+	t.Parallel()
 	const patience = 50 * time.Millisecond
 	s := startOn(t, listen(t), patience)
 	s.SetHooks(gaelocal.Hooks{Before: func(ctx context.Context, _ gaelocal.Call) error {
@@ -145,6 +147,7 @@ func TestACallMayTakeLongerThanItsBody(t *testing.T) {
 }
 
 func TestAnAnswerThatNobodyReadsDoesNotKeepCloseWaiting(t *testing.T) {
+	t.Parallel()
 	s := startOn(t, listen(t), 50*time.Millisecond)
 	var get wire.MemcacheGetRequest
 	for i := range 32 { // more than fits between two sockets

@@ -8,8 +8,8 @@ import (
 )
 
 // Ids come from two ranges, as Google's datastore_stub_util.py has them: small
-// sequential ones, handed out by AllocateIds, and scattered ones above, given to
-// entities put without an id.
+// sequential ones, handed out by AllocateIds, and scattered ones above, given
+// to entities put without an id.
 const (
 	maxSequentialID  = 1<<52 - 1
 	maxScatteredID   = maxSequentialID + 1<<51

@@ -44,8 +44,8 @@ func (x *indexes) remove(e *entity) {
 	}
 }
 
-// get returns the index of a property, or of the keys if property is empty;
-// nil if it does not exist yet.
+// get returns the index of a property, or of the keys if property is empty; nil
+// if it does not exist yet.
 func (x *indexes) get(kind, property string) *rows {
 	k := x.kinds[kind]
 	switch {

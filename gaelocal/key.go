@@ -56,7 +56,8 @@ func appendFloat64(b []byte, v float64) []byte {
 	return binary.BigEndian.AppendUint64(b, u)
 }
 
-// A pathElement is a part of a key, as both Reference and ReferenceValue have it.
+// A pathElement is a part of a key, as both Reference and ReferenceValue have
+// it.
 type pathElement interface {
 	GetType() string
 	GetId() int64
@@ -96,7 +97,7 @@ func encodeKey(ref *wire.Reference) entityKey {
 	}
 }
 
-// complete tells whether the last element of a key has an id or a name.
+// complete reports whether the last element of a key has an id or a name.
 func complete(ref *wire.Reference) bool {
 	elements := ref.GetPath().GetElement()
 	last := elements[len(elements)-1]
@@ -138,8 +139,8 @@ func (d *datastore) checkKey(ref *wire.Reference, needComplete bool) *Error {
 	return nil
 }
 
-// encodeValue encodes a property's value. Values of different types sort by
-// the number of their field in PropertyValue; no value sorts first.
+// encodeValue encodes a property's value. Values of different types sort by the
+// number of their field in PropertyValue; no value sorts first.
 func encodeValue(v *wire.PropertyValue) string {
 	switch {
 	case v.Int64Value != nil:
@@ -169,7 +170,8 @@ func encodeValue(v *wire.PropertyValue) string {
 	}
 }
 
-// referencePath encodes a key that is a property's value the way encodeKey does.
+// referencePath encodes a key that is a property's value the way encodeKey
+// does.
 func referencePath(v *wire.PropertyValue_ReferenceValue) string {
 	b := appendEscaped(make([]byte, 0, 64), v.GetNameSpace())
 	for _, e := range v.GetPathelement() {

@@ -83,7 +83,7 @@ func killRead(ctx context.Context, writer int) (state [killKeys]int, err error) 
 }
 
 // TestKillChild is the process that is killed. It is told on its standard input
-// how many writes each writer has done, and tells on its standard output which
+// how many writes each writer has done, and says on its standard output which
 // ones are acknowledged.
 func TestKillChild(t *testing.T) {
 	data := os.Getenv(killData)
@@ -148,6 +148,7 @@ func killWrite(ctx context.Context, writer, number int) error {
 const killLanes = 4
 
 func TestTheDataFileSurvivesKill9AtAnyMoment(t *testing.T) {
+	t.Parallel()
 	began := time.Now()
 	var mu sync.Mutex
 	var running sync.WaitGroup

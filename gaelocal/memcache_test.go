@@ -43,7 +43,7 @@ func TestEvictingAndFlushing(t *testing.T) {
 	s, ctx := startLocal(t, gaelocal.Options{})
 	noError(t, memcache.Set(ctx, &memcache.Item{Key: "k", Value: []byte("v")}))
 	if s.EvictMemcache("other", "k") || !s.EvictMemcache("", "k") || s.EvictMemcache("", "k") {
-		t.Error("EvictMemcache does not tell whether the item was there")
+		t.Error("EvictMemcache does not report whether the item was there")
 	}
 	noError(t, memcache.Set(ctx, &memcache.Item{Key: "k", Value: []byte("v")}))
 	s.FlushMemcache()

@@ -92,7 +92,7 @@ func (d *datastore) plan(q *wire.Query) (*plan, *Error) {
 	return p, nil
 }
 
-// metadataKind tells whether Datastore answers queries of a kind from what it
+// metadataKind reports whether Datastore answers queries of a kind from what it
 // knows about the stored entities.
 func metadataKind(kind string) bool {
 	switch kind {
@@ -333,7 +333,7 @@ func (n *normalized) implied() []order {
 	return orders
 }
 
-// inRange tells whether a value lies between the bounds.
+// inRange reports whether a value lies between the bounds.
 func (f *filter) inRange(value string) bool {
 	if f.low.set {
 		if c := strings.Compare(value, f.low.value); c < 0 || c == 0 && !f.low.inclusive {
@@ -348,8 +348,8 @@ func (f *filter) inRange(value string) bool {
 	return true
 }
 
-// match tells whether the values of e satisfy the filter: each value asked for
-// is there and in range, or, if none is asked for, some value is in range.
+// match reports whether the values of e satisfy the filter: each value asked
+// for is there and in range, or, if none is asked for, some value is in range.
 func (f *filter) match(e *entity) bool {
 	for _, want := range f.equal {
 		if !f.inRange(want) {
@@ -369,7 +369,8 @@ func (f *filter) match(e *entity) bool {
 	return found
 }
 
-// admits tells whether the filter lets one value of a property count for the order.
+// admits reports whether the filter lets one value of a property count for the
+// order.
 func (f *filter) admits(value string) bool {
 	return f.inRange(value) && (len(f.equal) == 0 || slices.Contains(f.equal, value))
 }
@@ -395,7 +396,7 @@ func (p *plan) filter(property string) *filter {
 	return nil
 }
 
-// match tells whether e is a result, apart from kind and ancestor.
+// match reports whether e is a result, apart from kind and ancestor.
 func (p *plan) match(e *entity) bool {
 	for i := range p.filters {
 		if !p.filters[i].match(e) {

@@ -39,7 +39,8 @@ type result struct {
 	projected []string
 }
 
-// position is a place between results: before or after where the values would be.
+// position is a place between results: before or after where the values would
+// be.
 type position struct {
 	values []string // one for each order; empty: before everything
 	before bool
@@ -226,7 +227,7 @@ type search struct {
 }
 
 // add takes an entity that has the plan's kind and ancestor and, if by is not
-// nil, comes from the index of that order at the value. It tells whether more
+// nil, comes from the index of that order at the value. It reports whether more
 // are wanted.
 func (s *search) add(e *entity, by *order, value string) bool {
 	if !s.plan.match(e) {
@@ -415,7 +416,7 @@ func (p *plan) compare(a, b result) int {
 	return strings.Compare(a.e.key.path, b.e.key.path)
 }
 
-// isBefore tells whether a result lies before a position.
+// isBefore reports whether a result lies before a position.
 func (p *plan) isBefore(r result, at *position) bool {
 	for i, o := range p.orders {
 		if at.values[i] == absent {

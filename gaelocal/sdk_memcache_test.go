@@ -220,8 +220,8 @@ func memcacheExpiry(s *script) {
 	}
 }
 
-// memcacheExpiryWithin tells whether it was quick enough for items that live so
-// long, which the notes call a second.
+// memcacheExpiryWithin reports whether it was quick enough for items that live
+// so long, which the notes call a second.
 func memcacheExpiryWithin(s *script, life time.Duration) (quick bool) {
 	set := func(key string, expiration time.Duration) {
 		item := &memcache.Item{Key: key, Value: []byte("v"), Expiration: expiration}
@@ -276,7 +276,7 @@ func memcacheExpiryWithin(s *script, life time.Duration) (quick bool) {
 	return true
 }
 
-// fromNow tells a time in whole minutes from now.
+// fromNow returns a time in whole minutes from now.
 func fromNow(t *time.Time) string {
 	if t == nil {
 		return "none"

@@ -15,10 +15,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-var randomFor = flag.Duration("sdk.random", 5*time.Second, "how long TestRandomCallsAnswerAlike begins new streams of calls; 0: -rapid.checks of them, however long they take")
+var randomFor = flag.Duration("sdk.random", 2*time.Second, "how long TestRandomCallsAnswerAlike begins new streams of calls; 0: -rapid.checks of them, however long they take")
 
-// randomSeed makes every run of the tests one of the same streams: what a new one
-// may find is to be looked for on purpose.
+// randomSeed makes every run of the tests one of the same streams: what a new
+// one may find is to be looked for on purpose.
 var randomSeed = flag.Uint64("sdk.random.seed", 1, "the seed of TestRandomCallsAnswerAlike, unless -rapid.seed names one; 0: a new one")
 
 // A stream is a sequence of calls that both servers get in turn. Its state is
@@ -210,8 +210,8 @@ func (s *stream) memcacheDelete(t *rapid.T) {
 	})
 }
 
-// Counters of hits and misses; Google's server leaves out of the items and bytes
-// what an increment created.
+// Counters of hits and misses; Google's server leaves out of the items and
+// bytes what an increment created.
 func (s *stream) memcacheStats(t *rapid.T) {
 	s.call(t, "stats", func(c *caller) {
 		got, err := memcache.Stats(c.ctx())
@@ -223,7 +223,8 @@ func (s *stream) memcacheStats(t *rapid.T) {
 	})
 }
 
-// A path is a key before it has a namespace: kinds and names or ids from the root.
+// A path is a key before it has a namespace: kinds and names or ids from the
+// root.
 type path []struct {
 	kind string
 	name string
@@ -324,7 +325,8 @@ func (s *stream) putIncomplete(t *rapid.T) {
 	properties, below := drawProperties(t), rapid.Bool().Draw(t, "below")
 	parent := oneOf(t, "parent", paths...)
 	s.call(t, "put incomplete", func(c *caller) {
-		// In a namespace of their own: the order of allocated ids is nobody's promise.
+		// In a namespace of their own: the order of allocated ids is nobody's
+		// promise.
 		beside := newCaller(c.side, c.space+"-ids")
 		var above *datastore.Key
 		if below {
@@ -456,7 +458,8 @@ func (q question) String() string {
 		q.kind, q.ancestor, q.filters, q.orders, q.project, q.distinct, q.keysOnly, q.limit, q.offset, q.batch)
 }
 
-// prefix marks the notes about projections, some of which Google's server cannot answer.
+// prefix marks the notes about projections, some of which Google's server
+// cannot answer.
 func (q question) prefix() string {
 	if q.project != nil {
 		return "projection: "

@@ -25,8 +25,8 @@ type side struct {
 	context func(namespace ...string) context.Context
 }
 
-// A script makes calls and notes every answer. Two servers behave alike when the
-// notes of the same script are the same.
+// A script makes calls and notes every answer. Two servers behave alike when
+// the notes of the same script are the same.
 type script struct {
 	side  side
 	space string // the script's own namespace
@@ -60,8 +60,8 @@ var opaque = []struct {
 	{regexp.MustCompile("\u00a0"), " "},                                         // protobuf varies the spaces of its errors
 }
 
-// errorText is an error with its code and text, as far as they are the same from
-// run to run.
+// errorText is an error with its code and text, as far as they are the same
+// from run to run.
 func errorText(err error) string {
 	if err == nil {
 		return "ok"
@@ -151,8 +151,8 @@ func entityText(properties datastore.PropertyList) string {
 	return "{" + strings.Join(texts, ", ") + "}"
 }
 
-// projectedText is any other value. The client hides those of a projection, which
-// have no type, behind an unexported struct.
+// projectedText is any other value. The client hides those of a projection,
+// which have no type, behind an unexported struct.
 func projectedText(value any) string {
 	v := reflect.ValueOf(value)
 	if v.Kind() != reflect.Struct || v.NumField() != 1 || v.Field(0).Kind() != reflect.Pointer {

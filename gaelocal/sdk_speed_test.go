@@ -30,8 +30,8 @@ var (
 	speedRound   = flag.Duration("sdk.speed.round", 500*time.Millisecond, "length of a round")
 )
 
-// What gaelocal is to reach against Google's server. A put with a data file waits
-// for the disk, which Google's server does not, and is measured only.
+// What gaelocal is to reach against Google's server. A put with a data file
+// waits for the disk, which Google's server does not, and is measured only.
 const (
 	wantStart = 20.0
 	wantRate  = 3.0
@@ -43,8 +43,8 @@ const (
 	envServeData = "GAELOCAL_TEST_DATA"
 )
 
-// serve is a gaelocal process: it prints its address and runs until its standard
-// input is closed.
+// serve is a gaelocal process: it prints its address and runs until its
+// standard input is closed.
 func serve() {
 	server, err := gaelocal.Start(gaelocal.Options{AppID: sdktest.AppID, Data: os.Getenv(envServeData)})
 	if err != nil {

@@ -28,8 +28,8 @@ var slowScripts = map[string]bool{
 
 var updateAnswers = flag.Bool("sdk.update", false, "write the answers of Google's server to "+answersFile)
 
-// answersFile has the answers of Google's server to every script, so that gaelocal
-// can be compared with them where no SDK is installed.
+// answersFile has the answers of Google's server to every script, so that
+// gaelocal can be compared with them where no SDK is installed.
 var answersFile = filepath.Join("testdata", "sdk_answers.txt")
 
 func TestMain(m *testing.M) {
@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 	sdktest.Main(m)
 }
 
-// google is Google's server; without an SDK, or with -short, the test is skipped.
+// google is Google's server; without an SDK, or with -short, the test is
+// skipped.
 func google(tb testing.TB) side {
 	tb.Helper()
 	if testing.Short() {

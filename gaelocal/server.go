@@ -16,9 +16,9 @@ import (
 
 // Options of a Server. The zero value is a server in memory on a free port.
 type Options struct {
-	// Addr is the address to listen at, "127.0.0.1:0" by default: loopback,
-	// any free port. The server knows no authentication; keep it on loopback.
-	// Start logs a warning if others than this machine can reach it.
+	// Addr is the address to listen at, "127.0.0.1:0" by default: loopback, any
+	// free port. The server knows no authentication; keep it on loopback. Start
+	// logs a warning if others than this machine can reach it.
 	Addr string
 
 	// Data is the path of the file that keeps the Datastore's entities. Empty
@@ -27,18 +27,18 @@ type Options struct {
 	// If the file does not exist, it is created, readable and writable for its
 	// owner only. Start logs a warning if others have access to it.
 	//
-	// Open only files that you trust. Start returns an error for a damaged file,
-	// but a file that was made to do harm can make bbolt, the database behind it,
-	// panic on a goroutine of its own. That ends the process, and nothing in the
-	// process can prevent it.
+	// Open only files that you trust. Start returns an error for a damaged
+	// file, but a file that was made to do harm can make bbolt, the database
+	// behind it, panic on a goroutine of its own. That ends the process, and
+	// nothing in the process can prevent it.
 	Data string
 
 	// AppID is the application id, "local" by default. GAE_APPLICATION is
 	// "dev~" + AppID. Entities belong to the AppID they were stored under.
 	AppID string
 
-	// MemcacheSize is how many bytes of keys and values Memcache keeps before it
-	// evicts the items least recently used; 64 MiB by default.
+	// MemcacheSize is how many bytes of keys and values Memcache keeps before
+	// it evicts the items least recently used; 64 MiB by default.
 	MemcacheSize int64
 
 	// Latency, when set, says how long to wait before a call is executed.
@@ -134,10 +134,11 @@ func serve(l net.Listener, o Options, patience time.Duration) (*Server, error) {
 // Addr is the address the server listens at, as host:port.
 func (s *Server) Addr() string { return s.addr }
 
-// Close stops the server and closes the data file. Calls that have arrived whole
-// end and are answered; those still arriving are cut off, and later ones fail.
-// Close waits for hooks, so it must not be called by one. Closing again returns
-// the same result. A Server that Start did not make has nothing to close.
+// Close stops the server and closes the data file. Calls that have arrived
+// whole end and are answered; those still arriving are cut off, and later ones
+// fail. Close waits for hooks, so it must not be called by one. Closing again
+// returns the same result. A Server that Start did not make has nothing to
+// close.
 func (s *Server) Close() error {
 	if s.http == nil {
 		return nil
@@ -166,8 +167,8 @@ func (s *Server) FlushMemcache() {
 	s.memcache.flush()
 }
 
-// EvictMemcache drops one item, as Memcache may at any time, and reports whether
-// it was there.
+// EvictMemcache drops one item, as Memcache may at any time, and reports
+// whether it was there.
 func (s *Server) EvictMemcache(namespace, key string) bool {
 	return s.http != nil && s.memcache.evict(namespace, key)
 }

@@ -56,7 +56,8 @@ func newStore() *store {
 	return &store{groups: make(map[string]*group), indexes: newIndexes()}
 }
 
-// load adds an entity that is in the file; they come in the order of their keys.
+// load adds an entity that is in the file; they come in the order of their
+// keys.
 func (s *store) load(e *entity) {
 	g := s.groups[e.key.root]
 	if g == nil {
@@ -143,8 +144,8 @@ func (s *store) commit(c *change) *Error {
 }
 
 // decide returns the changes of a batch that conflict neither with what is
-// stored nor with those before them in the batch. The caller holds commitMu,
-// so nothing changes meanwhile.
+// stored nor with those before them in the batch. The caller holds commitMu, so
+// nothing changes meanwhile.
 func (s *store) decide(batch []*change) []*change {
 	accepted := make([]*change, 0, len(batch))
 	written := make(map[string]bool)

@@ -105,7 +105,8 @@ func (d *datastore) transaction(pb *wire.Transaction) (*transaction, *Error) {
 	return t, nil
 }
 
-// end removes t from those under way, and tells whether it was the first to do so.
+// end removes t from those under way, and reports whether it was the first to
+// do so.
 func (d *datastore) end(t *transaction) bool {
 	d.transactions.mu.Lock()
 	defer d.transactions.mu.Unlock()

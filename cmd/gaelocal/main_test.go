@@ -24,8 +24,8 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 )
 
-// The test binary is also gaelocal, if it is called by that name, and the app that
-// gaelocal runs, which this variable tells what to do.
+// The test binary is also gaelocal, if it is called by that name, and the app
+// that gaelocal runs, which this variable tells what to do.
 const playing = "GAELOCAL_TEST_APP"
 
 func TestMain(m *testing.M) {
@@ -96,7 +96,8 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	}
 }
 
-// local returns the command "gaelocal args... -- app", where the app plays a part.
+// local returns the command "gaelocal args... -- app", where the app plays a
+// part.
 func local(t *testing.T, part string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := command(t, args...)

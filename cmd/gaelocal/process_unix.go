@@ -70,9 +70,9 @@ func (g group) wait() {
 }
 
 // reap waits for orphans of the group that have ended: until somebody does, the
-// group exists. They are this process's children where adoptOrphans works, and in
-// a container of which this is the first process. The command itself has been
-// waited for.
+// group exists. They are this process's children where adoptOrphans works, and
+// in a container of which this is the first process. The command itself has
+// been waited for.
 func (g group) reap() {
 	for {
 		pid, err := syscall.Wait4(-g.cmd.Process.Pid, nil, syscall.WNOHANG, nil)

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 )
 
-// pythons are looked at in this order. The SDK's libraries need a Python with its
-// usual modules built in; the one that comes with the system has them, others
-// found in PATH may not.
+// pythons are looked at in this order. The SDK's libraries need a Python with
+// its usual modules built in; the one that comes with the system has them,
+// others found in PATH may not.
 var pythons = []string{"/usr/bin/python3", "/usr/local/bin/python3"}
 
 // sdk is an installed Cloud SDK.
@@ -46,7 +46,8 @@ func find() (*sdk, error) {
 // aetest takes the first python3 in PATH. It hands the server's log to this
 // process's standard error for as long as the server lives, or, when told to
 // suppress it, stops reading it, and then the server blocks as soon as the pipe
-// is full. So it is told to hand it over while standard error is somewhere else.
+// is full. So it is told to hand it over while standard error is somewhere
+// else.
 func (s *sdk) prepareProcess() (restore func(), err error) {
 	log, err := openLog()
 	if err != nil {
@@ -77,8 +78,9 @@ func openLog() (*os.File, error) {
 	return log, nil
 }
 
-// reaper is a shell that waits for this process to end and then ends the server,
-// so that a test that panics, times out or is killed leaves nothing behind.
+// reaper is a shell that waits for this process to end and then ends the
+// server, so that a test that panics, times out or is killed leaves nothing
+// behind.
 type reaper struct {
 	shell *exec.Cmd
 	pipe  io.WriteCloser

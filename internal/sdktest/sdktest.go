@@ -18,8 +18,8 @@
 // with GAESESSION_SDK=off it is skipped even where there is one.
 //
 // The Datastore of the server is the SQLite stub, strongly consistent. State is
-// shared by all tests of a binary: use a namespace per test. Memcache's flush and
-// statistics know no namespaces.
+// shared by all tests of a binary: use a namespace per test. Memcache's flush
+// and statistics know no namespaces.
 package sdktest
 
 import (
@@ -76,15 +76,7 @@ var shared struct {
 // [Main] or [Shutdown] ends the server.
 func Start(tb testing.TB) *Server {
 	tb.Helper()
-	if os.Getenv(Env) == "off" {
-		tb.Skipf("%s=off: not compared with Google's server", Env)
-	}
-	if _, err := find(); err != nil {
-		if os.Getenv(Env) == "require" {
-			tb.Fatalf("%s=require, but %v", Env, err)
-		}
-		tb.Skipf("not compared with Google's server: %v", err)
-	}
+	need(tb)
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil && shared.err == nil {
@@ -94,6 +86,20 @@ func Start(tb testing.TB) *Server {
 		tb.Fatal(shared.err)
 	}
 	return shared.server
+}
+
+// need skips tb, or fails it, where there is no server to start.
+func need(tb testing.TB) {
+	tb.Helper()
+	if os.Getenv(Env) == "off" {
+		tb.Skipf("%s=off: not compared with Google's server", Env)
+	}
+	if _, err := find(); err != nil {
+		if os.Getenv(Env) == "require" {
+			tb.Fatalf("%s=require, but %v", Env, err)
+		}
+		tb.Skipf("not compared with Google's server: %v", err)
+	}
 }
 
 // Main runs the tests of m, ends the shared server and exits: the body of a
@@ -124,7 +130,8 @@ func Shutdown() error {
 
 // New starts a server of the caller's own. Start is what tests want; New is for
 // those that need an empty server or measure how long the start takes. While it
-// runs, the PATH, standard output and standard error of this process are others.
+// runs, the PATH, standard output and standard error of this process are
+// others.
 func New() (*Server, error) {
 	sdk, err := find()
 	if err != nil {
@@ -177,8 +184,8 @@ func exited(err error) bool {
 	return errors.As(err, &status) || err.Error() == "timeout killing child process"
 }
 
-// Context returns the context of a new request whose API calls go to the server.
-// The optional argument is the namespace of its calls.
+// Context returns the context of a new request whose API calls go to the
+// server. The optional argument is the namespace of its calls.
 func (s *Server) Context(namespace ...string) context.Context {
 	request, err := s.instance.NewRequest(http.MethodGet, "/", nil)
 	if err != nil {
@@ -199,11 +206,12 @@ func (s *Server) StartupTime() time.Duration { return s.startup }
 // Pid is the process id of the server, 0 where there is no /proc.
 func (s *Server) Pid() int { return s.pid }
 
-// RSS is the resident memory of the server and the processes it started, in bytes.
+// RSS is the resident memory of the server and the processes it started, in
+// bytes.
 func (s *Server) RSS() (int64, error) { return RSS(s.pid) }
 
 // RSS is the resident memory of a process and all its descendants, in bytes, as
-// /proc tells.
+// /proc says.
 func RSS(pid int) (int64, error) {
 	if pid <= 0 {
 		return 0, errors.New("resident memory: process unknown")
