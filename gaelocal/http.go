@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	apiPath     = "/rpc_http"
-	maxBodySize = 32 << 20 // App Engine's limit of a request to memcache
+	apiPath = "/rpc_http"
+	maxBody = 32 << 20 // App Engine's limit of a request to memcache
 
 	// headTimeout also ends connections on which no request has begun, so it is
 	// longer than the 90 seconds for which appengine/v2 keeps one: a server
@@ -118,17 +118,17 @@ func (b *body) release() {
 	}
 }
 
-var errTooLarge = rpcError(rpcRequestTooLarge, "the request is larger than %d bytes", maxBodySize)
+var errTooLarge = rpcError(rpcRequestTooLarge, "the request is larger than %d bytes", maxBody)
 
-// readBody reads a body of at most maxBodySize bytes. What it allocates grows
+// readBody reads a body of at most maxBody bytes. What it allocates grows
 // with what arrives, not with what the header announces.
 func readBody(w http.ResponseWriter, r *http.Request) (*body, *Error) {
-	if r.ContentLength > maxBodySize {
+	if r.ContentLength > maxBody {
 		return nil, errTooLarge
 	}
 	b := bodies.Get().(*body)
 	b.b = b.b[:0]
-	in := http.MaxBytesReader(w, r.Body, maxBodySize)
+	in := http.MaxBytesReader(w, r.Body, maxBody)
 	for {
 		if len(b.b) == cap(b.b) {
 			b.b = append(b.b, 0)[:len(b.b)]

@@ -108,15 +108,15 @@ func compareRows(a, b row) int { return a.compare(b.value, b.e.key.path) }
 type rows struct{ chunks [][]row }
 
 const (
-	chunkFill = 256 // rows in a chunk of a new index
-	chunkMax  = 512 // rows in a chunk before it is split
+	newChunkRows = 256 // rows in a chunk of a new index
+	maxChunkRows = 512 // rows in a chunk before it is split
 )
 
 func newRows(all []row) *rows {
 	slices.SortFunc(all, compareRows)
 	all = slices.CompactFunc(all, func(a, b row) bool { return compareRows(a, b) == 0 })
 	r := &rows{}
-	for part := range slices.Chunk(all, chunkFill) {
+	for part := range slices.Chunk(all, newChunkRows) {
 		r.chunks = append(r.chunks, slices.Clone(part))
 	}
 	return r
@@ -153,7 +153,7 @@ func (r *rows) insert(in row) {
 	}
 	c = slices.Insert(c, i, in)
 	r.chunks[chunk] = c
-	if len(c) > chunkMax {
+	if len(c) > maxChunkRows {
 		half := len(c) / 2
 		r.chunks = slices.Insert(r.chunks, chunk+1, slices.Clone(c[half:]))
 		clear(c[half:])

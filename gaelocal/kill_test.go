@@ -27,7 +27,7 @@ var killTimes = flag.Int("kill.times", 100, "how often a process that writes is 
 
 // The test binary is also the process that is killed: this variable names its
 // data file.
-const killData = "GAELOCAL_TEST_KILL"
+const envKillData = "GAELOCAL_TEST_KILL"
 
 const (
 	killWriters = 4
@@ -86,7 +86,7 @@ func killRead(ctx context.Context, writer int) (state [killKeys]int, err error) 
 // how many writes each writer has done, and says on its standard output which
 // ones are acknowledged.
 func TestKillChild(t *testing.T) {
-	data := os.Getenv(killData)
+	data := os.Getenv(envKillData)
 	if data == "" {
 		t.Skip("only as the process that is killed")
 	}
@@ -188,7 +188,7 @@ func TestTheDataFileSurvivesKill9AtAnyMoment(t *testing.T) {
 func killOne(t *testing.T, data string, done []int) (acknowledged []int, writing bool) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKillChild$")
-	cmd.Env = append(os.Environ(), killData+"="+data)
+	cmd.Env = append(os.Environ(), envKillData+"="+data)
 	cmd.Stdin = strings.NewReader(strings.Trim(fmt.Sprint(done), "[]") + "\n")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -16,7 +16,7 @@ import (
 const (
 	maxResults     = 300
 	maxSkipped     = 1000
-	maxResultBytes = 2000000
+	maxResultBytes = 2_000_000
 
 	// maxCombinations is Datastore's limit of an entity's index entries.
 	maxCombinations = 20000
@@ -535,9 +535,9 @@ func (d *datastore) batch(r *running, count int, compile bool) (*wire.QueryResul
 
 // Fields of EntityProto.
 const (
-	entityKeyField      = 13
-	entityPropertyField = 14
-	entityGroupField    = 16
+	entityFieldKey      = 13
+	entityFieldProperty = 14
+	entityFieldGroup    = 16
 )
 
 // answer encodes a result: the entity, its key, or the projected properties.
@@ -558,9 +558,9 @@ func (p *plan) answer(r result) ([]byte, *Error) {
 		}
 		whole := in[:n+size]
 		switch {
-		case field == entityKeyField:
+		case field == entityFieldKey:
 			out = append(out, whole...)
-		case field == entityPropertyField && len(p.project) > 0:
+		case field == entityFieldProperty && len(p.project) > 0:
 			value, _ := protowire.ConsumeBytes(in[n:])
 			i, projected, err := p.projectProperty(r, value)
 			if err != nil {
@@ -568,13 +568,13 @@ func (p *plan) answer(r result) ([]byte, *Error) {
 			}
 			if projected != nil && !answered[i] {
 				answered[i] = true
-				out = protowire.AppendTag(out, entityPropertyField, protowire.BytesType)
+				out = protowire.AppendTag(out, entityFieldProperty, protowire.BytesType)
 				out = protowire.AppendBytes(out, projected)
 			}
 		}
 		in = in[n+size:]
 	}
-	out = protowire.AppendTag(out, entityGroupField, protowire.BytesType)
+	out = protowire.AppendTag(out, entityFieldGroup, protowire.BytesType)
 	return protowire.AppendBytes(out, nil), nil
 }
 

@@ -26,13 +26,13 @@ import (
 
 // The test binary is also gaelocal, if it is called by that name, and the app
 // that gaelocal runs, which this variable tells what to do.
-const playing = "GAELOCAL_TEST_APP"
+const envPart = "GAELOCAL_TEST_APP"
 
 func TestMain(m *testing.M) {
 	if os.Args[0] == "gaelocal" {
 		main()
 	}
-	if part := os.Getenv(playing); part != "" {
+	if part := os.Getenv(envPart); part != "" {
 		os.Exit(play(part))
 	}
 	os.Exit(m.Run())
@@ -66,7 +66,7 @@ func play(part string) int {
 	case "parent":
 		// Like "go run": starts a program and knows nothing of signals.
 		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), playing+"=last words")
+		child.Env = append(os.Environ(), envPart+"=last words")
 		child.Stdout = os.Stdout
 		return fail(child.Run())
 	case "last words":
@@ -102,7 +102,7 @@ func local(t *testing.T, part string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := command(t, args...)
 	cmd.Args = append(cmd.Args, "--", cmd.Path)
-	cmd.Env = append(os.Environ(), playing+"="+part)
+	cmd.Env = append(os.Environ(), envPart+"="+part)
 	return cmd
 }
 
