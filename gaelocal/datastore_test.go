@@ -1,6 +1,7 @@
 package gaelocal_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,48 +208,58 @@ func TestPagesOfAQueryAreThoseOfASortedList(t *testing.T) {
 		noError(t, datastore.DeleteMulti(ctx, keys))
 
 		low, down := random.Intn(50), round%2 == 1
-		var want []string
-		for name, n := range kept {
-			if n >= low {
-				want = append(want, fmt.Sprintf("%02d %s", n, name))
-			}
-		}
-		slices.SortFunc(want, func(a, b string) int {
-			if c := strings.Compare(a[:2], b[:2]); c != 0 {
-				if down {
-					return -c
-				}
-				return c
-			}
-			return strings.Compare(a, b)
-		})
-		q := datastore.NewQuery("K").Filter("N >=", low).Order("N")
-		if down {
-			q = datastore.NewQuery("K").Filter("N >=", low).Order("-N")
-		}
-		var got []string
-		for page := q.Limit(70); ; {
-			it, n := page.Run(ctx), 0
-			for {
-				var c counter
-				k, err := it.Next(&c)
-				if err == datastore.Done {
-					break
-				}
-				noError(t, err)
-				got = append(got, fmt.Sprintf("%02d %s", c.N, k.StringID()))
-				n++
-			}
-			if n == 0 {
-				break
-			}
-			cursor, err := it.Cursor()
-			noError(t, err)
-			page = q.Limit(70).Start(cursor)
-		}
+		got, want := pagesFrom(t, ctx, low, down), listFrom(kept, low, down)
 		if !slices.Equal(got, want) {
 			t.Fatalf("round %d: %d results %v, want %d %v", round, len(got), got, len(want), want)
 		}
+	}
+}
+
+// listFrom is what pagesFrom is to return.
+func listFrom(kept map[string]int, low int, down bool) []string {
+	var list []string
+	for name, n := range kept {
+		if n >= low {
+			list = append(list, fmt.Sprintf("%02d %s", n, name))
+		}
+	}
+	slices.SortFunc(list, func(a, b string) int {
+		c := strings.Compare(a[:2], b[:2])
+		if down {
+			c = -c
+		}
+		return cmp.Or(c, strings.Compare(a, b))
+	})
+	return list
+}
+
+// pagesFrom reads the counters from low on, page by page, in order of their
+// values.
+func pagesFrom(t *testing.T, ctx context.Context, low int, down bool) (list []string) {
+	t.Helper()
+	by := "N"
+	if down {
+		by = "-N"
+	}
+	q := datastore.NewQuery("K").Filter("N >=", low).Order(by).Limit(70)
+	for page := q; ; {
+		it, n := page.Run(ctx), 0
+		for {
+			var c counter
+			k, err := it.Next(&c)
+			if err == datastore.Done {
+				break
+			}
+			noError(t, err)
+			list = append(list, fmt.Sprintf("%02d %s", c.N, k.StringID()))
+			n++
+		}
+		if n == 0 {
+			return list
+		}
+		cursor, err := it.Cursor()
+		noError(t, err)
+		page = q.Start(cursor)
 	}
 }
 

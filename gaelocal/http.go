@@ -120,8 +120,8 @@ func (b *body) release() {
 
 var errTooLarge = rpcError(rpcRequestTooLarge, "the request is larger than %d bytes", maxBody)
 
-// readBody reads a body of at most maxBody bytes. What it allocates grows
-// with what arrives, not with what the header announces.
+// readBody reads a body of at most maxBody bytes. What it allocates grows with
+// what arrives, not with what the header announces.
 func readBody(w http.ResponseWriter, r *http.Request) (*body, *Error) {
 	if r.ContentLength > maxBody {
 		return nil, errTooLarge

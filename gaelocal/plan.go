@@ -169,20 +169,35 @@ func normalize(q *wire.Query) (*normalized, *Error) {
 	return n, nil
 }
 
+// checkQuery checks what Datastore checks, in its order: the first error is
+// answered.
 func (d *datastore) checkQuery(q *wire.Query, n *normalized) *Error {
-	projected := map[string]bool{}
-	for _, name := range q.GetPropertyName() {
-		if q.GetKeysOnly() {
+	for _, check := range []func(*wire.Query, *normalized) *Error{
+		checkProjection, checkShape, d.checkAncestor, checkGrouping, checkFilters, checkInequality, checkKindless,
+	} {
+		if failed := check(q, n); failed != nil {
+			return failed
+		}
+	}
+	return nil
+}
+
+func checkProjection(q *wire.Query, _ *normalized) *Error {
+	names := q.GetPropertyName()
+	for i, name := range names {
+		switch {
+		case q.GetKeysOnly():
 			return badRequest("projection and keys_only cannot both be set")
-		}
-		if reservedName(name) {
+		case reservedName(name):
 			return badRequest("projections are not supported for the property: %s", name)
-		}
-		if projected[name] {
+		case slices.Contains(names[:i], name):
 			return badRequest("cannot project a property multiple times")
 		}
-		projected[name] = true
 	}
+	return nil
+}
+
+func checkShape(q *wire.Query, n *normalized) *Error {
 	if q.Transaction != nil && q.Ancestor == nil {
 		return badRequest("Only ancestor queries are allowed inside transactions.")
 	}
@@ -193,27 +208,36 @@ func (d *datastore) checkQuery(q *wire.Query, n *normalized) *Error {
 	if components > maxComponents {
 		return badRequest("query is too large. may not have more than %d filters + sort orders ancestor total", maxComponents)
 	}
-	if a := q.GetAncestor(); a != nil {
-		if a.GetApp() != q.GetApp() {
-			return badRequest("query app is %s but ancestor app is %s", q.GetApp(), a.GetApp())
-		}
-		if a.GetNameSpace() != q.GetNameSpace() {
-			return badRequest("query namespace is %s but ancestor namespace is %s", q.GetNameSpace(), a.GetNameSpace())
-		}
-		if failed := d.checkKey(a, true); failed != nil {
-			return failed
-		}
+	return nil
+}
+
+func (d *datastore) checkAncestor(q *wire.Query, _ *normalized) *Error {
+	a := q.GetAncestor()
+	switch {
+	case a == nil:
+		return nil
+	case a.GetApp() != q.GetApp():
+		return badRequest("query app is %s but ancestor app is %s", q.GetApp(), a.GetApp())
+	case a.GetNameSpace() != q.GetNameSpace():
+		return badRequest("query namespace is %s but ancestor namespace is %s", q.GetNameSpace(), a.GetNameSpace())
 	}
-	group := map[string]bool{}
-	for _, name := range q.GetGroupByPropertyName() {
-		group[name] = true
-	}
-	for left, orders := len(group), n.orders; left > 0 && len(orders) > 0; left, orders = left-1, orders[1:] {
-		if !group[orders[0].property] {
+	return d.checkKey(a, true)
+}
+
+func checkGrouping(q *wire.Query, n *normalized) *Error {
+	group := slices.Compact(slices.Sorted(slices.Values(q.GetGroupByPropertyName())))
+	for _, o := range n.orders[:min(len(group), len(n.orders))] {
+		if !slices.Contains(group, o.property) {
 			return badRequest("items in the group by clause must be specified first in the ordering")
 		}
 	}
-	inequality, unequal := "", false
+	return nil
+}
+
+// checkFilters checks each filter beside the query, and that only one property
+// has inequalities.
+func checkFilters(q *wire.Query, n *normalized) *Error {
+	inequality, _ := n.inequality()
 	for _, f := range n.filters {
 		p := f.GetProperty()[0]
 		name := p.GetName()
@@ -229,33 +253,56 @@ func (d *datastore) checkQuery(q *wire.Query, n *normalized) *Error {
 			}
 		}
 		switch {
-		case f.GetOp() == wire.Query_Filter_EQUAL && projected[name]:
+		case f.GetOp() == wire.Query_Filter_EQUAL && slices.Contains(q.GetPropertyName(), name):
 			return badRequest("cannot use projection on a property with an equality filter")
-		case isInequality(f.GetOp()) && !unequal:
-			inequality, unequal = name, true
 		case isInequality(f.GetOp()) && name != inequality:
 			return badRequest("Only one inequality filter per query is supported. Encountered both %s and %s", inequality, name)
 		}
 	}
-	if unequal && len(group) > 0 && len(n.orders) == 0 && !group[inequality] {
-		return badRequest("Inequality filter on %s must also be a group by property when group by properties are set.", inequality)
+	return nil
+}
+
+// inequality returns the property of the first inequality.
+func (n *normalized) inequality() (property string, found bool) {
+	for _, f := range n.filters {
+		if isInequality(f.GetOp()) {
+			return f.GetProperty()[0].GetName(), true
+		}
 	}
-	if unequal && len(n.orders) > 0 && n.orders[0].property != inequality {
+	return "", false
+}
+
+func checkInequality(q *wire.Query, n *normalized) *Error {
+	inequality, found := n.inequality()
+	if !found {
+		return nil
+	}
+	if len(n.orders) > 0 && n.orders[0].property != inequality {
 		return badRequest("The first sort property must be the same as the property to which the inequality filter is applied.  "+
 			"In your query the first sort property is %s but the inequality filter is on %s", n.orders[0].property, inequality)
 	}
-	if q.Kind == nil {
-		named := len(n.exists) > 0
-		for _, f := range n.filters {
-			named = named || f.GetProperty()[0].GetName() != keyProperty
-		}
-		if named {
-			return badRequest("kind is required for non-__key__ filters")
-		}
-		for _, o := range n.orders {
-			if o.property != keyProperty || o.down {
-				return badRequest("kind is required for all orders except __key__ ascending")
-			}
+	group := q.GetGroupByPropertyName()
+	if len(group) > 0 && len(n.orders) == 0 && !slices.Contains(group, inequality) {
+		return badRequest("Inequality filter on %s must also be a group by property when group by properties are set.", inequality)
+	}
+	return nil
+}
+
+// checkKindless checks a query of all kinds.
+func checkKindless(q *wire.Query, n *normalized) *Error {
+	if q.Kind != nil {
+		return nil
+	}
+	named := len(n.exists) > 0
+	for _, f := range n.filters {
+		named = named || f.GetProperty()[0].GetName() != keyProperty
+	}
+	if named {
+		return badRequest("kind is required for non-__key__ filters")
+	}
+	for _, o := range n.orders {
+		if o.property != keyProperty || o.down {
+			return badRequest("kind is required for all orders except __key__ ascending")
 		}
 	}
 	return nil

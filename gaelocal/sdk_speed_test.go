@@ -233,46 +233,12 @@ func TestSpeedBesideGooglesServer(t *testing.T) {
 }
 
 func compareSpeed(t *testing.T, data string) {
-	var servers [2]*contestant // gaelocal, google
-	var starts [2]sample
-	for round := 0; round < *speedRounds; round++ {
-		for i, start := range []func() (*contestant, error){func() (*contestant, error) { return startProcess(data) }, startGoogle} {
-			if servers[i] != nil {
-				if err := servers[i].close(); err != nil {
-					t.Fatalf("close %s: %v", servers[i].name, err)
-				}
-				servers[i] = nil
-			}
-			server, err := start()
-			if err != nil {
-				t.Fatal(err)
-			}
-			servers[i] = server
-			starts[i] = append(starts[i], float64(server.startup.Microseconds())/1000)
-		}
-	}
-	defer func() {
-		for _, server := range servers {
-			if err := server.close(); err != nil {
-				t.Errorf("close %s: %v", server.name, err)
-			}
-		}
-	}()
-
-	var table strings.Builder
-	fmt.Fprintf(&table, "\n%d rounds of %s, median (lowest–highest); values of %d bytes, %d keys; %s, %d CPUs, shared with the callers\n\n",
+	servers, starts := startContestants(t, data)
+	var out table
+	fmt.Fprintf(&out, "\n%d rounds of %s, median (lowest–highest); values of %d bytes, %d keys; %s, %d CPUs, shared with the callers\n\n",
 		*speedRounds, *speedRound, speedValue, speedKeys, runtime.Version(), runtime.NumCPU())
-	fmt.Fprintf(&table, "| | callers | gaelocal | Google's server | ratio |\n|---|---|---|---|---|\n")
-	// The ratio is that of neighbouring rounds: other load on the machine
-	// changes from minute to minute.
-	line := func(name string, callers string, format string, local, google, ratios sample, want float64) {
-		ratio := ratios.median()
-		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s |\n", name, callers, local.text(format), google.text(format), ratios.text("%.1f"))
-		if ratio < want {
-			t.Errorf("%s, callers %s: gaelocal is %.1f times as fast, want %.0f", name, callers, ratio, want)
-		}
-	}
-	line("start, ms", "", "%.0f", starts[0], starts[1], starts[1].by(starts[0]), wantStart)
+	fmt.Fprintf(&out, "| | callers | gaelocal | Google's server | ratio |\n|---|---|---|---|---|\n")
+	out.line(t, "start, ms", "", starts, starts[1].by(starts[0]), wantStart)
 
 	for _, server := range servers {
 		for i := 0; i < speedKeys; i++ {
@@ -284,32 +250,81 @@ func compareSpeed(t *testing.T, data string) {
 		}
 	}
 	for _, row := range speedRows {
+		want := wantRate
+		if data != "" && row.name == "datastore put" {
+			want = 0
+		}
 		for _, callers := range []int{1, 8} {
-			var rates [2]sample
-			for round := 0; round < *speedRounds; round++ {
-				for i, server := range servers {
-					got, err := rate(server.side, row, callers)
-					if err != nil {
-						t.Fatalf("%s of %s: %v", row.name, server.name, err)
-					}
-					rates[i] = append(rates[i], got)
-				}
-			}
-			want := wantRate
-			if data != "" && row.name == "datastore put" {
-				want = 0
-			}
-			line(row.name+", per s", fmt.Sprint(callers), "%.0f", rates[0], rates[1], rates[0].by(rates[1]), want)
+			rates := measure(t, servers, row, callers)
+			out.line(t, row.name+", per s", fmt.Sprint(callers), rates, rates[0].by(rates[1]), want)
 		}
 	}
-	var memory [2]sample
+	var memory [2]float64
 	for i, server := range servers {
 		bytes, err := server.rss()
 		if err != nil {
 			t.Fatal(err)
 		}
-		memory[i] = sample{float64(bytes) / (1 << 20)}
+		memory[i] = float64(bytes) / (1 << 20)
 	}
-	fmt.Fprintf(&table, "| resident memory after it, MiB | | %.0f | %.0f | %.1f |\n", memory[0][0], memory[1][0], memory[1][0]/memory[0][0])
-	t.Log(table.String())
+	fmt.Fprintf(&out, "| resident memory after it, MiB | | %.0f | %.0f | %.1f |\n", memory[0], memory[1], memory[1]/memory[0])
+	t.Log(out.String())
+}
+
+// startContestants starts gaelocal and Google's server, which run until the
+// test ends, and returns how many milliseconds each start took.
+func startContestants(t *testing.T, data string) (servers [2]*contestant, starts [2]sample) {
+	t.Helper()
+	local := func() (*contestant, error) { return startProcess(data) }
+	for round := 1; round <= *speedRounds; round++ {
+		for i, start := range []func() (*contestant, error){local, startGoogle} {
+			server, err := start()
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := func() {
+				if err := server.close(); err != nil {
+					t.Errorf("close %s: %v", server.name, err)
+				}
+			}
+			servers[i] = server
+			starts[i] = append(starts[i], float64(server.startup.Microseconds())/1000)
+			if round < *speedRounds {
+				end()
+			} else {
+				t.Cleanup(end)
+			}
+		}
+	}
+	return servers, starts
+}
+
+// measure returns the rates of an operation on both servers, round by round.
+func measure(t *testing.T, servers [2]*contestant, row row, callers int) (rates [2]sample) {
+	t.Helper()
+	for range *speedRounds {
+		for i, server := range servers {
+			got, err := rate(server.side, row, callers)
+			if err != nil {
+				t.Fatalf("%s of %s: %v", row.name, server.name, err)
+			}
+			rates[i] = append(rates[i], got)
+		}
+	}
+	return rates
+}
+
+type table struct{ strings.Builder }
+
+// line writes a line about gaelocal and Google's server, and fails t if
+// gaelocal is not as many times as fast as wanted. The ratios are those of
+// neighbouring rounds: other load on the machine changes from minute to minute.
+func (out *table) line(t *testing.T, name, callers string, measured [2]sample, ratios sample, want float64) {
+	t.Helper()
+	const whole = "%.0f"
+	ratio := ratios.median()
+	fmt.Fprintf(out, "| %s | %s | %s | %s | %s |\n", name, callers, measured[0].text(whole), measured[1].text(whole), ratios.text("%.1f"))
+	if ratio < want {
+		t.Errorf("%s, callers %s: gaelocal is %.1f times as fast, want %.0f", name, callers, ratio, want)
+	}
 }
