@@ -41,7 +41,7 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 		{"malformed id: too long", options{}, false, strings.Repeat("x", 251), get, 0, 0},
 		{"login", options{}, false, "", add, 2, 20},
 		{"read, cached", options{}, false, "", get, 1, 1.5},
-		{"change, cached", options{}, false, "", addOne, 8, 41},
+		{"change, cached", options{}, false, "", addOne, 6, 36},
 		{"change, cached, asynchronous", async, false, "", addOne, 2, 3},
 		{"read, evicted", options{}, true, "", get, 6, 22},
 		{"unknown id", options{}, false, "unknown", get, 2, 9.5},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/tiered"
 )
 
@@ -14,10 +13,6 @@ import (
 type SessEntity struct {
 	Expires time.Time `datastore:"exp"`
 	Value   []byte    `datastore:"val"`
-}
-
-func datastoreBackup(kind string) tiered.Backup {
-	return gae.Datastore{Kind: kind, Value: "val", Expires: "exp"}
 }
 
 // Drain waits until the background saves of this process have ended, and

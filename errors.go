@@ -8,6 +8,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // The errors that OnError gets wrap one of these, or what a service or the
@@ -21,15 +22,12 @@ var (
 	// ErrTooLarge means that the encoded session does not fit: into Memcache
 	// with OnlyMemcache, otherwise into Datastore. What was saved before stays
 	// as it was in both.
-	ErrTooLarge = tiered.ErrTooLarge
+	ErrTooLarge = tier.ErrTooLarge
 
 	// ErrInvalidID means that a session id is malformed: empty, not UTF-8, with
 	// a NUL byte, longer than Memcache allows, or of the form __x__, which
 	// Datastore reserves. No service was called.
 	ErrInvalidID = errors.New("malformed session id")
-
-	// ErrClosed means that the store was used after Close.
-	ErrClosed = errors.New("store is closed")
 
 	errOtherID = errors.New("stored session has another id")
 )

@@ -2,10 +2,8 @@ package gaesession
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/icza/session"
 
@@ -29,29 +27,34 @@ func NewMemcacheStore(ctx context.Context) session.Store {
 //
 //   - Get returns the session with that id, its access time set to now, or nil
 //     when there is none. It asks the services once for each id; later calls
-//     return the same Session value. A value that cannot be decoded is no
-//     session, and is not deleted.
+//     return the same Session value. An id that the services do not take is no
+//     session's, and they are not called for it.
 //   - Add takes up a session that session.NewSession made, to be saved by Close.
 //     Its id must not get to the client before Close has returned, and it must
 //     not be added to another store as well.
 //   - Remove removes the session for good, at once. When that fails, which is
 //     reported, this request has no such session any more, others may; calling
 //     it again tries again.
-//   - Close saves new and changed sessions. Calling it again does nothing.
-//
-// All other calls after Close do nothing but report ErrClosed, and Get returns
-// nil.
+//   - Close saves new and changed sessions. It may be called again, and then
+//     saves what was changed since. The other methods go on working after it.
 func NewMemcacheStoreOptions(ctx context.Context, o *MemcacheStoreOptions) session.Store {
+	return newStore(ctx, o)
+}
+
+func newStore(ctx context.Context, o *MemcacheStoreOptions) *memcacheStore {
 	s := &memcacheStore{ctx: orBackground(ctx), opt: o.withDefaults()}
 	s.codec = newCodec(s.opt.Codec)
 	s.tiers = tiered.Store{
-		Cache:      gae.Memcache{Prefix: s.opt.KeyPrefix},
+		Cache:      s.opt.Cache,
+		Backup:     s.opt.Backup,
+		Inspect:    s.inspect,
 		Merge:      s.merge,
 		Retries:    s.opt.Retries,
 		Background: gae.Background,
-	}
-	if !s.opt.OnlyMemcache {
-		s.tiers.Backup = datastoreBackup(s.opt.DSEntityName)
+		Shared:     s.shared,
+		Report: func(id string, err error) {
+			s.report("save session", id, err)
+		},
 	}
 	return s
 }
@@ -63,9 +66,7 @@ type memcacheStore struct {
 	tiers tiered.Store
 
 	mu      sync.Mutex
-	closed  bool
-	calls   sync.WaitGroup // Gets and Removes under way; Close waits for them
-	entries []*entry       // one, as a rule
+	entries []*entry // one, as a rule
 }
 
 // An entry is what the request knows of one id.
@@ -75,35 +76,23 @@ type entry struct {
 
 	// Set by load, or by Add.
 	sess   session.Session // nil: there is none
-	loaded *tiered.Loaded  // nil: not loaded from the services
-	was    snapshot        // of sess, when loaded
+	loaded *tiered.Loaded  // nil: the services are not known to have it
+	was    snapshot        // of sess, when it was loaded or saved
 
-	removed bool // for this request
-	gone    bool // from the services
+	saving  sync.Mutex // held while it is being saved or removed
+	tried   bool       // to save it: the services may have it though loaded is nil
+	settled bool       // nothing is left to do while it does not change
+	removed bool       // for this request
+	gone    bool       // from the services
 }
 
-// begin returns the entry for id, or nil after reporting why the store does not
-// do it. The caller has to call s.calls.Done when it gets one.
-func (s *memcacheStore) begin(doing, id string) *entry {
+// entry returns the entry for id, or nil if no service takes such an id.
+func (s *memcacheStore) entry(id string) *entry {
 	if !s.isValidID(id) {
-		s.report(doing, id, ErrInvalidID)
 		return nil
 	}
-	e := s.open(id)
-	if e == nil {
-		s.report(doing, id, ErrClosed)
-	}
-	return e
-}
-
-// open returns the entry for id, or nil when the store is closed.
-func (s *memcacheStore) open(id string) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.calls.Add(1)
 	for _, e := range s.entries {
 		if e.id == id {
 			return e
@@ -115,15 +104,12 @@ func (s *memcacheStore) open(id string) *entry {
 }
 
 func (s *memcacheStore) isValidID(id string) bool {
-	key := s.opt.KeyPrefix + id
-	return id != "" && len(key) <= gae.MaxKeyLength && !strings.Contains(key, "\x00") && utf8.ValidString(id) &&
-		!(strings.HasPrefix(id, "__") && strings.HasSuffix(id, "__"))
+	return (s.tiers.Cache == nil || s.tiers.Cache.ValidID(id)) && (s.tiers.Backup == nil || s.tiers.Backup.ValidID(id))
 }
 
 // Get implements session.Store.
 func (s *memcacheStore) Get(id string) session.Session {
-	const doing = "load session"
-	e := s.begin("get session", id)
+	e := s.entry(id)
 	if e == nil {
 		return nil
 	}
@@ -135,9 +121,8 @@ func (s *memcacheStore) Get(id string) session.Session {
 		sess = nil
 	}
 	s.mu.Unlock()
-	s.calls.Done()
 	for _, err := range errs {
-		s.report(doing, id, err)
+		s.report("load session", id, err)
 	}
 	return sess
 }
@@ -152,22 +137,34 @@ func (s *memcacheStore) load(id string, e *entry) (errs []error) {
 	if loaded == nil {
 		return errs
 	}
-	sess, err := s.codec.decode(loaded.Value)
-	if err == nil && sess.ID() != id {
-		err = errOtherID
-	}
+	sess, err := s.open(id, loaded)
 	if err != nil {
-		return append(errs, err)
+		errs = append(errs, err)
+		if !loaded.FromCache() {
+			return errs
+		}
+		// Datastore may have one that can be read.
+		if loaded, err = s.tiers.LoadBackup(s.ctx, id); err != nil || loaded == nil {
+			return append(errs, err)
+		}
+		if sess, err = s.open(id, loaded); err != nil {
+			return append(errs, err)
+		}
 	}
-	if !time.Now().Before(s.expires(sess)) {
-		return errs // Memcache is precise to the second only
-	}
-	was := takeSnapshot(loaded.Value, sess)
+	was := takeSnapshot(loaded.Value(), sess.Accessed(), sess.Attrs())
 	sess.Access()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.sess, e.loaded, e.was = sess, loaded, was
 	return errs
+}
+
+func (s *memcacheStore) open(id string, l *tiered.Loaded) (session.Session, error) {
+	sess, err := s.codec.decode(l.Value())
+	if err == nil && sess.ID() != id {
+		err = errOtherID
+	}
+	return sess, err
 }
 
 // Add implements session.Store.
@@ -178,8 +175,9 @@ func (s *memcacheStore) Add(sess session.Session) {
 		return
 	}
 	id := sess.ID()
-	e := s.begin(doing, id)
+	e := s.entry(id)
 	if e == nil {
+		s.report(doing, id, ErrInvalidID)
 		return
 	}
 	e.load.Do(func() {}) // a Get under way first
@@ -189,7 +187,6 @@ func (s *memcacheStore) Add(sess session.Session) {
 		e.sess = sess
 	}
 	s.mu.Unlock()
-	s.calls.Done()
 	if removed {
 		s.report(doing, id, ErrRemoved)
 	}
@@ -203,45 +200,42 @@ func (s *memcacheStore) Remove(sess session.Session) {
 		return
 	}
 	id := sess.ID()
-	e := s.begin(doing, id)
+	e := s.entry(id)
 	if e == nil {
+		s.report(doing, id, ErrInvalidID)
 		return
 	}
 	e.load.Do(func() {}) // a Get under way first
+	e.saving.Lock()
+	defer e.saving.Unlock()
 	s.mu.Lock()
-	known := !e.gone && !(e.isNew() && !e.removed)
+	unknown := e.gone || e.isNew(e.sess) && !e.removed
 	e.removed = true
 	s.mu.Unlock()
-	var err error
-	if known {
-		err = s.tiers.Remove(s.ctx, id)
+	if unknown {
+		return
 	}
-	s.mu.Lock()
+	err := s.tiers.Remove(s.ctx, id, e.loaded)
 	e.gone = err == nil
-	s.mu.Unlock()
-	s.calls.Done()
 	s.report(doing, id, err)
 }
 
-// isNew tells that the services cannot know the session yet.
-func (e *entry) isNew() bool { return e.sess != nil && e.loaded == nil && e.sess.New() }
+// isNew reports whether the services cannot know the session yet.
+func (e *entry) isNew(sess session.Session) bool {
+	return sess != nil && e.loaded == nil && !e.tried && sess.New()
+}
 
 // Close implements session.Store.
 func (s *memcacheStore) Close() {
 	s.mu.Lock()
-	closed := s.closed
-	s.closed = true
+	entries := s.entries[:len(s.entries):len(s.entries)]
 	s.mu.Unlock()
-	if closed {
-		return
-	}
-	s.calls.Wait()
-	if len(s.entries) == 1 {
-		s.saveEntry(s.entries[0])
+	if len(entries) == 1 {
+		s.saveEntry(entries[0])
 		return
 	}
 	var saves sync.WaitGroup
-	for _, e := range s.entries {
+	for _, e := range entries {
 		saves.Add(1)
 		go func() {
 			defer saves.Done()
@@ -252,37 +246,86 @@ func (s *memcacheStore) Close() {
 }
 
 func (s *memcacheStore) saveEntry(e *entry) {
-	if e.sess != nil && !e.removed {
-		s.report("save session", e.id, s.save(e.id, e))
+	e.load.Do(func() {}) // a Get under way first
+	e.saving.Lock()
+	defer e.saving.Unlock()
+	s.mu.Lock()
+	sess, removed := e.sess, e.removed
+	s.mu.Unlock()
+	if sess != nil && !removed {
+		s.report("save session", e.id, s.save(e, sess))
 	}
 }
 
-func (s *memcacheStore) save(id string, e *entry) error {
-	if e.loaded != nil && !e.loaded.Ahead() {
-		changed, err := e.was.changed(s.codec, e.sess)
-		if err != nil {
-			return err
-		}
-		age := e.sess.Accessed().Sub(e.was.accessed)
-		if !changed && age < s.opt.refreshInterval(e.sess.Timeout()) {
-			return s.tiers.Refill(s.ctx, id, e.loaded)
-		}
-	}
-	value, err := s.codec.encode(e.sess)
+// save saves what was changed in a session since it was loaded or saved.
+func (s *memcacheStore) save(e *entry, sess session.Session) error {
+	attrs, accessed := sess.Attrs(), sess.Accessed()
+	set, deleted, err := e.was.changes(s.codec, sess, attrs)
 	if err != nil {
 		return err
 	}
-	rec := tiered.Record{Value: value, Expires: s.expires(e.sess)}
+	if e.loaded != nil && len(set)+len(deleted) == 0 && !s.needsRefresh(e, sess) {
+		if e.settled {
+			return nil
+		}
+		e.settled = true
+		return s.tiers.Settle(s.ctx, e.id, e.loaded)
+	}
+	value, err := s.codec.encode(sess)
+	if err != nil {
+		return err
+	}
+	c := tiered.Change{Value: value, Set: set, Deleted: deleted, Used: accessed, Ends: s.expires(sess)}
+	var loaded *tiered.Loaded
 	switch {
-	case e.isNew():
-		return s.tiers.Create(s.ctx, id, rec)
+	case e.isNew(sess):
+		e.tried = true
+		loaded, err = s.tiers.Create(s.ctx, e.id, c)
 	case e.loaded == nil:
 		// Not a new session: it may be known, and may have been removed.
-		return s.tiers.Update(s.ctx, id, &tiered.Loaded{}, rec)
-	case s.opt.AsyncDatastoreSave && !s.opt.OnlyMemcache:
-		return s.tiers.UpdateAsync(s.ctx, id, e.loaded, rec, func(err error) {
-			s.report("save session in the background", id, err)
-		})
+		e.tried = true
+		loaded, err = s.tiers.Update(s.ctx, e.id, tiered.New(), c)
+	case s.opt.AsyncDatastoreSave:
+		loaded, err = s.tiers.UpdateAsync(s.ctx, e.id, e.loaded, c)
+	default:
+		loaded, err = s.tiers.Update(s.ctx, e.id, e.loaded, c)
 	}
-	return s.tiers.Update(s.ctx, id, e.loaded, rec)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.loaded, e.was, e.settled = loaded, takeSnapshot(value, accessed, attrs), true
+	return nil
+}
+
+// needsRefresh reports whether the session would end too early, or its access
+// time is too old, in the services.
+func (s *memcacheStore) needsRefresh(e *entry, sess session.Session) bool {
+	accessed, timeout := sess.Accessed(), min(sess.Timeout(), longest)
+	return e.loaded.Ends().Before(accessed.Add(timeout).Truncate(time.Microsecond)) ||
+		accessed.Sub(e.was.accessed) >= s.opt.refreshInterval(timeout)
+}
+
+// shared names the services that the store uses.
+func (s *memcacheStore) shared() any {
+	return gae.Shared(s.ctx, s.tiers.Cache, s.tiers.Backup)
+}
+
+// RemoveID removes the session with that id for good, as the Remove of a store
+// with these options does: also one that this instance cannot decode, for which
+// Get returns nil. It returns ErrInvalidID, or why a service failed; then the
+// session may still be there.
+func RemoveID(ctx context.Context, id string, o *MemcacheStoreOptions) error {
+	const doing = "remove session"
+	s := newStore(ctx, o)
+	if !s.isValidID(id) {
+		return describe(doing, id, ErrInvalidID)
+	}
+	// How long the session lives says how long its removal has to be known.
+	l, _ := s.tiers.Load(s.ctx, id)
+	if err := s.tiers.Remove(s.ctx, id, l); err != nil {
+		return describe(doing, id, err)
+	}
+	return nil
 }

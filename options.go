@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"google.golang.org/appengine/v2/memcache"
+
+	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -40,16 +43,21 @@ type MemcacheStoreOptions struct {
 
 	// AsyncDatastoreSave saves changes in Memcache before Close returns, and in
 	// Datastore in a goroutine that may outlive the request; see Drain. Saved in
-	// both before Close returns all the same are new sessions, sessions that
-	// Memcache had lost, and those whose last change is not in Datastore yet,
-	// which may take up to two seconds more when another request is saving it. The
-	// default is to save everything before Close returns. Not used with
-	// OnlyMemcache.
+	// both before Close returns all the same are new sessions and those that
+	// Memcache had lost. The default is to save everything before Close returns.
+	// Not used with OnlyMemcache.
 	AsyncDatastoreSave bool
 
 	// DSEntityName is the kind of the session entities; "sess_" by default. Not
 	// used with OnlyMemcache.
 	DSEntityName string
+
+	// Cache and Backup are where sessions are kept. Nil, the default: App
+	// Engine's Memcache, with KeyPrefix, and Datastore, with DSEntityName.
+	// Others have prefixes and kinds of their own. With tier.None as Cache
+	// sessions live in the Backup alone, and OnlyMemcache is not heeded.
+	Cache  tier.Cache
+	Backup tier.Backup
 
 	// RefreshInterval is how old the stored access time of a session may become
 	// before a request that changes nothing else writes it again. Zero, the
@@ -62,7 +70,7 @@ type MemcacheStoreOptions struct {
 	// OnError gets every error that session.Store has no way to return. It is
 	// called in the goroutine that met the error, also after Close when that is
 	// a background save, and must be safe for concurrent use. The errors answer
-	// errors.Is for ErrRemoved, ErrTooLarge, ErrInvalidID and ErrClosed and never
+	// errors.Is for ErrRemoved, ErrTooLarge and ErrInvalidID and never
 	// contain a session id. It should not use the store. A panic in it is logged
 	// together with the error. The default logs one record at error level to
 	// log/slog's default logger.
@@ -81,6 +89,18 @@ func (o *MemcacheStoreOptions) withDefaults() MemcacheStoreOptions {
 	c.Retries = min(c.Retries, maxRetries)
 	if c.DSEntityName == "" {
 		c.DSEntityName = defaultDSEntityName
+	}
+	if c.Cache == nil {
+		c.Cache = gae.Memcache{Prefix: c.KeyPrefix}
+	}
+	switch {
+	case c.Cache == tier.None:
+		c.Cache, c.OnlyMemcache = nil, false
+	case c.OnlyMemcache:
+		c.Backup = nil
+	}
+	if c.Backup == nil && !c.OnlyMemcache {
+		c.Backup = gae.Datastore{Kind: c.DSEntityName, Value: "val", Expires: "exp"}
 	}
 	if c.OnError == nil {
 		c.OnError = logError

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 var (
@@ -25,7 +26,8 @@ var (
 
 var (
 	errNoBackend  = errors.New("no backend chosen, or one that is unknown")
-	errInvalidKey = errors.New("session id with key prefix is malformed: empty, not UTF-8, with a NUL byte, longer than Memcache allows, or of the form __x__")
+	errInvalidID  = errors.New("malformed session id")
+	errNoTier     = errors.New("no cache (tier.None stands for none) or no backup given")
 	errNoSession  = errors.New("session is nil")
 	errSerializer = errors.New("serializer")
 )
@@ -34,7 +36,7 @@ var (
 // that failed, beside which another service may have the session.
 func refused(err error) bool {
 	return errors.Is(err, ErrRemoved) || errors.Is(err, ErrValueTooBig) ||
-		errors.Is(err, errSerializer) || errors.Is(err, errInvalidKey)
+		errors.Is(err, errSerializer) || errors.Is(err, errInvalidID)
 }
 
 // describe wraps err for the outside.
@@ -42,7 +44,7 @@ func describe(doing, id string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, tiered.ErrTooLarge) {
+	if errors.Is(err, tier.ErrTooLarge) {
 		err = fmt.Errorf("%w: %w", ErrValueTooBig, err)
 	}
 	return sessionid.Describe("cascadestore: "+doing, id, err)

@@ -30,14 +30,23 @@ type track struct {
 	loaded *tiered.Loaded
 	// saved tells that saving the session for the first time was tried, so that
 	// the services may know it although loaded is nil.
-	saved   bool
-	was     snapshot  // with loaded: the session at that time
-	expires time.Time // with loaded: when the services let it go; zero: not known
+	saved bool
+	was   snapshot // with loaded: the session at that time
+
+	// unreadable is the session that the cookie names, when what is stored
+	// cannot be decoded.
+	unreadable *unreadable
 
 	removed bool // by this request
 
 	// unknown is why it could not be told whether the session exists.
 	unknown error
+}
+
+// An unreadable session can be removed, and nothing else.
+type unreadable struct {
+	id     string
+	loaded *tiered.Loaded
 }
 
 type keptKey struct {
@@ -50,7 +59,6 @@ type kept struct {
 	id      string // empty: it was removed
 	instead string // the id in the cookie it takes the place of
 	loaded  *tiered.Loaded
-	expires time.Time
 }
 
 // requestOf returns what is known of r's sessions.
@@ -109,18 +117,18 @@ func (req *request) find(cs *CascadeStore, name, cookieID string) (kept, bool) {
 		return kept{}, false
 	}
 	k, ok := req.kept[keptKey{cs, name}]
-	if !ok || cookieID != k.id && cookieID != k.instead || k.loaded != nil && !time.Now().Before(k.expires) {
+	if !ok || cookieID != k.id && cookieID != k.instead || k.loaded != nil && !time.Now().Before(k.loaded.Ends()) {
 		return kept{}, false
 	}
 	return k, true
 }
 
 // keep puts a session into the request backend.
-func (req *request) keep(cs *CascadeStore, name string, t *track, expires time.Time) {
+func (req *request) keep(cs *CascadeStore, name string, t *track) {
 	if cs.backendTypes&RequestBackend == 0 {
 		return
 	}
-	req.kept[keptKey{cs, name}] = kept{id: t.id, instead: t.cookieID, loaded: t.loaded, expires: expires}
+	req.kept[keptKey{cs, name}] = kept{id: t.id, instead: t.cookieID, loaded: t.loaded}
 }
 
 // drop makes the request backend know that the session is removed.

@@ -69,82 +69,85 @@ func (cs *CascadeStore) save(ctx context.Context, req *request, session *session
 	switch {
 	case t.removed:
 		return ErrRemoved
-	case !cs.isValidKey(t.id):
-		return errInvalidKey
+	case !cs.isValidID(t.id):
+		return errInvalidID
 	}
 	now := time.Now()
-	expires := cs.expiry(session.Options, now)
-	var value []byte
-	if t.loaded != nil {
-		changed, err := t.was.changed(cs, session)
-		if err != nil {
-			return err
-		}
-		if !changed {
-			if !t.loaded.Ahead() && t.isFresh(now, cs.maxAge(session.Options)) {
-				cs.logs().step(ctx, "nothing to save", t.id)
-				return nil
-			}
-			value = t.loaded.Value
-		}
-	}
-	if value == nil {
-		var err error
-		if value, err = cs.encode(session); err != nil {
-			return err
-		}
-	}
-	if err := cs.store(ctx, session, t, tiered.Record{Value: value, Expires: expires}); err != nil {
-		t.saved = true
+	set, deleted, err := t.was.changes(cs, session)
+	if err != nil {
 		return err
 	}
-	t.loaded, t.saved, t.expires = tiered.Saved(value), true, expires
-	t.was = takeSnapshot(value, session)
-	req.keep(cs, session.Name(), t, expires)
+	var value []byte
+	if t.loaded != nil && len(set)+len(deleted) == 0 {
+		if !t.loaded.Ends().Before(now.Add(cs.maxAge(session.Options))) {
+			cs.logs().step(ctx, "nothing to save", t.id)
+			return nil
+		}
+		value = t.loaded.Value()
+	} else if value, err = cs.encode(session); err != nil {
+		return err
+	}
+	was := takeSnapshot(value, session)
+	loaded, err := cs.store(ctx, session, t, tiered.Change{
+		Value: value, Set: namesOf(set), Deleted: namesOf(deleted), Used: now, Ends: cs.expiry(session.Options, now),
+	})
+	t.saved = true
+	if err != nil {
+		return err
+	}
+	t.loaded, t.was = loaded, was
+	req.keep(cs, session.Name(), t)
 	return nil
 }
 
 // store saves a session in the services.
-func (cs *CascadeStore) store(ctx context.Context, session *sessions.Session, t *track, rec tiered.Record) error {
-	services, ok := cs.tiers(nil, cs.merger(session, rec.Expires))
+func (cs *CascadeStore) store(ctx context.Context, session *sessions.Session, t *track, c tiered.Change) (*tiered.Loaded, error) {
+	services, ok := cs.tiers(ctx, session)
 	switch {
 	case !ok:
-		return nil
+		return tiered.Saved(c), nil
 	case t.loaded != nil:
-		cs.logs().step(ctx, "save change", t.id, "bytes", len(rec.Value))
-		return services.Update(ctx, t.id, t.loaded, rec)
+		cs.logs().step(ctx, "save change", t.id, "bytes", len(c.Value))
+		return services.Update(ctx, t.id, t.loaded, c)
 	case t.saved:
 		// It may be known, and may have been removed.
-		cs.logs().step(ctx, "save", t.id, "bytes", len(rec.Value))
-		return services.Update(ctx, t.id, &tiered.Loaded{}, rec)
+		cs.logs().step(ctx, "save", t.id, "bytes", len(c.Value))
+		return services.Update(ctx, t.id, tiered.New(), c)
 	}
-	cs.logs().step(ctx, "create", t.id, "bytes", len(rec.Value))
-	return services.Create(ctx, t.id, rec)
-}
-
-// isFresh tells that the services keep the session for maxAge from now, and not
-// for much longer.
-func (t *track) isFresh(now time.Time, maxAge time.Duration) bool {
-	const precision = time.Second
-	left := t.expires.Sub(now)
-	return !t.expires.IsZero() && left-precision >= maxAge && left-precision <= maxAge+refreshInterval(maxAge)
+	cs.logs().step(ctx, "create", t.id, "bytes", len(c.Value))
+	return services.Create(ctx, t.id, c)
 }
 
 // remove removes a session from all backends.
 func (cs *CascadeStore) remove(ctx context.Context, req *request, session *sessions.Session) error {
 	t := req.track(session)
-	if t.id == "" {
-		return nil
-	}
 	req.drop(cs, session.Name(), t)
+	if err := cs.removeUnreadable(ctx, session, t); err != nil {
+		return err
+	}
 	known := t.loaded != nil || t.saved || t.unknown != nil
-	if services, ok := cs.tiers(nil, nil); ok && known && cs.isValidKey(t.id) {
+	if services, ok := cs.tiers(ctx, session); ok && known && cs.isValidID(t.id) {
 		cs.logs().step(ctx, "remove", t.id)
-		if err := services.Remove(ctx, t.id); err != nil {
+		if err := services.Remove(ctx, t.id, t.loaded); err != nil {
 			return describe("remove session", t.id, err)
 		}
 	}
 	t.removed = known
+	return nil
+}
+
+// removeUnreadable removes the session that the cookie names and that could not
+// be decoded: another instance may be able to.
+func (cs *CascadeStore) removeUnreadable(ctx context.Context, session *sessions.Session, t *track) error {
+	if t.unreadable == nil {
+		return nil
+	}
+	cs.logs().step(ctx, "remove unreadable", t.unreadable.id)
+	services, _ := cs.tiers(ctx, session)
+	if err := services.Remove(ctx, t.unreadable.id, t.unreadable.loaded); err != nil {
+		return describe("remove session", t.unreadable.id, err)
+	}
+	t.unreadable = nil
 	return nil
 }
 
@@ -173,6 +176,9 @@ func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session)
 		return cs.logs().returned(ctx, t.unknown)
 	}
 	cs.setOptions(session)
+	if err := cs.removeUnreadable(ctx, session, t); err != nil {
+		return cs.logs().returned(ctx, err)
+	}
 	moved, err := cs.take(ctx, session, t)
 	err = cs.logs().returned(ctx, describe(doing, t.id, err))
 	if !moved {
@@ -186,18 +192,21 @@ func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session)
 	return err
 }
 
-// take removes a session from the services, which it tells with moved, and
-// merges what others saved there into its values.
+// take removes a session from the services, which it reports with moved, and
+// takes over into its values what others saved there.
 func (cs *CascadeStore) take(ctx context.Context, session *sessions.Session, t *track) (moved bool, err error) {
-	expires := cs.expiry(session.Options, time.Now())
-	services, ok := cs.tiers(nil, cs.merger(session, expires))
+	services, ok := cs.tiers(ctx, session)
 	switch {
 	case t.removed:
 		return false, ErrRemoved
 	case !ok || t.loaded == nil && !t.saved:
 		return true, nil // only this request knows it
-	case !cs.isValidKey(t.id):
-		return false, errInvalidKey
+	case !cs.isValidID(t.id):
+		return false, errInvalidID
+	}
+	set, deleted, err := t.was.changes(cs, session)
+	if err != nil {
+		return false, err
 	}
 	mine, err := cs.encode(session)
 	if err != nil {
@@ -205,14 +214,17 @@ func (cs *CascadeStore) take(ctx context.Context, session *sessions.Session, t *
 	}
 	from := t.loaded
 	if from == nil {
-		from = &tiered.Loaded{}
+		from = tiered.New()
 	}
-	last, err := services.Take(ctx, t.id, from, tiered.Record{Value: mine, Expires: expires})
-	if len(last.Value) == 0 {
+	now := time.Now()
+	last, err := services.Take(ctx, t.id, from, tiered.Change{
+		Value: mine, Set: namesOf(set), Deleted: namesOf(deleted), Used: now, Ends: cs.expiry(session.Options, now),
+	})
+	if len(last) == 0 {
 		return false, err
 	}
-	if !bytes.Equal(last.Value, mine) {
-		all, derr := cs.valuesOf(last.Value, session)
+	if !bytes.Equal(last, mine) {
+		all, derr := cs.valuesOf(last, session)
 		if derr != nil {
 			return true, errors.Join(err, derr)
 		}

@@ -9,14 +9,13 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
 	"google.golang.org/appengine/v2"
 
-	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // The backends. They are bits, to be combined.
@@ -60,6 +59,8 @@ type CascadeStore struct {
 	serializer   SessionSerializer
 	env          environment
 	err          error
+	cache        tier.Cache  // nil: Memcache
+	backup       tier.Backup // nil: Datastore
 
 	// Codecs sign, and encrypt, the session's id in the cookie. The first one
 	// writes; the others are for cookies that were written with older keys.
@@ -116,11 +117,36 @@ func NewCascadeStore(backendTypes int, keyPairs ...[]byte) *CascadeStore {
 		DefaultMaxAge: DefaultMaxAgeSeconds,
 	}
 	if err != nil {
-		cs.err = constructionError{err}
-		cs.logs().fail(context.Background(), cs.err)
+		cs.fail(err)
 	}
 	cs.SetMaxAge(DefaultExpireSeconds)
 	return cs
+}
+
+// NewTieredStore is NewCascadeStore on other services than App Engine's: cache
+// may be tier.None. They have prefixes and kinds of their own, so SetKeyPrefix
+// has no effect, and neither has CkMaxMemcacheSessionSizeBytes.
+func NewTieredStore(cache tier.Cache, backup tier.Backup, keyPairs ...[]byte) *CascadeStore {
+	backends := DistributedBackends
+	if cache == tier.None {
+		backends = DatastoreBackend
+	}
+	cs := NewCascadeStore(backends, keyPairs...)
+	cs.cache, cs.backup = cache, backup
+	if cache == nil || backup == nil {
+		cs.fail(errNoTier)
+	}
+	return cs
+}
+
+// fail notes why the store cannot be used.
+func (cs *CascadeStore) fail(err error) {
+	var before constructionError
+	if errors.As(cs.err, &before) {
+		err = errors.Join(before.err, err)
+	}
+	cs.err = constructionError{err}
+	cs.logs().fail(context.Background(), cs.err)
 }
 
 func defaultOptions() *sessions.Options {
@@ -260,7 +286,7 @@ func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request,
 			return session, nil
 		}
 		cs.logs().step(ctx, "found in the request", k.id)
-		t.loaded, t.expires = k.loaded, k.expires
+		t.loaded = k.loaded
 		return cs.open(session, k.id, t)
 	}
 	switch {
@@ -268,11 +294,15 @@ func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request,
 		return session, cookieErr
 	case id == "":
 		return session, nil
-	case !cs.isValidKey(id):
-		cs.logs().fail(ctx, describe("load session", id, errInvalidKey))
+	case !cs.isValidID(id):
+		cs.logs().fail(ctx, describe("load session", id, errInvalidID))
 		return session, nil
 	}
-	loaded, expires, err := cs.load(ctx, session, id)
+	services, ok := cs.tiers(ctx, session)
+	if !ok {
+		return session, nil
+	}
+	loaded, err := services.Load(ctx, id)
 	if errors.Is(err, tiered.ErrUnavailable) {
 		t.id, t.unknown = id, describe("load session", id, err)
 		return session, t.unknown
@@ -282,12 +312,29 @@ func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request,
 		cs.logs().step(ctx, "not found", id)
 		return session, nil
 	}
-	t.loaded, t.expires = loaded, expires
-	session, err = cs.open(session, id, t)
-	if err == nil {
-		req.keep(cs, name, t, expires)
+	t.loaded = loaded
+	opened, err := cs.open(session, id, t)
+	if err != nil && loaded.FromCache() {
+		// The backup may have one that can be read.
+		if stored, berr := services.LoadBackup(ctx, id); berr == nil && stored != nil {
+			t.loaded = stored
+			if again, oerr := cs.open(cs.blank(name), id, t); oerr == nil {
+				cs.logs().fail(ctx, err)
+				opened, err = again, nil
+			}
+		}
 	}
-	return session, err
+	if err != nil {
+		return opened, err
+	}
+	err = services.Settle(ctx, id, t.loaded)
+	if errors.Is(err, ErrRemoved) {
+		t.loaded, t.id = nil, ""
+		return cs.blank(name), nil
+	}
+	cs.logs().fail(ctx, describe("load session", id, err))
+	req.keep(cs, name, t)
+	return opened, nil
 }
 
 // open makes session the one that t.loaded is the value of; when that cannot be
@@ -295,50 +342,13 @@ func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request,
 func (cs *CascadeStore) open(session *sessions.Session, id string, t *track) (*sessions.Session, error) {
 	name := session.Name()
 	session.ID = id
-	if err := cs.decode(t.loaded.Value, session); err != nil {
-		t.loaded = nil
+	if err := cs.decode(t.loaded.Value(), session); err != nil {
+		t.id, t.unreadable, t.loaded = "", &unreadable{id, t.loaded}, nil
 		return cs.blank(name), describe("load session", id, err)
 	}
-	t.id, t.was = id, takeSnapshot(t.loaded.Value, session)
+	t.id, t.unreadable, t.was = id, nil, takeSnapshot(t.loaded.Value(), session)
 	session.IsNew = false
 	return session, nil
-}
-
-// load asks the services for a session, and copies it to where it is missing.
-// The expiry is zero when it is not known.
-func (cs *CascadeStore) load(ctx context.Context, session *sessions.Session, id string) (*tiered.Loaded, time.Time, error) {
-	var expires time.Time
-	reading, ok := cs.tiers(&expires, nil)
-	if !ok {
-		return nil, expires, nil
-	}
-	loaded, err := reading.Load(ctx, id)
-	if loaded == nil || !expires.IsZero() && !time.Now().Before(expires) {
-		return nil, expires, err
-	}
-	until := expires
-	if until.IsZero() {
-		until = cs.expiry(session.Options, time.Now())
-	}
-	writing, _ := cs.tiers(nil, cs.merger(session, until))
-	if !loaded.Ahead() {
-		return loaded, expires, errors.Join(err, writing.Refill(ctx, id, loaded))
-	}
-	// Datastore was down when this was saved, so nothing was.
-	cs.logs().step(ctx, "bring Datastore up to date", id)
-	switch uerr := writing.Update(ctx, id, loaded, tiered.Record{Value: loaded.Value, Expires: until}); {
-	case errors.Is(uerr, ErrRemoved):
-		return nil, expires, err
-	case uerr != nil:
-		return loaded, expires, errors.Join(err, uerr)
-	}
-	return tiered.Saved(loaded.Value), until, err
-}
-
-func (cs *CascadeStore) isValidKey(id string) bool {
-	key := cs.keyPrefix + id
-	return id != "" && len(key) <= gae.MaxKeyLength && !strings.Contains(key, "\x00") && utf8.ValidString(key) &&
-		!(strings.HasPrefix(key, "__") && strings.HasSuffix(key, "__"))
 }
 
 // maxAge is how long the services keep a session after it was saved.

@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"time"
+	"reflect"
+	"slices"
 
 	"github.com/gorilla/sessions"
 
@@ -70,29 +71,55 @@ func (cs *CascadeStore) like(session *sessions.Session) *sessions.Session {
 	return other
 }
 
-// merger returns the tiered.Store's Merge for a session that is being saved: it
-// applies to theirs what distinguishes mine from base, key by key.
-func (cs *CascadeStore) merger(session *sessions.Session, expires time.Time) func(base, mine, theirs []byte) (tiered.Record, error) {
-	return func(base, mine, theirs []byte) (tiered.Record, error) {
-		var was valueMap
-		if len(base) > 0 {
-			var err error
-			if was, err = cs.valuesOf(base, session); err != nil {
-				return tiered.Record{}, err
-			}
-		}
-		m, err := cs.valuesOf(mine, session)
-		if err != nil {
-			return tiered.Record{}, err
-		}
-		merged := cs.like(session)
-		if err := cs.decode(theirs, merged); err != nil {
-			return tiered.Record{}, err
-		}
-		values.Merge(was, m, merged.Values)
-		b, err := cs.encode(merged)
-		return tiered.Record{Value: b, Expires: expires}, err
+// inspect says what is in a session that the original package has stored. It
+// does not keep when a session was used.
+func (cs *CascadeStore) inspect(value []byte, session *sessions.Session) (tiered.Info, error) {
+	all, err := cs.valuesOf(value, session)
+	if err != nil {
+		return tiered.Info{}, err
 	}
+	return tiered.Info{Names: namesOf(slices.Collect(maps.Keys(all)))}, nil
+}
+
+// merge returns the session into with the values that take names as from has
+// them.
+func (cs *CascadeStore) merge(session *sessions.Session, into, from []byte, take func(name string) bool) ([]byte, error) {
+	theirs, err := cs.valuesOf(from, session)
+	if err != nil {
+		return nil, err
+	}
+	merged := cs.like(session)
+	if err := cs.decode(into, merged); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(merged.Values, func(k, _ any) bool { return take(nameOf(k)) })
+	for k, v := range theirs {
+		if take(nameOf(k)) {
+			merged.Values[k] = v
+		}
+	}
+	return cs.encode(merged)
+}
+
+// nameOf is a key as a name: another one for every key, the same on every
+// instance.
+func nameOf(key any) string {
+	v := reflect.ValueOf(key)
+	for v.Kind() == reflect.Pointer && !v.IsNil() {
+		v = v.Elem()
+	}
+	if v.Kind() == reflect.String {
+		return fmt.Sprintf("%s %s", v.Type(), v)
+	}
+	return fmt.Sprintf("%T %#v", key, v)
+}
+
+func namesOf(keys []any) []string {
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = nameOf(k)
+	}
+	return names
 }
 
 // A snapshot is what a session was when it was loaded or saved.
@@ -111,15 +138,15 @@ func takeSnapshot(value []byte, session *sessions.Session) snapshot {
 	return s
 }
 
-// changed tells whether the session's Values are not what they were, also when
-// one was changed in place.
-func (s snapshot) changed(cs *CascadeStore, session *sessions.Session) (bool, error) {
-	if s.scalars != nil {
-		return !values.EqualScalars(s.scalars, session.Values), nil
+// changes returns the keys whose values are not what they were, also when one
+// was changed in place.
+func (s snapshot) changes(cs *CascadeStore, session *sessions.Session) (set, deleted []any, err error) {
+	was := s.scalars
+	if was == nil && len(s.value) > 0 {
+		if was, err = cs.valuesOf(s.value, session); err != nil {
+			return nil, nil, err
+		}
 	}
-	was, err := cs.valuesOf(s.value, session)
-	if err != nil {
-		return false, err
-	}
-	return !values.Equal(was, session.Values), nil
+	set, deleted = values.Changes(was, session.Values)
+	return set, deleted, nil
 }

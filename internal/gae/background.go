@@ -3,9 +3,12 @@ package gae
 import (
 	"context"
 	"os"
+	"reflect"
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 // Background returns a context in the namespace of ctx that belongs to no
@@ -19,11 +22,38 @@ func Background(ctx context.Context) context.Context {
 		return nil
 	}
 	bg := context.Background()
-	if ns := datastore.NewKey(ctx, "namespace", "of", 0, nil).Namespace(); ns != "" {
+	if ns := Namespace(ctx); ns != "" {
 		var err error
 		if bg, err = appengine.Namespace(bg, ns); err != nil {
 			return nil // it was valid for ctx
 		}
 	}
 	return bg
+}
+
+// Namespace returns the namespace of ctx; empty where there is no application.
+func Namespace(ctx context.Context) string {
+	var err error
+	return func() string {
+		defer recoverNoAppID(&err)
+		return datastore.NewKey(ctx, "namespace", "of", 0, nil).Namespace()
+	}()
+}
+
+// Shared names the services and the namespace that sessions are kept in; nil:
+// it cannot be told.
+func Shared(ctx context.Context, c tier.Cache, b tier.Backup) any {
+	key := struct {
+		cache, backup any
+		namespace     string
+	}{cache: c, backup: b}
+	_, bundledCache := c.(Memcache)
+	_, bundledBackup := b.(Datastore)
+	if bundledCache || bundledBackup {
+		key.namespace = Namespace(ctx)
+	}
+	if !reflect.ValueOf(key).Comparable() {
+		return nil
+	}
+	return key
 }

@@ -1,16 +1,18 @@
 package gae
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession/internal/retry"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -20,10 +22,11 @@ const (
 	// Beside names and value an entity has a time, the application's id, a
 	// namespace of up to 100 bytes, and what holds them together.
 	entityOverhead = 220
+	maxKeyName     = 1500
 )
 
 // Datastore is App Engine's Datastore as a backup. The namespace is that of the
-// contexts. A transaction of it takes 270 s at most.
+// contexts. A transaction takes 270 s at most, [tier.UpdateTime].
 // https://cloud.google.com/datastore/docs/concepts/cloud-datastore-transactions
 type Datastore struct {
 	Kind    string // of the entities
@@ -32,12 +35,12 @@ type Datastore struct {
 	Expires string // property: the end of the session, or of the removed one's record; indexed
 }
 
-func (d Datastore) Get(ctx context.Context, id string) (r *tiered.Record, err error) {
+func (d Datastore) Get(ctx context.Context, id string) (r *tier.Record, err error) {
 	defer recoverNoAppID(&err)
 	return d.get(ctx, d.key(ctx, id))
 }
 
-func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tiered.Record, error) {
+func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tier.Record, error) {
 	e := entity{Datastore: d}
 	err := datastore.Get(ctx, key, &e)
 	if errors.Is(err, datastore.ErrNoSuchEntity) {
@@ -49,37 +52,89 @@ func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tiered.Record,
 	return &e.Record, nil
 }
 
-func (d Datastore) Put(ctx context.Context, id string, r tiered.Record) (err error) {
+func (d Datastore) Put(ctx context.Context, id string, r tier.Record) (err error) {
 	defer recoverNoAppID(&err)
 	_, err = datastore.Put(ctx, d.key(ctx, id), &entity{d, r})
 	return classify(err)
 }
 
-func (d Datastore) Transact(ctx context.Context, id string, f func(*tiered.Record) (*tiered.Record, error)) (err error) {
+// Insert overwrites what is there: Datastore has no call of its own for it.
+func (d Datastore) Insert(ctx context.Context, id string, r tier.Record) error {
+	return d.Put(ctx, id, r)
+}
+
+// errUnchanged ends a transaction that has nothing to write.
+var errUnchanged = errors.New("nothing to write")
+
+// Update is one transaction, and one attempt at it. What f makes of known is
+// put while the record is read: a read does not see the writes of its own
+// transaction, and of several puts the last one counts.
+func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) (err error) {
 	defer recoverNoAppID(&err)
 	key := d.key(ctx, id)
 	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
+		put := func(r *tier.Record) (err error) {
+			defer recoverNoAppID(&err)
+			_, err = datastore.Put(ctx, key, &entity{d, *r})
+			return err
+		}
+		var early *tier.Record
+		if known != nil {
+			var err error
+			if early, err = f(known); err != nil {
+				early, known = nil, nil // what is there decides
+			}
+		}
+		done := make(chan error, 1)
+		if early != nil {
+			go func() { done <- put(early) }()
+		} else {
+			done <- nil
+		}
 		current, err := d.get(ctx, key)
+		if perr := <-done; err == nil {
+			err = perr
+		}
 		if err != nil {
 			return err
 		}
-		next, err := f(current)
-		if err != nil || next == nil {
-			return err
+		if known == nil || current == nil || !bytes.Equal(current.Value, known.Value) || !current.Expires.Equal(known.Expires) {
+			next, err := f(current)
+			if err != nil {
+				return err
+			}
+			if next != nil {
+				return put(next)
+			}
+			early = nil
 		}
-		_, err = datastore.Put(ctx, key, &entity{d, *next})
-		return err
+		if early == nil {
+			return errUnchanged
+		}
+		return nil
 	}, &datastore.TransactionOptions{Attempts: 1})
-	if errors.Is(err, datastore.ErrConcurrentTransaction) {
-		return tiered.ErrContention
+	switch {
+	case errors.Is(err, errUnchanged):
+		return nil
+	case errors.Is(err, datastore.ErrConcurrentTransaction):
+		return tier.ErrContention
 	}
 	return classify(err)
 }
 
-// Fits tells whether Datastore takes a value of that many bytes.
+// Fits reports whether Datastore takes a value of that many bytes.
 func (d Datastore) Fits(id string, size int) bool {
 	names := len(d.Kind) + len(d.Prefix) + len(id) + len(d.Value) + len(d.Expires)
 	return size <= maxEntity-entityOverhead-names
+}
+
+// ValidID reports whether an entity may have that name: UTF-8, at most 1500
+// bytes, and not of the form __x__.
+// https://cloud.google.com/datastore/docs/concepts/limits
+func (d Datastore) ValidID(id string) bool {
+	name := d.Prefix + id
+	return id != "" && len(name) <= maxKeyName && utf8.ValidString(name) && !strings.Contains(name, "\x00") &&
+		!(strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__"))
 }
 
 func (d Datastore) key(ctx context.Context, id string) *datastore.Key {
@@ -103,7 +158,7 @@ func recoverNoAppID(err *error) {
 // entity is a record on its way from or to the Datastore.
 type entity struct {
 	Datastore
-	tiered.Record
+	tier.Record
 }
 
 func (e *entity) Load(ps []datastore.Property) error {

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/gaesession/gaesession/internal/retry"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // The appengine package keeps the type of its API errors to itself; their text
@@ -22,20 +22,20 @@ const (
 
 var tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|maximum (allowed )?size`)
 
-// classify tells errors that come again at every attempt, those for a value
-// that is too large among them, and contention from errors that may pass.
+// classify marks errors that come again at every attempt, those for a value
+// that is too large among them, and contention.
 func classify(err error) error {
 	if err == nil {
 		return nil
 	}
 	switch text := err.Error(); {
 	case strings.Contains(text, concurrent):
-		return fmt.Errorf("%w: %w", tiered.ErrContention, err)
+		return fmt.Errorf("%w: %w", tier.ErrContention, err)
 	case strings.Contains(text, invalidValue),
 		strings.Contains(text, badRequest) && tooLarge.MatchString(text):
-		return retry.Permanent(fmt.Errorf("%w: %w", tiered.ErrTooLarge, err))
+		return retry.Permanent(fmt.Errorf("%w: %w", tier.ErrTooLarge, err))
 	case strings.Contains(text, badRequest):
-		return retry.Permanent(err)
+		return retry.Permanent(fmt.Errorf("%w: %w", tier.ErrRejected, err))
 	}
 	return err
 }

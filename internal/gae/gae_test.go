@@ -13,7 +13,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/gaetest"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 func TestMain(m *testing.M) { gaetest.Main(m) }
@@ -43,7 +43,7 @@ func TestDatastoreTakesWhatFitsAndHardlyMore(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		ctx, id := longest(t, s)
 		put := func(size int) error {
-			return backup.Put(ctx, id, tiered.Record{Value: bytes.Repeat([]byte{0xff}, size), Expires: time.Now()})
+			return backup.Put(ctx, id, tier.Record{Value: bytes.Repeat([]byte{0xff}, size), Expires: time.Now()})
 		}
 		size := largest(backup.Fits, id)
 		if err := put(size); err != nil {
@@ -63,7 +63,7 @@ func TestMemcacheTakesWhatFitsAndNoMore(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		ctx, id := longest(t, s)
 		set := func(size int) error {
-			return gae.Memcache{}.Set(ctx, id, tiered.Item{Value: bytes.Repeat([]byte{0xff}, size)}, time.Hour)
+			return gae.Memcache{}.Set(ctx, id, tier.Item{Value: bytes.Repeat([]byte{0xff}, size)}, time.Hour)
 		}
 		size := largest(gae.Memcache{}.Fits, id)
 		if err := set(size); err != nil {
@@ -81,10 +81,10 @@ func TestMemcacheTakesWhatFitsAndNoMore(t *testing.T) {
 func TestWhatDoesNotFitIsErrTooLarge(t *testing.T) {
 	ctx, id := longest(t, gaetest.Local(t))
 	value := make([]byte, 2<<20)
-	if err := backup.Put(ctx, id, tiered.Record{Value: value, Expires: time.Now()}); !errors.Is(err, tiered.ErrTooLarge) {
+	if err := backup.Put(ctx, id, tier.Record{Value: value, Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("Datastore: got %v, want ErrTooLarge", err)
 	}
-	if err := (gae.Memcache{}).Set(ctx, id, tiered.Item{Value: value}, time.Hour); !errors.Is(err, tiered.ErrTooLarge) {
+	if err := (gae.Memcache{}).Set(ctx, id, tier.Item{Value: value}, time.Hour); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("Memcache: got %v, want ErrTooLarge", err)
 	}
 }
@@ -123,7 +123,7 @@ func TestEntitiesWithAnIndexedValueAreReadAndOthersAreErrors(t *testing.T) {
 func TestAnItemWithNoTimeToLiveIsNotKept(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		for _, ttl := range []time.Duration{0, -time.Nanosecond, -time.Hour} {
-			if err := (gae.Memcache{}).Set(s.Context(), "id", tiered.Item{Value: []byte("v")}, ttl); err != nil {
+			if err := (gae.Memcache{}).Set(s.Context(), "id", tier.Item{Value: []byte("v")}, ttl); err != nil {
 				t.Error(err)
 			}
 			if it, err := (gae.Memcache{}).Get(s.Context(), "id"); err != nil || it != nil {
@@ -132,7 +132,7 @@ func TestAnItemWithNoTimeToLiveIsNotKept(t *testing.T) {
 		}
 		// A part of a second and more than 30 days are kept.
 		for _, ttl := range []time.Duration{time.Millisecond, 1000 * 24 * time.Hour} {
-			if err := (gae.Memcache{}).Set(s.Context(), "id", tiered.Item{Value: []byte("v")}, ttl); err != nil {
+			if err := (gae.Memcache{}).Set(s.Context(), "id", tier.Item{Value: []byte("v")}, ttl); err != nil {
 				t.Error(err)
 			}
 			if it, err := (gae.Memcache{}).Get(s.Context(), "id"); err != nil || it == nil {
@@ -147,7 +147,7 @@ func TestCompareAndSwapTellsWhatIsThere(t *testing.T) {
 		ctx, m := s.Context(), gae.Memcache{Prefix: "p."}
 		set := func(value string) {
 			t.Helper()
-			if err := m.Set(ctx, "id", tiered.Item{Value: []byte(value)}, time.Hour); err != nil {
+			if err := m.Set(ctx, "id", tier.Item{Value: []byte(value)}, time.Hour); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -159,14 +159,14 @@ func TestCompareAndSwapTellsWhatIsThere(t *testing.T) {
 		}
 		for name, test := range map[string]struct {
 			meanwhile func()
-			want      tiered.Outcome
+			want      tier.Outcome
 			there     string // afterwards; empty: nothing
 		}{
-			"the same":       {func() {}, tiered.Stored, "mine"},
-			"another value":  {func() { set("theirs") }, tiered.Conflict, "theirs"},
-			"the same again": {func() { set("old") }, tiered.Conflict, "old"},
-			"nothing":        {remove, tiered.Absent, ""},
-			"a new one":      {func() { remove(); set("theirs") }, tiered.Conflict, "theirs"},
+			"the same":       {func() {}, tier.Stored, "mine"},
+			"another value":  {func() { set("theirs") }, tier.Conflict, "theirs"},
+			"the same again": {func() { set("old") }, tier.Conflict, "old"},
+			"nothing":        {remove, tier.Absent, ""},
+			"a new one":      {func() { remove(); set("theirs") }, tier.Conflict, "theirs"},
 		} {
 			set("old")
 			old, err := m.Get(ctx, "id")
@@ -174,7 +174,7 @@ func TestCompareAndSwapTellsWhatIsThere(t *testing.T) {
 				t.Fatalf("%s: got %v, %v", name, old, err)
 			}
 			test.meanwhile()
-			mine := tiered.Item{Flags: 3, Value: []byte("mine")}
+			mine := tier.Item{Flags: 3, Value: []byte("mine")}
 			if got, err := m.CompareAndSwap(ctx, "id", old, mine, time.Hour); got != test.want || err != nil {
 				t.Errorf("%s: got %v, %v; want %v", name, got, err, test.want)
 			}
@@ -182,11 +182,11 @@ func TestCompareAndSwapTellsWhatIsThere(t *testing.T) {
 			if err != nil || (it != nil) != (test.there != "") || it != nil && string(it.Value) != test.there {
 				t.Errorf("%s: %v is there, %v; want %q", name, it, err, test.there)
 			}
-			if test.want == tiered.Stored && (it == nil || it.Flags != 3) {
+			if test.want == tier.Stored && (it == nil || it.Flags != 3) {
 				t.Errorf("%s: got %v, want flags 3", name, it)
 			}
 		}
-		if _, err := m.CompareAndSwap(ctx, "id", &tiered.Item{}, tiered.Item{}, time.Hour); err == nil {
+		if _, err := m.CompareAndSwap(ctx, "id", &tier.Item{}, tier.Item{}, time.Hour); err == nil {
 			t.Error("without a token: no error")
 		}
 		if err := m.Delete(ctx, "unknown"); err != nil {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/appengine/v2/memcache"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -32,7 +34,7 @@ type Memcache struct {
 	MaxValue int    // bytes of a value; 0: what Memcache takes
 }
 
-func (m Memcache) Get(ctx context.Context, id string) (*tiered.Item, error) {
+func (m Memcache) Get(ctx context.Context, id string) (*tier.Item, error) {
 	it, err := memcache.Get(ctx, m.Prefix+id)
 	if errors.Is(err, memcache.ErrCacheMiss) {
 		return nil, nil
@@ -40,14 +42,14 @@ func (m Memcache) Get(ctx context.Context, id string) (*tiered.Item, error) {
 	if err != nil {
 		return nil, classify(err)
 	}
-	return &tiered.Item{Flags: it.Flags, Value: it.Value, Token: it}, nil
+	return &tier.Item{Flags: it.Flags, Value: it.Value, Token: it}, nil
 }
 
-func (m Memcache) Set(ctx context.Context, id string, it tiered.Item, ttl time.Duration) error {
+func (m Memcache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
 	return classify(memcache.Set(ctx, m.item(id, it, ttl)))
 }
 
-func (m Memcache) Add(ctx context.Context, id string, it tiered.Item, ttl time.Duration) (bool, error) {
+func (m Memcache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
 	err := memcache.Add(ctx, m.item(id, it, ttl))
 	if errors.Is(err, memcache.ErrNotStored) {
 		return false, nil
@@ -55,10 +57,10 @@ func (m Memcache) Add(ctx context.Context, id string, it tiered.Item, ttl time.D
 	return err == nil, classify(err)
 }
 
-func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tiered.Item, it tiered.Item, ttl time.Duration) (tiered.Outcome, error) {
+func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, it tier.Item, ttl time.Duration) (tier.Outcome, error) {
 	token, ok := old.Token.(*memcache.Item)
 	if !ok {
-		return tiered.Conflict, fmt.Errorf("compare-and-swap with a %T as token", old.Token)
+		return tier.Conflict, fmt.Errorf("compare-and-swap with a %T as token", old.Token)
 	}
 	// The copy keeps what memcache.Get put into it beside what can be seen.
 	swap := *token
@@ -66,23 +68,15 @@ func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tiered.Ite
 	swap.Key, swap.Value, swap.Flags, swap.Expiration = with.Key, with.Value, with.Flags, with.Expiration
 	switch err := memcache.CompareAndSwap(ctx, &swap); {
 	case errors.Is(err, memcache.ErrCASConflict):
-		return tiered.Conflict, nil
+		return tier.Conflict, nil
 	case errors.Is(err, memcache.ErrNotStored):
-		return tiered.Absent, nil
+		return tier.Absent, nil
 	default:
-		return tiered.Stored, classify(err)
+		return tier.Stored, classify(err)
 	}
 }
 
-func (m Memcache) Delete(ctx context.Context, id string) error {
-	err := memcache.Delete(ctx, m.Prefix+id)
-	if errors.Is(err, memcache.ErrCacheMiss) {
-		return nil
-	}
-	return classify(err)
-}
-
-// Fits tells whether Memcache takes a value of that many bytes.
+// Fits reports whether Memcache takes a value of that many bytes.
 func (m Memcache) Fits(id string, size int) bool {
 	limit := maxItem - itemOverhead - MaxKeyLength
 	if m.MaxValue > 0 {
@@ -91,7 +85,14 @@ func (m Memcache) Fits(id string, size int) bool {
 	return size <= limit
 }
 
-func (m Memcache) item(id string, it tiered.Item, ttl time.Duration) *memcache.Item {
+// ValidID reports whether Memcache takes the key: UTF-8 without NUL, at most
+// MaxKeyLength.
+func (m Memcache) ValidID(id string) bool {
+	key := m.Prefix + id
+	return id != "" && len(key) <= MaxKeyLength && utf8.ValidString(key) && !strings.Contains(key, "\x00")
+}
+
+func (m Memcache) item(id string, it tier.Item, ttl time.Duration) *memcache.Item {
 	// The client cuts off parts of a second; zero would mean for ever.
 	ttl = min(max((ttl+time.Second-1).Truncate(time.Second), time.Nanosecond), maxTTL)
 	value := it.Value

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession/internal/retry"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -43,7 +43,7 @@ type Purged struct {
 }
 
 // PurgeExpired deletes the entities of a kind whose indexed time property lies
-// more than five minutes back, [tiered.PurgeGrace]. It stops early, and without an error, after
+// more than five minutes back, [tier.PurgeGrace]. It stops early, and without an error, after
 // eight minutes or when ctx is done. What was deleted before an error is
 // counted.
 func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
@@ -52,7 +52,7 @@ func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
 	working, fail := context.WithCancel(ctx) // until a delete has failed
 	defer fail()
 	var (
-		query   = datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-tiered.PurgeGrace)).KeysOnly().Limit(purgePage)
+		query   = datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-tier.PurgeGrace)).KeysOnly().Limit(purgePage)
 		done    Purged
 		deleted atomic.Int64
 		deletes errgroup.Group

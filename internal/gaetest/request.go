@@ -9,6 +9,8 @@ import (
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 // ErrFailed is what a call answers that a hook made fail.
@@ -48,7 +50,7 @@ type Request struct {
 	inTxn bool
 }
 
-// NewRequest returns a request on the service. Hooks apply in order; the first
+// NewRequest returns a request on the service, and on an instance of its own. Hooks apply in order; the first
 // error wins.
 func (s *Service) NewRequest(hooks ...Hook) *Request {
 	return s.NewRequestContext(s.ctx, hooks...)
@@ -57,7 +59,7 @@ func (s *Service) NewRequest(hooks ...Hook) *Request {
 // NewRequestContext is NewRequest with a context derived from the service's.
 func (s *Service) NewRequestContext(ctx context.Context, hooks ...Hook) *Request {
 	r := &Request{hook: chain(hooks), make: appengine.APICall}
-	r.ctx = appengine.WithAPICallFunc(ctx, r.call)
+	r.ctx = tiered.OnInstance(appengine.WithAPICallFunc(ctx, r.call), r)
 	return r
 }
 

@@ -3,72 +3,143 @@ package tiered
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/tier"
 )
 
-// Take removes a session for good and returns what it was last: mine, made from
-// l, merged with what others saved until then. It is an Update that leaves
-// nothing behind: whoever saves later gets ErrRemoved, and nobody's change falls
-// between the reading and the removal. ErrRemoved: somebody else was faster.
+// Take removes a session for good and returns what it was last: what was
+// loaded, with the change and with what others saved until then. So nobody's
+// change falls between a load and the removal: whoever saves later gets
+// ErrRemoved. ErrRemoved: somebody else was faster.
 //
-// A value beside an error says that the session is removed from the backup, but
-// that the cache failed and may show it for a while.
-func (s *Store) Take(ctx context.Context, id string, l *Loaded, mine Record) (Record, error) {
-	u := s.newUpdate(id, l, mine)
-	marker := &item{kind: removed}
-	if s.Backup == nil {
-		err := u.claim(ctx, func() (*item, time.Duration, error) { return marker, removedTTL, nil })
-		if err != nil {
-			return Record{}, err
-		}
-		return u.mine, nil
-	}
-	var (
-		held    *item
-		lockErr error
-	)
+// A value beside an error says that the session is removed, but that the cache
+// failed and may show it for a while. Without a value the session is what it
+// was, or ErrRemoved says that it is not; where the backup fails to say which
+// it is, the error is ErrUnavailable.
+func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byte, error) {
+	parts := []*part{{loaded: l, change: &c}}
+	var sealErr error
 	if s.Cache != nil {
-		if held, lockErr = u.lock(ctx); isRefusal(lockErr) {
-			return Record{}, lockErr
-		}
-	}
-	// Nobody else empties it until that very time. A backup keeps microseconds.
-	chosen := time.Duration(rand.Int64N(int64(time.Hour)))
-	emptied := Record{Expires: time.Now().Add(removedTTL + chosen).Truncate(time.Microsecond)}
-	var last Record
-	tried := false
-	err := s.transact(ctx, id, func(current *Record) (*Record, error) {
-		if tried && current != nil && len(current.Value) == 0 && current.Expires.Equal(emptied.Expires) {
-			return nil, nil // an attempt that seemed to fail did this
-		}
-		next, err := u.next(current)
-		if err != nil {
+		sealed, err := s.seal(ctx, id, l)
+		switch {
+		case errors.Is(err, ErrRemoved) || s.Backup == nil && err != nil:
 			return nil, err
+		case sealed != nil:
+			parts = append(parts, &part{loaded: sealed})
 		}
-		last, tried = next, true
-		return &emptied, nil
-	})
-	if s.Cache == nil {
-		if err != nil {
-			return Record{}, err
-		}
-		return last, nil
+		sealErr = err
 	}
-
+	var last *state
+	var err error
+	if s.Backup == nil {
+		last, _, err = s.joinAll(nil, parts)
+	} else {
+		last, err = s.empty(ctx, id, l, parts)
+	}
 	ctx, cancel := finishing(ctx)
 	defer cancel()
 	switch {
-	case err == nil:
+	case s.Cache == nil:
+	case err == nil, errors.Is(err, errEmptied):
 		// Not a swap: also a refill that came in between has to end.
-		return last, errors.Join(lockErr, s.set(ctx, id, marker, removedTTL))
-	case errors.Is(err, ErrRemoved):
-		return Record{}, errors.Join(ErrRemoved, lockErr, u.unlock(ctx, held, marker, removedTTL))
-	case tried && !isRefusal(err):
-		// It may have been committed all the same. The lock is left to expire,
-		// and until then loads ask the backup.
-		return Record{}, errors.Join(err, lockErr)
-	default:
-		return Record{}, errors.Join(err, lockErr, u.unlock(ctx, held, held.session(), time.Until(u.mine.Expires)))
+		sealErr = errors.Join(sealErr, s.set(ctx, id, removalMarker, removedTTL))
 	}
+	if err != nil {
+		return nil, errors.Join(err, sealErr)
+	}
+	return last.value, sealErr
+}
+
+// seal keeps asynchronous changes out of the cache's item while the session
+// moves, and returns what the item has unsaved. Where there is no value it puts
+// nobody's lease, so that none comes.
+//
+// Without a backup it puts the removal marker.
+func (s *Store) seal(ctx context.Context, id string, l *Loaded) (*Loaded, error) {
+	seen := l.item
+	for attempt := range swapAttempts {
+		if seen == nil {
+			var err error
+			if seen, err = s.get(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+		it, ttl := newLease(), sealTime
+		var sealed *Loaded
+		switch {
+		case seen != nil && seen.kind == removed:
+			return nil, ErrRemoved
+		case seen != nil && seen.kind == value:
+			st := seen.state.clone()
+			st.sealed = time.Now().Add(sealTime)
+			sealed = &Loaded{state: st}
+			if with, ok := s.itemOf(id, st); ok {
+				it, ttl = with, time.Until(st.ends)
+			}
+		}
+		if s.Backup == nil {
+			it, ttl = removalMarker, removedTTL
+		}
+		if seen == nil {
+			if added, err := s.add(ctx, id, it, ttl); added || err != nil {
+				return nil, err
+			}
+			continue
+		}
+		out, _, err := s.swap(ctx, id, seen, it, ttl)
+		if err != nil || out == tier.Stored {
+			return sealed, err
+		}
+		if seen = nil; attempt >= 2 {
+			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, fmt.Errorf("cache: %w", tier.ErrContention)
+}
+
+// empty empties the record and returns what it was last, with parts.
+func (s *Store) empty(ctx context.Context, id string, l *Loaded, parts []*part) (*state, error) {
+	// Nobody else empties it until that very time. A backup keeps microseconds.
+	until := emptiedUntil(l).Add(time.Duration(rand.Int64N(int64(time.Hour)))).Truncate(time.Microsecond)
+	known := l.record()
+	var last *state
+	tried := false
+	f := func(current *tier.Record) (*tier.Record, error) {
+		if last != nil && current != nil && len(current.Value) == 0 && current.Expires.Equal(until) {
+			return nil, nil // an attempt that seemed to fail did this
+		}
+		st, _, err := s.apply(current, known, parts)
+		if err != nil {
+			return nil, err
+		}
+		last = st
+		return &tier.Record{Expires: until}, nil
+	}
+	attempt := func(ctx context.Context) error {
+		bounded, cancel := context.WithTimeout(ctx, tier.UpdateTime)
+		defer cancel()
+		return s.update(bounded, id, known, f, func() { tried = last != nil; fix(parts) })
+	}
+	err := attempt(ctx)
+	if err != nil && tried && !isRefusal(err) {
+		// It may have been committed all the same, or may be yet: so it is
+		// finished, in a time of its own.
+		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
+		defer cancel()
+		if aerr := attempt(again); aerr != nil && !isRefusal(aerr) {
+			return nil, unavailable(errors.Join(err, aerr))
+		} else {
+			err = aerr
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return last, nil
 }

@@ -1,344 +1,371 @@
 package tiered
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/tier"
 )
 
-// Attempts at replacing an item that others keep replacing, before the change
-// goes on without.
-const claimAttempts = 100
+var (
+	// errEmptied means that the record says that the session was removed; a
+	// record that is merely missing does not say so to the cache.
+	errEmptied = fmt.Errorf("%w", ErrRemoved)
 
-const (
-	// The owner of a lock that holds an item which is ahead is waited for this
-	// often: 2 s.
-	lockedAttempts = 40
-	lockedWait     = 50 * time.Millisecond
+	// errNotCached means that the cache has no value that could take a change.
+	errNotCached = errors.New("no cached session to change")
 )
 
-// update is one change of one session on its way into the services.
-type update struct {
-	s  *Store
-	id string
+// overdue is how long after its end a session may still be saved: an update
+// that begins then has ended before a purge may delete the record.
+const overdue = tier.PurgeGrace - tier.UpdateTime
 
-	// The change itself: the difference between what was loaded and what the
-	// session is now. It stays as it is, whatever it is applied to.
-	loaded, changed []byte
+// swapAttempts is how often an item is tried to be replaced that others keep
+// replacing.
+const swapAttempts = 100
 
-	mine Record // the session with the change
-	from []byte // without: the value mine was made from, or rebased on
-	base []byte // the backup's value that from derives from
-	item *item  // the cache's item that from is the value of; nil: none
-
-	// pending are the saves that from contains and the backup may lack.
-	pending []nonce
-
-	// fromBackup tells that from was read from the backup: see rebase.
-	fromBackup bool
+// A part is what one request brings into an update.
+type part struct {
+	loaded *Loaded
+	change *Change // nil: nothing but what was unsaved when it loaded
+	stamp  stamp   // of the change
+	fixed  bool    // the change may have been applied with that stamp
 }
 
-func (s *Store) newUpdate(id string, l *Loaded, mine Record) *update {
-	u := &update{
-		s: s, id: id, loaded: l.Value, changed: mine.Value,
-		mine: mine, from: l.Value, base: l.base, item: l.item, fromBackup: l.FromBackup,
+// state is the session as the request has it, with its change. The change is
+// later than what was seen, unless its time is fixed: however often it is
+// tried, it applies once.
+func (p *part) state(seen stamp) *state {
+	from, c := p.loaded.state, p.change
+	if c == nil {
+		return from
 	}
-	if l.item != nil {
-		u.pending = l.item.pending
+	if !p.fixed {
+		p.stamp = draw(max(seen, from.latest()))
 	}
-	return u
+	st := from.clone()
+	st.value = c.Value
+	for _, name := range c.Set {
+		st.set(cell{name: hashOf(name), at: p.stamp, unsaved: true})
+	}
+	for _, name := range c.Deleted {
+		st.set(cell{name: hashOf(name), at: p.stamp | deletedBit, unsaved: true})
+	}
+	if c.Used.After(st.used) {
+		st.used, st.unsavedUse = c.Used, true
+	}
+	if c.Ends.After(st.ends) {
+		st.ends, st.unsavedUse = c.Ends, true
+	}
+	return st
 }
 
-// Update saves a change: mine was made from l. Changes that others saved
-// meanwhile are merged with it. Once it returns without an error the change is
-// in both services, or in the one that takes it.
-func (s *Store) Update(ctx context.Context, id string, l *Loaded, mine Record) error {
-	if !s.fits(id, len(mine.Value)) {
-		return ErrTooLarge
+// after is what the request goes on from once its change was saved, or is in
+// the cache alone.
+func (p *part) after(saved bool) *Loaded {
+	p.fixed = true
+	st := p.state(0)
+	if saved {
+		st = st.saved()
 	}
-	return s.newUpdate(id, l, mine).run(ctx)
+	return &Loaded{state: st}
 }
 
-func (u *update) run(ctx context.Context) error {
-	switch {
-	case u.s.Backup == nil:
-		return u.replace(ctx)
-	case u.s.Cache == nil:
-		return u.s.transact(ctx, u.id, func(current *Record) (*Record, error) {
-			next, err := u.next(current)
-			return &next, err
-		})
+// Update saves a change of a session. Changes that others saved meanwhile are
+// joined with it. Without an error the change is in both services, or in the
+// one that takes it, and the result is what a further change starts from.
+func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
+	p := &part{loaded: l, change: &c}
+	if err := s.run(ctx, id, p); err != nil {
+		return nil, err
 	}
+	return p.after(s.Backup != nil), nil
+}
 
-	// The lock is put while the transaction begins. It has to be there before
-	// the commit, and before the merge, which it may bring news for.
-	var (
-		locked    = make(chan struct{})
-		held      *item // our lock, as the cache has it
-		lockErr   error
-		committed Record
-	)
-	go func() {
-		defer close(locked)
-		growStack()
-		held, lockErr = u.lock(ctx)
-	}()
-	early := true // the backup may have been read before the lock was put
-	err := u.s.transact(ctx, u.id, func(current *Record) (*Record, error) {
-		<-locked
-		if isRefusal(lockErr) {
-			return nil, lockErr
-		}
-		if early && current == nil && len(u.base) > 0 {
-			// What the lock found in the cache may have been saved since. That
-			// there is nothing to commit here would not show it.
-			early = false
-			return nil, ErrContention
-		}
-		next, err := u.next(current)
-		if err != nil {
-			return nil, err
-		}
-		committed = next
-		return &next, nil
+func (s *Store) run(ctx context.Context, id string, p *part) error {
+	if s.Backup == nil {
+		_, err := s.keep(ctx, id, []*part{p}, false)
+		return err
+	}
+	return s.together(ctx, id, "save", p, func(ctx context.Context, parts []*part) error {
+		return s.save(ctx, id, parts)
 	})
-	<-locked
+}
 
+// save commits parts to the backup and publishes what it has then.
+func (s *Store) save(ctx context.Context, id string, parts []*part) error {
+	committed, err := s.commit(ctx, id, parts)
+	if s.Cache == nil {
+		return err
+	}
 	ctx, cancel := finishing(ctx)
 	defer cancel()
 	switch {
-	case isRefusal(lockErr):
-		return lockErr
 	case err == nil:
-		return errors.Join(lockErr, u.publish(ctx, held, committed))
-	case errors.Is(err, ErrRemoved):
-		return errors.Join(ErrRemoved, lockErr, u.unlock(ctx, held, &item{kind: removed}, removedTTL))
+		return s.publish(ctx, id, parts[0].loaded.item, committed)
+	case errors.Is(err, errEmptied):
+		return errors.Join(err, s.set(ctx, id, removalMarker, removedTTL))
 	case isRefusal(err):
-		return errors.Join(err, lockErr, u.unlock(ctx, held, held.session(), time.Until(u.mine.Expires)))
-	default:
-		// The backup failed. Mine may go on living in the cache, made from what
-		// the lock took the place of.
-		back := held.session()
-		if back != nil {
-			if rerr := u.rebaseOn(back); rerr != nil {
-				return errors.Join(err, lockErr, rerr, u.unlock(ctx, held, back, time.Until(u.mine.Expires)))
-			}
-			it := &item{kind: ahead, base: u.base, pending: u.pending, value: u.mine.Value}
-			if back.isInStep() && len(it.pending) > 0 {
-				// The backup has these saves. A later one tells them so, that
-				// they do not take this item for theirs.
-				it.pending = append(slices.Clone(it.pending), newNonce())
-			}
-			if u.s.Cache.Fits(u.id, it.size()) {
-				back = it
-			}
-		}
-		return errors.Join(err, lockErr, u.unlock(ctx, held, back, time.Until(u.mine.Expires)))
+		return err
 	}
+	// The backup failed. The change lives on in the cache.
+	if _, kerr := s.keep(ctx, id, parts, false); !errors.Is(kerr, errNotCached) {
+		err = errors.Join(err, kerr)
+	}
+	return err
 }
 
-// lock puts our lock into the cache, after rebasing u on what it found there,
-// and returns it as the cache has it; nil when it was replaced at once.
-func (u *update) lock(ctx context.Context) (*item, error) {
-	n := newNonce()
-	var held *item
-	err := u.claim(ctx, func() (*item, time.Duration, error) {
-		held = u.item.session()
-		it := &item{kind: lock, nonce: n, held: held}
-		if !u.s.Cache.Fits(u.id, it.size()) {
-			it.held = nil
+// commit applies parts to the record and returns what the backup has then.
+func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, error) {
+	var committed *state
+	var next *tier.Record
+	known := parts[0].loaded.record()
+	err := s.update(ctx, id, known, func(current *tier.Record) (*tier.Record, error) {
+		st, changed, err := s.apply(current, known, parts)
+		if err != nil {
+			return nil, err
 		}
-		return it, lockTTL, nil
-	})
+		if committed, next = st, nil; !changed {
+			return nil, nil
+		}
+		if next = st.record(); !s.Backup.Fits(id, len(next.Value)) {
+			return nil, tier.ErrTooLarge
+		}
+		return next, nil
+	}, func() { fix(parts) })
 	if err != nil {
 		return nil, err
 	}
-	mine, err := u.s.get(ctx, u.id)
-	if err != nil || mine == nil || mine.kind != lock || mine.nonce != n {
-		return nil, err
+	if next != nil {
+		committed.token = next.Token
 	}
-	mine.held = held // also when it did not fit
-	return mine, nil
+	return committed, nil
 }
 
-// claim puts what with returns in the place of the item that u stands on, or
-// where there is none; when others were faster, it rebases u on what they put
-// there and asks with again. An error of with ends the claim.
-// ErrRemoved: the session was removed.
-func (u *update) claim(ctx context.Context, with func() (*item, time.Duration, error)) error {
-	for attempt := range claimAttempts {
-		if attempt > 2 {
-			// Others are at it, too.
+func fix(parts []*part) {
+	for _, p := range parts {
+		p.fixed = true
+	}
+}
+
+// apply returns what the record is to be with parts.
+func (s *Store) apply(current, known *tier.Record, parts []*part) (next *state, changed bool, err error) {
+	var unsaved, live bool
+	for _, p := range parts {
+		unsaved = unsaved || p.loaded.state.unsaved()
+		live = live || time.Since(p.loaded.state.ends) < overdue
+	}
+	switch {
+	case current == nil && !unsaved:
+		return nil, false, ErrRemoved
+	case current == nil:
+		// It was never backed up, or was unsaved until the record was purged.
+	case len(current.Value) == 0:
+		return nil, false, errEmptied
+	case !unsaved && !live && time.Since(current.Expires) > overdue:
+		return nil, false, ErrRemoved // and a purge may be deleting the record
+	case current == known:
+		next = parts[0].loaded.state.saved()
+		changed = parts[0].loaded.state.unsaved()
+	default:
+		if next, err = s.openRecord(current); err != nil {
+			return nil, false, err
+		}
+	}
+	next, joined, err := s.joinAll(next, parts)
+	if err != nil {
+		return nil, false, err
+	}
+	next = next.saved()
+	next.forget()
+	return next, changed || joined, nil
+}
+
+// joinAll returns into, if there is one, with what parts have later.
+func (s *Store) joinAll(into *state, parts []*part) (next *state, changed bool, err error) {
+	next = into
+	for _, p := range parts {
+		if next == nil {
+			next, changed = p.state(0), true
+			continue
+		}
+		joined := false
+		if next, joined, err = s.join(next, p.state(next.latest()), false); err != nil {
+			return nil, false, err
+		}
+		changed = changed || joined
+	}
+	return next, changed, nil
+}
+
+// keep puts a change into the cache's item, marked as unsaved, and returns the
+// item's state. errNotCached: there is no value that could take it.
+//
+// Where there is no backup it puts the item there, if it has to.
+func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) (*state, error) {
+	if s.Cache == nil {
+		return nil, errNotCached
+	}
+	seen := parts[0].loaded.item
+	for attempt := range swapAttempts {
+		if seen == nil {
+			var err error
+			if seen, err = s.get(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+		var into *state
+		switch {
+		case seen != nil && seen.kind == removed:
+			return nil, ErrRemoved
+		case seen != nil && seen.kind == value:
+			if into = seen.state; async && time.Now().Before(into.sealed) {
+				return nil, errNotCached
+			}
+		case s.Backup != nil:
+			return nil, errNotCached
+		}
+		n, changed, err := s.joinAll(into, parts)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range parts {
+			changed = changed || p.loaded.state.whole && !n.whole
+			n.whole = n.whole || p.loaded.state.whole
+		}
+		if !changed {
+			return into, nil
+		}
+		if into != nil {
+			n.markUnsaved(into)
+		}
+		if s.Backup == nil {
+			n.forget()
+		}
+		if s.Backup != nil && !s.Backup.Fits(id, len(n.encode(false))) {
+			return nil, tier.ErrTooLarge
+		}
+		it, ok := s.itemOf(id, n)
+		switch {
+		case !ok && s.Backup == nil:
+			return nil, tier.ErrTooLarge
+		case !ok:
+			return nil, errNotCached
+		}
+		ttl := time.Until(n.ends)
+		if seen == nil {
+			added, err := s.add(ctx, id, it, ttl)
+			if added || err != nil {
+				return n, err
+			}
+			continue
+		}
+		out, unsure, err := s.swap(ctx, id, seen, it, ttl)
+		if unsure {
+			fix(parts)
+		}
+		if err != nil || out == tier.Stored {
+			return n, err
+		}
+		if seen = nil; attempt >= 2 {
+			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return nil, fmt.Errorf("cache: %w", tier.ErrContention)
+}
+
+// markUnsaved marks what is not as it was in the item before.
+func (st *state) markUnsaved(before *state) {
+	for i, c := range st.cells {
+		if at, _ := before.at(c.name); at != c.at {
+			st.cells[i].unsaved = true
+		}
+	}
+	if !st.used.Equal(before.used) || !st.ends.Equal(before.ends) {
+		st.unsavedUse = true
+	}
+}
+
+// publish makes the cache's item contain what was committed. seen is the item
+// that the request has loaded; nil: none. When the cache fails, publishing goes
+// on in the background.
+func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state) error {
+	err := s.publishNow(ctx, id, seen, committed)
+	if err != nil {
+		s.inBackground(ctx, id, func(ctx context.Context) error {
+			_, err := retry.Do(ctx, contentionAttempts, func() (struct{}, error) {
+				return struct{}{}, s.publishNow(ctx, id, nil, committed)
+			})
+			return err
+		})
+	}
+	return err
+}
+
+func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state) error {
+	for attempt := range swapAttempts {
+		if seen == nil {
+			var err error
+			if seen, err = s.get(ctx, id); err != nil {
+				return err
+			}
+		}
+		if seen == nil || seen.kind == removed {
+			return nil
+		}
+		// A lease is never replaced by a value: that could be older than what
+		// the refill has read.
+		it, ttl := newLease(), leaseTTL
+		if seen.kind == value {
+			n, changed, err := s.published(seen.state, committed)
+			if err != nil || !changed {
+				return err
+			}
+			if fit, ok := s.itemOf(id, n); ok {
+				it, ttl = fit, time.Until(n.ends)
+			}
+		}
+		out, _, err := s.swap(ctx, id, seen, it, ttl)
+		if err != nil || out != tier.Conflict {
+			return err
+		}
+		if seen = nil; attempt >= 2 {
 			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
 				return err
 			}
 		}
-		it, ttl, err := with()
-		if err != nil {
-			return err
-		}
-		if u.item == nil {
-			added, err := u.s.add(ctx, u.id, encode(it), ttl)
-			if added || err != nil {
-				return err
-			}
-		} else {
-			out, err := u.s.swap(ctx, u.id, u.item.raw, encode(it), ttl)
-			if err != nil || out == Stored {
-				return err
-			}
-			if out == Absent {
-				u.item = nil
-				u.forget()
-				continue
-			}
-		}
-		now, err := u.s.get(ctx, u.id)
-		if err != nil {
-			return err
-		}
-		for range lockedAttempts {
-			// The owner saves what is ahead. Afterwards it is known what a
-			// change of this is a change of; if the owner has died, it never is.
-			if now == nil || now.kind != lock || now.held == nil || now.held.kind != ahead {
-				break
-			}
-			if err := retry.Wait(ctx, lockedWait); err != nil {
-				return err
-			}
-			if now, err = u.s.get(ctx, u.id); err != nil {
-				return err
-			}
-		}
-		if now != nil && now.kind == removed {
-			return ErrRemoved
-		}
-		if err := u.rebase(now); err != nil {
-			return err
-		}
 	}
-	return fmt.Errorf("cache: %w", ErrContention)
+	return fmt.Errorf("cache: %w", tier.ErrContention)
 }
 
-// rebase makes mine a change of what the cache holds now.
-//
-// A value that stands on the backup alone brings no news to a change that was
-// made from the backup. It may even be older: what a lock holds while the change
-// that the lock is of has been committed already. Then mine may undo that
-// change, and rebased on the value before it, it would change nothing.
-func (u *update) rebase(it *item) error {
-	u.item = it
-	now := it.session()
-	if now == nil {
-		u.forget()
-		return nil
+// published is an item's state with what was committed. What is later in the
+// item stays unsaved, if it was.
+func (s *Store) published(seen, committed *state) (n *state, changed bool, err error) {
+	n, changed, err = s.join(seen, committed, true)
+	if err != nil {
+		return nil, false, err
 	}
-	if now.isInStep() && u.fromBackup {
-		u.pending = now.pending
-		return nil
+	if changed {
+		n.token = committed.token
 	}
-	return u.rebaseOn(now)
-}
-
-// forget is rebase when the cache has forgotten the item. What from had ahead of
-// the backup is left to the background save it is of: somebody may have undone
-// it since.
-func (u *update) forget() {
-	if len(u.pending) > 0 && len(u.base) > 0 {
-		u.base = u.from
-	}
-	u.pending = nil
-}
-
-func (u *update) rebaseOn(now *item) error {
-	if !now.sameValue(u.from) {
-		merged, err := u.s.merge(u.id, u.loaded, u.changed, now.value)
-		if err != nil {
-			return err
-		}
-		u.mine = merged
-	}
-	u.from, u.base, u.pending, u.fromBackup = now.value, now.backup(), now.pending, false
-	return nil
-}
-
-// overdue is how long after its expiry a record may still be changed: a
-// transaction that reads it then has ended before it can be purged.
-const overdue = PurgeGrace - 270*time.Second
-
-// errOverdue makes [Store.transact] remove the session, as it has expired, and
-// return ErrRemoved.
-var errOverdue = errors.New("session has expired")
-
-// isOverdue tells that the session has expired, and that its record may be purged
-// before a change of it is committed, or right after.
-func isOverdue(current *Record) bool {
-	return current != nil && time.Since(current.Expires) > overdue
-}
-
-// next is what the backup has to hold after u: the change applied to what is
-// there. What from has ahead of the backup is there before it, unless the backup
-// has it already, as part of the save it is of, or its base is not known: else a
-// change that undoes it would be none.
-//
-// A session that the cache has outlives its record: its accesses may have been
-// saved in the cache alone. One that is ahead there, while the record it derives
-// from is missing, has outlived even the purge of it.
-func (u *update) next(current *Record) (Record, error) {
-	now := u.item.session()
-	switch {
-	case now == nil && isOverdue(current):
-		return Record{}, errOverdue
-	case now != nil && now.kind == ahead && current == nil:
-		return u.mine, nil
-	}
-	if r, ok, err := u.s.unmerged(u.base, u.mine, current); ok || err != nil {
-		return r, err
-	}
-	under := *current
-	if len(u.base) > 0 && !bytes.Equal(u.from, u.base) {
-		var err error
-		if under, err = u.s.merge(u.id, u.base, current.Value, u.from); err != nil {
-			return Record{}, err
+	for i, c := range n.cells {
+		if at, _ := committed.at(c.name); c.unsaved && at >= c.at {
+			n.cells[i].unsaved = false
+			changed = true
 		}
 	}
-	if bytes.Equal(under.Value, u.from) {
-		return u.mine, nil
+	if n.unsavedUse && !n.used.After(committed.used) && !n.ends.After(committed.ends) {
+		n.unsavedUse, changed = false, true
 	}
-	return u.s.merge(u.id, u.loaded, u.changed, under.Value)
-}
-
-// publish ends the lock of a committed change: it swaps it for the value.
-func (u *update) publish(ctx context.Context, held *item, r Record) error {
-	it := inStep(r.Value, u.pending)
-	if held != nil && u.s.Cache.Fits(u.id, it.size()) {
-		out, err := u.s.swap(ctx, u.id, held.raw, encode(it), time.Until(r.Expires))
-		if err == nil && out != Conflict {
-			return nil // Absent: whoever fills the cache next reads what was committed
-		}
-		return errors.Join(err, u.s.del(ctx, u.id))
+	changed = changed || n.whole
+	n.whole = false
+	if !n.unsaved() {
+		n.next = time.Time{}
 	}
-	return u.s.del(ctx, u.id)
-}
-
-// unlock ends the lock of a change that was not committed: it swaps it for it.
-// With nothing to put back the lock is left to expire.
-func (u *update) unlock(ctx context.Context, held, it *item, ttl time.Duration) error {
-	if held == nil || it == nil {
-		return nil
-	}
-	_, err := u.s.swap(ctx, u.id, held.raw, encode(it), ttl)
-	return err
-}
-
-// replace is Update where the cache is all there is.
-func (u *update) replace(ctx context.Context) error {
-	return u.claim(ctx, func() (*item, time.Duration, error) {
-		return &item{kind: value, value: u.mine.Value}, time.Until(u.mine.Expires), nil
-	})
+	return n, changed, nil
 }

@@ -1,13 +1,12 @@
-// Package values compares and merges the named values of sessions.
+// Package values compares the named values of sessions.
 package values
 
 import (
-	"maps"
 	"reflect"
 	"time"
 )
 
-// AreScalars tells whether every value in m can only be replaced, and not be
+// AreScalars reports whether every value in m can only be replaced, and not be
 // changed in place.
 func AreScalars[K comparable](m map[K]any) bool {
 	for _, v := range m {
@@ -32,28 +31,29 @@ func isScalar(v any) bool {
 	return false
 }
 
-// EqualScalars is Equal for a first map of which AreScalars is true.
-func EqualScalars[K comparable](scalars, now map[K]any) bool {
-	// A scalar can be compared; where now holds what cannot, the types differ.
-	return maps.EqualFunc(scalars, now, func(a, b any) bool { return a == b })
-}
-
-// Equal tells whether two maps hold the same, looking into the values.
-func Equal[K comparable](a, b map[K]any) bool {
-	return len(a) == 0 && len(b) == 0 || reflect.DeepEqual(a, b)
-}
-
-// Merge applies to theirs what distinguishes mine from base: values that were
-// set to something else, and those that were deleted.
-func Merge[K comparable](base, mine, theirs map[K]any) {
-	for k, v := range mine {
-		if was, ok := base[k]; !ok || !reflect.DeepEqual(v, was) {
-			theirs[k] = v
+// Changes returns the names of the values that are new or other ones in now, and
+// of those that are not there any more.
+func Changes[K comparable](was, now map[K]any) (set, deleted []K) {
+	for k, v := range now {
+		if before, ok := was[k]; !ok || !Equal(before, v) {
+			set = append(set, k)
 		}
 	}
-	for k := range base {
-		if _, ok := mine[k]; !ok {
-			delete(theirs, k)
+	if len(was)+len(set) > len(now) {
+		for k := range was {
+			if _, ok := now[k]; !ok {
+				deleted = append(deleted, k)
+			}
 		}
 	}
+	return set, deleted
+}
+
+// Equal reports whether two values are the same, looking into them. NaN is the
+// same as NaN.
+func Equal(a, b any) bool {
+	if isScalar(a) && isScalar(b) && a == b {
+		return true
+	}
+	return reflect.DeepEqual(a, b) || deepEqual(reflect.ValueOf(a), reflect.ValueOf(b), nil)
 }

@@ -1,0 +1,126 @@
+package tiered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// Requests of one process that change one session at the same time would get
+// in each other's way. So one is at work on a session at a time; those that
+// come meanwhile wait, and the first of them then does what all of them want,
+// in one update.
+
+// A turn is one request's wait for its change to be made.
+type turn struct {
+	p    *part
+	lead chan []*turn // receives the turns, its own first, that it has to take
+	done chan error   // receives what came of it
+}
+
+type queueKey struct {
+	shared any
+	id, op string
+}
+
+var queues = struct {
+	sync.Mutex
+	waiting map[queueKey][]*turn // a key is there while somebody is at work
+}{waiting: make(map[queueKey][]*turn)}
+
+type instanceKey struct{}
+
+// OnInstance returns a context for a request that shares nothing with those of
+// other instances, for tests that run several instances in one process.
+func OnInstance(ctx context.Context, instance any) context.Context {
+	return context.WithValue(ctx, instanceKey{}, instance)
+}
+
+// together has do called with p, alone or with what other requests want to
+// change in the same session, and returns what came of it. It is called in the
+// context of one of them.
+func (s *Store) together(ctx context.Context, id, op string, p *part, do func(ctx context.Context, parts []*part) error) error {
+	var shared any
+	if s.Shared != nil {
+		shared = s.Shared()
+	}
+	if shared == nil {
+		return do(ctx, []*part{p})
+	}
+	key := queueKey{[2]any{shared, ctx.Value(instanceKey{})}, id, op}
+	me := &turn{p: p, lead: make(chan []*turn, 1), done: make(chan error, 1)}
+	queues.Lock()
+	waiting, busy := queues.waiting[key]
+	if busy {
+		queues.waiting[key] = append(waiting, me)
+	} else {
+		queues.waiting[key] = nil
+		me.lead <- []*turn{me}
+	}
+	queues.Unlock()
+	select {
+	case turns := <-me.lead:
+		return lead(ctx, key, turns, do)
+	case err := <-me.done:
+		return err
+	case <-ctx.Done():
+	}
+	// The turn is given up, unless others rely on it.
+	queues.Lock()
+	if i := slices.Index(queues.waiting[key], me); i >= 0 {
+		queues.waiting[key] = slices.Delete(queues.waiting[key], i, i+1)
+	}
+	queues.Unlock()
+	select {
+	case turns := <-me.lead:
+		return lead(ctx, key, turns, do)
+	case err := <-me.done:
+		return err
+	default:
+		return fmt.Errorf("wait for other changes of the session: %w", context.Cause(ctx))
+	}
+}
+
+// lead does the work of turns, the first of which is the caller's.
+func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.Context, parts []*part) error) error {
+	defer next(key)
+	if len(turns) == 1 {
+		return do(ctx, []*part{turns[0].p})
+	}
+	// The others' changes do not end with the caller's request.
+	shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	parts := make([]*part, len(turns))
+	for i, t := range turns {
+		parts[i] = t.p
+	}
+	err := do(shared, parts)
+	if errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) {
+		// One of them is to blame. Each on its own shows which.
+		for _, t := range turns {
+			t.done <- do(shared, []*part{t.p})
+		}
+		return <-turns[0].done
+	}
+	for _, t := range turns[1:] {
+		t.done <- err
+	}
+	return err
+}
+
+// next makes the first of those that wait take the turns of all of them.
+func next(key queueKey) {
+	queues.Lock()
+	defer queues.Unlock()
+	waiting := queues.waiting[key]
+	if len(waiting) == 0 {
+		delete(queues.waiting, key)
+		return
+	}
+	queues.waiting[key] = nil
+	waiting[0].lead <- waiting
+}
