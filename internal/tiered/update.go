@@ -27,6 +27,10 @@ const overdue = tier.PurgeGrace - tier.UpdateTime
 // replacing.
 const swapAttempts = 100
 
+// publishAttempts is how often publishing is tried in the background: backed
+// off, that takes some three seconds.
+const publishAttempts = 12
+
 // A part is what one request brings into an update.
 type part struct {
 	loaded *Loaded
@@ -297,9 +301,11 @@ func (st *state) markUnsaved(before *state) {
 func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state) error {
 	err := s.publishNow(ctx, id, seen, committed)
 	if err != nil {
+		once := *s
+		once.Retries = 1
 		s.inBackground(ctx, id, func(ctx context.Context) error {
-			_, err := retry.Do(ctx, contentionAttempts, func() (struct{}, error) {
-				return struct{}{}, s.publishNow(ctx, id, nil, committed)
+			_, err := retry.Do(ctx, publishAttempts, func() (struct{}, error) {
+				return struct{}{}, once.publishNow(ctx, id, nil, committed)
 			})
 			return err
 		})
