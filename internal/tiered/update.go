@@ -47,7 +47,7 @@ func (p *part) state(seen stamp) *state {
 	if c == nil {
 		return from
 	}
-	if !p.fixed {
+	if !p.fixed || p.stamp == 0 {
 		p.stamp = draw(max(seen, from.latest()))
 	}
 	st := from.clone()
