@@ -79,14 +79,11 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 // before Close returned and the time it took.
 func simulate(t *testing.T, s *gaetest.Service, o options, do func(*request)) (calls []gaetest.Call, took time.Duration) {
 	t.Helper()
-	var errs errorLog
 	synctest.Test(t, func(t *testing.T) {
 		// The bubble's clock starts in 2000, before the session was saved.
 		time.Sleep(time.Until(now))
 		begin := time.Now()
-		r := &request{Request: s.NewSimulatedRequest(gaetest.AppEngineLatency), errs: &errs}
-		o.OnError = r.errs.add
-		r.Store = gaesession.NewMemcacheStoreOptions(r.Context(), &o)
+		r := newSimulatedRequest(s, o)
 		do(r)
 		r.Close()
 		calls, took = r.Calls(), time.Since(begin)
@@ -96,6 +93,3 @@ func simulate(t *testing.T, s *gaetest.Service, o options, do func(*request)) (c
 	})
 	return calls, took
 }
-
-// now is a time after every save of these tests, as they take less than an hour.
-var now = time.Now().Add(time.Minute)

@@ -32,10 +32,12 @@ func FuzzSessionID(f *testing.F) {
 		}
 		got := r.Get(id)
 		r.Close()
+		reading := len(r.Calls())
 		err := r.errs.all()
-		invalid := errors.Is(err, gaesession.ErrInvalidID)
-		if got != nil || err != nil && !invalid || invalid != (len(r.Calls()) == 0) {
-			t.Errorf("id %q, prefix %q: got error %v and calls %v", id, prefix, err, r.Calls())
+		removing := gaesession.RemoveID(r.Context(), id, &options{KeyPrefix: prefix})
+		invalid := errors.Is(removing, gaesession.ErrInvalidID)
+		if got != nil || err != nil || removing != nil && !invalid || invalid != (reading == 0) || invalid != (len(r.Calls()) == 0) {
+			t.Errorf("id %q, prefix %q: got errors %v, %v and calls %v", id, prefix, err, removing, r.Calls())
 		}
 	})
 }

@@ -83,7 +83,7 @@ type entry struct {
 	tried   bool       // to save it: the services may have it though loaded is nil
 	settled bool       // nothing is left to do while it does not change
 	removed bool       // for this request
-	gone    bool       // from the services
+	gone    bool       // from the services, or never there
 }
 
 // entry returns the entry for id, or nil if no service takes such an id.
@@ -209,10 +209,10 @@ func (s *memcacheStore) Remove(sess session.Session) {
 	e.saving.Lock()
 	defer e.saving.Unlock()
 	s.mu.Lock()
-	unknown := e.gone || e.isNew(e.sess) && !e.removed
+	e.gone = e.gone || e.isNew(e.sess) && !e.removed
 	e.removed = true
 	s.mu.Unlock()
-	if unknown {
+	if e.gone {
 		return
 	}
 	err := s.tiers.Remove(s.ctx, id, e.loaded)

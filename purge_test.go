@@ -3,7 +3,6 @@ package gaesession_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -107,46 +106,6 @@ func expireEntity(t *testing.T, s *gaetest.Service, id string, ago time.Duration
 	if _, err := datastore.Put(s.Context(), key, &e); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// A request goes on for minutes after its session has expired, and a purge has
-// found the session by then: no change may be acknowledged that is deleted next.
-func TestAPurgeTakesNoAcknowledgedChangeWithIt(t *testing.T) {
-	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-		for _, loaded := range []string{"memcache", "datastore"} {
-			for _, mode := range []string{"", "asynchronous"} {
-				o := options{AsyncDatastoreSave: mode != ""}
-				id := login(t, s, o, attrs{"n": 0})
-				if loaded == "datastore" {
-					s.Flush()
-				}
-				r := newRequest(s, o)
-				r.Get(id).SetAttr("n", 1)
-				s.Flush()
-				expireEntity(t, s, id, 6*time.Minute)
-				gate, hook := gaetest.Hold(func(c gaetest.Call) bool { return c.Method == "Delete" })
-				defer gate.Open()
-				purged := make(chan error, 1)
-				go func() {
-					_, err := gaesession.PurgeExpired(s.NewRequest(hook).Context(), "")
-					purged <- err
-				}()
-				<-gate.Arrived()
-				r.Close()
-				drain(t)
-				gate.Open()
-				if err := <-purged; err != nil {
-					t.Error(err)
-				}
-				if err := r.errs.all(); !errors.Is(err, gaesession.ErrRemoved) {
-					t.Errorf("from %s, %s: the change reported %v, want ErrRemoved", loaded, mode, err)
-				}
-				if got := read(t, s, o, id); got != nil {
-					t.Errorf("from %s, %s: got %v, want no session", loaded, mode, got)
-				}
-			}
-		}
-	})
 }
 
 // A request that ends right after its session has expired is served.

@@ -86,12 +86,9 @@ func newService(tb testing.TB, ctx context.Context, local bool) *Service {
 func (s *Service) Context() context.Context { return s.ctx }
 
 // Break makes the calls fail that match, whoever makes them, until restore is
-// called. Google's server cannot be broken: there it does nothing. It is needed
-// for calls that are made with another context than the request's.
+// called: those that are made with another context than the request's, which go
+// to gaelocal in tests on Google's server, too.
 func (s *Service) Break(match func(Call) bool) (restore func()) {
-	if !s.local {
-		return func() {}
-	}
 	local.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
 		if match(Call{Service: c.Service, Method: c.Method, InTransaction: c.InTransaction}) {
 			return ErrFailed

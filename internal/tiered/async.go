@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 // saveTimeout bounds background work in the request's context, and again in
@@ -17,6 +19,9 @@ const saveTimeout = 30 * time.Second
 func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
 	if s.Cache == nil || s.Backup == nil || l.item == nil {
 		return s.Update(ctx, id, l, c)
+	}
+	if !s.fits(id, c) {
+		return nil, tier.ErrTooLarge
 	}
 	p := &part{loaded: l, change: &c}
 	err := s.together(ctx, id, "keep", p, func(ctx context.Context, parts []*part) error {

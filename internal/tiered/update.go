@@ -82,11 +82,23 @@ func (p *part) after(saved bool) *Loaded {
 // joined with it. Without an error the change is in both services, or in the
 // one that takes it, and the result is what a further change starts from.
 func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
+	if !s.fits(id, c) {
+		return nil, tier.ErrTooLarge
+	}
 	p := &part{loaded: l, change: &c}
 	if err := s.run(ctx, id, p); err != nil {
 		return nil, err
 	}
 	return p.after(s.Backup != nil), nil
+}
+
+// fits reports whether a change is not too large for the service that has to
+// take it, whatever else is there.
+func (s *Store) fits(id string, c Change) bool {
+	if s.Backup == nil {
+		return s.Cache.Fits(id, len(c.Value))
+	}
+	return s.Backup.Fits(id, len(c.Value))
 }
 
 func (s *Store) run(ctx context.Context, id string, p *part) error {
@@ -300,7 +312,7 @@ func (st *state) markUnsaved(before *state) {
 // on in the background.
 func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state) error {
 	err := s.publishNow(ctx, id, seen, committed)
-	if err != nil {
+	if err != nil && !isRefusal(err) {
 		once := *s
 		once.Retries = 1
 		s.inBackground(ctx, id, func(ctx context.Context) error {

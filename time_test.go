@@ -1,0 +1,162 @@
+//go:build go1.25
+
+package gaesession_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/icza/session"
+	"google.golang.org/appengine/v2/datastore"
+	"google.golang.org/appengine/v2/memcache"
+
+	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/gaetest"
+)
+
+// What depends on time, tested in simulated time.
+
+// now is a time after every save of these tests, as they take less than an hour.
+var now = time.Now().Add(time.Minute)
+
+func newSimulatedRequest(s *gaetest.Service, o options, hooks ...gaetest.Hook) *request {
+	r := &request{Request: s.NewSimulatedRequest(gaetest.AppEngineLatency, hooks...), errs: new(errorLog)}
+	o.OnError = r.errs.add
+	r.Store = gaesession.NewMemcacheStoreOptions(r.Context(), &o)
+	return r
+}
+
+func TestTheAccessTimeIsWrittenOncePerRefreshInterval(t *testing.T) {
+	s := gaetest.Local(t)
+	for _, test := range []struct {
+		name     string
+		interval time.Duration // of both requests
+		before   time.Duration // if it is not 0: of the request that saved the session
+		age      time.Duration
+		writes   bool
+	}{
+		{"default, young", 0, 0, 2 * time.Minute, false},
+		{"default, a tenth of the timeout old", 0, 0, 3 * time.Minute, true},
+		{"every request", -1, 0, time.Second, true},
+		{"an hour, young", time.Hour, 0, 20 * time.Minute, false},
+		{"a minute, old", time.Minute, 0, time.Minute, true},
+		{"an hour, saved under a minute", time.Hour, time.Minute, 2 * time.Minute, true},
+		{"a minute, saved under an hour", time.Minute, time.Hour, 2 * time.Minute, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Until(now))
+				r := newSimulatedRequest(s, options{RefreshInterval: cmp.Or(test.before, test.interval)})
+				sess := session.NewSession()
+				r.Add(sess)
+				r.Close()
+				before := entityOf(t, r.Context(), sess.ID())
+				time.Sleep(test.age)
+				r = newSimulatedRequest(s, options{RefreshInterval: test.interval})
+				if r.Get(sess.ID()) == nil {
+					t.Fatal("no session")
+				}
+				r.Close()
+				want := 1
+				if test.writes {
+					want = 6
+				}
+				if calls := r.Calls(); len(calls) != want {
+					t.Errorf("got calls %v, want %d", calls, want)
+				}
+				after := entityOf(t, r.Context(), sess.ID())
+				if later := after.Expires.After(before.Expires); later != test.writes && test.before <= test.interval {
+					t.Errorf("expires later: got %t, want %t", later, test.writes)
+				}
+				if until := time.Now().Add(sess.Timeout()); after.Expires.Before(until.Add(-time.Second)) {
+					t.Errorf("expires at %v, before %v", after.Expires, until)
+				}
+			})
+		})
+	}
+}
+
+// entityOf returns the entity of a session.
+func entityOf(t *testing.T, ctx context.Context, id string) (e gaesession.SessEntity) {
+	t.Helper()
+	if err := datastore.Get(ctx, datastore.NewKey(ctx, "sess_", id, 0, nil), &e); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// A request that changes nothing saves what has been unsaved for three seconds.
+func TestAReadBringsDatastoreUpToDateThreeSecondsLater(t *testing.T) {
+	o := options{}
+	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		id := login(t, s, o, attrs{"n": 0})
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(now))
+			r := newSimulatedRequest(s, o, gaetest.Fail(gaetest.Datastore))
+			r.Get(id).SetAttr("n", 1)
+			r.Close()
+			if r.errs.all() == nil {
+				t.Error("no error was reported")
+			}
+			for _, test := range []struct {
+				after time.Duration
+				calls int
+			}{{time.Second, 1}, {1500 * time.Millisecond, 1}, {time.Second, 8}, {time.Minute, 1}} {
+				time.Sleep(test.after)
+				r = newSimulatedRequest(s, o)
+				r.Get(id)
+				r.Close()
+				if n := len(r.Calls()); n != test.calls {
+					t.Errorf("a read made %d calls, want %d: %v", n, test.calls, r.Calls())
+				}
+			}
+		})
+		s.Flush()
+		expectAttrs(t, "after a flush", read(t, s, o, id), attrs{"n": 1})
+	})
+}
+
+// A request goes on for minutes after its session has expired, and a purge has
+// found the session by then: no change may be acknowledged that is deleted next.
+func TestAPurgeTakesNoAcknowledgedChangeWithIt(t *testing.T) {
+	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		for _, flushed := range []bool{false, true} {
+			o := options{}
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Until(now))
+				login := newSimulatedRequest(s, o)
+				sess := session.NewSession()
+				login.Add(sess)
+				login.Close()
+				if flushed {
+					if err := memcache.Flush(login.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r := newSimulatedRequest(s, o)
+				r.Get(sess.ID()).SetAttr("n", 1)
+				time.Sleep(40 * time.Minute)
+				gate, hook := gaetest.Hold(func(c gaetest.Call) bool { return c.Method == "Delete" })
+				defer gate.Open()
+				purged := make(chan error, 1)
+				go func() {
+					_, err := gaesession.PurgeExpired(newSimulatedRequest(s, o, hook).Context(), "")
+					purged <- err
+				}()
+				<-gate.Arrived()
+				r.Close()
+				gate.Open()
+				if err := <-purged; err != nil {
+					t.Error(err)
+				}
+				if err := r.errs.all(); !errors.Is(err, gaesession.ErrRemoved) {
+					t.Errorf("flushed: %t: the change reported %v, want ErrRemoved", flushed, err)
+				}
+			})
+		}
+	})
+}
