@@ -141,8 +141,8 @@ func runCommand(command, environ []string, signals <-chan os.Signal, stderr io.W
 				fmt.Fprintf(stderr, "gaelocal: passing on signal %v: %v\n", s, err)
 			}
 		case err := <-ended:
-			if passed {
-				group.wait()
+			if passed && !group.wait() {
+				fmt.Fprintln(stderr, "gaelocal: the command has ended, but not all that it has started")
 			}
 			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 				fmt.Fprintln(stderr, "gaelocal: waiting for the command:", err)

@@ -19,6 +19,6 @@ func newGroup(cmd *exec.Cmd) group { return group{cmd} }
 
 func (g group) signal(s os.Signal) error { return g.cmd.Process.Signal(s) }
 
-func (g group) wait() {}
+func (g group) wait() bool { return true }
 
 func exitStatus(state *os.ProcessState) int { return state.ExitCode() }

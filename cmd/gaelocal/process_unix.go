@@ -27,9 +27,6 @@ func endsServing(s os.Signal) bool {
 	}
 }
 
-// patience is how long wait waits.
-const patience = 10 * time.Second
-
 // group is the process group of the command. It has one of its own, so that
 // signals reach what it has started: "go run" dies of a SIGTERM without telling
 // its program. And so that keys like Ctrl-C, which a terminal turns into a
@@ -57,16 +54,17 @@ func (g group) signal(s os.Signal) error {
 }
 
 // wait gives what the command has started the time to end after a signal: an
-// app may still be saving.
-func (g group) wait() {
-	const step = 20 * time.Millisecond
+// app may still be saving. It reports whether all of it has ended.
+func (g group) wait() bool {
+	const patience, step = 10 * time.Second, 20 * time.Millisecond
 	for waited := time.Duration(0); waited < patience; waited += step {
 		g.reap()
 		if g.signal(syscall.Signal(0)) != nil {
-			return
+			return true
 		}
 		time.Sleep(step)
 	}
+	return false
 }
 
 // reap waits for orphans of the group that have ended: until somebody does, the
