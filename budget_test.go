@@ -6,7 +6,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/icza/session"
@@ -79,9 +78,7 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 // before Close returned and the time it took.
 func simulate(t *testing.T, s *gaetest.Service, o options, do func(*request)) (calls []gaetest.Call, took time.Duration) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		// The bubble's clock starts in 2000, before the session was saved.
-		time.Sleep(time.Until(now))
+	inSimulatedTime(t, func(t *testing.T) {
 		begin := time.Now()
 		r := newSimulatedRequest(s, o)
 		do(r)

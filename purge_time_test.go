@@ -4,7 +4,6 @@ package gaesession_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gaesession/gaesession"
@@ -15,8 +14,7 @@ func TestAPurgeStopsAfterEightMinutes(t *testing.T) {
 	s := gaetest.Local(t)
 	const page = 1500
 	putEntities(t, s, "sess_", page+1, time.Hour)
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(now))
+	inSimulatedTime(t, func(t *testing.T) {
 		begin := time.Now()
 		r := s.NewSimulatedRequest(func(c gaetest.Call) time.Duration {
 			switch {

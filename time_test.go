@@ -20,8 +20,16 @@ import (
 
 // What depends on time, tested in simulated time.
 
-// now is a time after every save of these tests, as they take less than an hour.
-var now = time.Now().Add(time.Minute)
+// inSimulatedTime runs f in a bubble whose clock goes on from now: it starts in
+// 2000 else, before the sessions were saved.
+func inSimulatedTime(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	begin := time.Now().Add(time.Second)
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(begin))
+		f(t)
+	})
+}
 
 func newSimulatedRequest(s *gaetest.Service, o options, hooks ...gaetest.Hook) *request {
 	r := &request{Request: s.NewSimulatedRequest(gaetest.AppEngineLatency, hooks...), errs: new(errorLog)}
@@ -48,8 +56,7 @@ func TestTheAccessTimeIsWrittenOncePerRefreshInterval(t *testing.T) {
 		{"a minute, saved under an hour", time.Minute, time.Hour, 2 * time.Minute, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(time.Until(now))
+			inSimulatedTime(t, func(t *testing.T) {
 				r := newSimulatedRequest(s, options{RefreshInterval: cmp.Or(test.before, test.interval)})
 				sess := session.NewSession()
 				r.Add(sess)
@@ -94,8 +101,7 @@ func TestAReadBringsDatastoreUpToDateThreeSecondsLater(t *testing.T) {
 	o := options{}
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		id := login(t, s, o, attrs{"n": 0})
-		synctest.Test(t, func(t *testing.T) {
-			time.Sleep(time.Until(now))
+		inSimulatedTime(t, func(t *testing.T) {
 			r := newSimulatedRequest(s, o, gaetest.Fail(gaetest.Datastore))
 			r.Get(id).SetAttr("n", 1)
 			r.Close()
@@ -126,8 +132,7 @@ func TestAPurgeTakesNoAcknowledgedChangeWithIt(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		for _, flushed := range []bool{false, true} {
 			o := options{}
-			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(time.Until(now))
+			inSimulatedTime(t, func(t *testing.T) {
 				login := newSimulatedRequest(s, o)
 				sess := session.NewSession()
 				login.Add(sess)
