@@ -23,7 +23,7 @@ func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c Change)
 	if !s.fits(id, c) {
 		return nil, tier.ErrTooLarge
 	}
-	p := &part{loaded: l, change: &c}
+	p := &part{loaded: l, change: &c, ahead: aheadOf(ctx)}
 	err := s.together(ctx, id, "keep", p, func(ctx context.Context, parts []*part) error {
 		st, err := s.keep(ctx, id, parts, true)
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 // Create saves a session under an id that nobody else knows yet, and returns
 // what a further change starts from. ErrRemoved: the id was used before.
 func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error) {
-	p := &part{loaded: New(), change: &c}
+	p := &part{loaded: New(), change: &c, ahead: aheadOf(ctx)}
 	st := p.state(0)
 	p.fixed = true
 	ttl := time.Until(st.ends)

@@ -34,8 +34,8 @@ func stampOf(t time.Time) stamp {
 func (s stamp) time() time.Time { return time.UnixMicro(int64(s >> stampShift)) }
 
 // draw returns a stamp for a change made now, later than every one it has seen.
-func draw(seen stamp) stamp {
-	at := max(stampOf(time.Now()), (seen>>stampShift+1)<<stampShift)
+func draw(now time.Time, seen stamp) stamp {
+	at := max(stampOf(now), (seen>>stampShift+1)<<stampShift)
 	return at | stamp(rand.Uint64N(1<<stampShift))&^deletedBit
 }
 

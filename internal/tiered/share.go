@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/gaesession/gaesession/tier"
 )
@@ -38,6 +39,19 @@ type instanceKey struct{}
 // other instances, for tests that run several instances in one process.
 func OnInstance(ctx context.Context, instance any) context.Context {
 	return context.WithValue(ctx, instanceKey{}, instance)
+}
+
+type clockKey struct{}
+
+// WithClock returns a context for a request on an instance whose clock is ahead
+// by that much when it changes something, for tests.
+func WithClock(ctx context.Context, ahead time.Duration) context.Context {
+	return context.WithValue(ctx, clockKey{}, ahead)
+}
+
+func aheadOf(ctx context.Context) time.Duration {
+	ahead, _ := ctx.Value(clockKey{}).(time.Duration)
+	return ahead
 }
 
 // together has do called with p, alone or with what other requests want to

@@ -21,7 +21,7 @@ import (
 // was, or ErrRemoved says that it is not; where the backup fails to say which
 // it is, the error is ErrUnavailable.
 func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byte, error) {
-	parts := []*part{{loaded: l, change: &c}}
+	parts := []*part{{loaded: l, change: &c, ahead: aheadOf(ctx)}}
 	var sealErr error
 	if s.Cache != nil {
 		sealed, err := s.seal(ctx, id, l)

@@ -34,9 +34,10 @@ const publishAttempts = 12
 // A part is what one request brings into an update.
 type part struct {
 	loaded *Loaded
-	change *Change // nil: nothing but what was unsaved when it loaded
-	stamp  stamp   // of the change
-	fixed  bool    // the change may have been applied with that stamp
+	change *Change       // nil: nothing but what was unsaved when it loaded
+	stamp  stamp         // of the change
+	fixed  bool          // the change may have been applied with that stamp
+	ahead  time.Duration // the instance's clock; see WithClock
 }
 
 // state is the session as the request has it, with its change. The change is
@@ -48,7 +49,7 @@ func (p *part) state(seen stamp) *state {
 		return from
 	}
 	if !p.fixed || p.stamp == 0 {
-		p.stamp = draw(max(seen, from.latest()))
+		p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest()))
 	}
 	st := from.clone()
 	st.value = c.Value
@@ -85,7 +86,7 @@ func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Lo
 	if !s.fits(id, c) {
 		return nil, tier.ErrTooLarge
 	}
-	p := &part{loaded: l, change: &c}
+	p := &part{loaded: l, change: &c, ahead: aheadOf(ctx)}
 	if err := s.run(ctx, id, p); err != nil {
 		return nil, err
 	}
