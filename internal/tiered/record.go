@@ -133,9 +133,11 @@ func (st *state) saved() *state {
 
 // forget forgets the deletions that were made long ago.
 func (st *state) forget() {
-	st.cells = slices.DeleteFunc(st.cells, func(c cell) bool {
-		return c.at&deletedBit != 0 && time.Since(c.at.time()) > tombstoneTTL
-	})
+	st.cells = slices.DeleteFunc(st.cells, cell.isOldDeletion)
+}
+
+func (c cell) isOldDeletion() bool {
+	return c.at&deletedBit != 0 && time.Since(c.at.time()) > tombstoneTTL
 }
 
 // clone returns a copy whose cells can be changed.

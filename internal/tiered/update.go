@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/retry"
@@ -383,6 +384,15 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 	}
 	changed = changed || n.whole
 	n.whole = false
+	// What the record has forgotten is forgotten here, too: saved or not, there
+	// is nothing left to do about it.
+	n.cells = slices.DeleteFunc(n.cells, func(c cell) bool {
+		if _, remembered := committed.find(c.name); remembered || !c.isOldDeletion() {
+			return false
+		}
+		changed = changed || c.unsaved
+		return true
+	})
 	if !n.unsaved() {
 		n.next = time.Time{}
 	}
