@@ -787,3 +787,15 @@ func onBoth(t *testing.T, f func(t *testing.T, created func(t *testing.T, ws str
 func (s *services) String() string {
 	return fmt.Sprintf("cache %q, backup %q", s.cached(), s.backedUp())
 }
+
+// loadedAnyhow is a request that could load the session from the backup alone.
+func (s *services) loadedAnyhow(t *testing.T, who string) *request {
+	t.Helper()
+	r := s.request(t, who)
+	l, _ := r.st.Load(r.ctx, id)
+	if l == nil {
+		t.Fatal("no session")
+	}
+	r.l = l
+	return r
+}

@@ -1,0 +1,263 @@
+//go:build go1.25
+
+package tiered
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// What every operation costs, and how often a call is tried.
+
+// latency is the model of the design.
+var latency = map[string]time.Duration{
+	"cache.get": 1500 * time.Microsecond, "cache.set": 1500 * time.Microsecond,
+	"cache.add": 1500 * time.Microsecond, "cache.swap": 1500 * time.Microsecond,
+	"backup.get": 8 * time.Millisecond, "backup.put": 20 * time.Millisecond,
+	"backup.begin": 5 * time.Millisecond, "backup.txget": 8 * time.Millisecond,
+	"backup.txput": 5 * time.Millisecond, "backup.commit": 20 * time.Millisecond,
+}
+
+func TestEveryOperationMakesTheCallsItMay(t *testing.T) {
+	const us = time.Microsecond
+	load := func(r *request) { r.load() }
+	evicted := func(r *request) { r.s.flush() }
+	fresh := func(*request) {}
+	type cost struct {
+		calls int
+		took  time.Duration
+	}
+	for _, test := range []struct {
+		name               string
+		before, f          func(r *request)
+		transactions, vers cost
+		async              bool
+	}{
+		{"load", fresh, load, cost{1, 1500 * us}, cost{1, 1500 * us}, false},
+		{"load what was evicted", evicted, load, cost{2, 9500 * us}, cost{2, 9500 * us}, false},
+		{"load what is not there", func(r *request) { r.s.flush(); r.s.purge() }, func(r *request) { r.see() }, cost{2, 9500 * us}, cost{2, 9500 * us}, false},
+		{"load what was removed", func(r *request) { must(r.t, r.load().remove()) }, func(r *request) { r.see() }, cost{1, 1500 * us}, cost{1, 1500 * us}, false},
+		{"nothing to settle", load, func(r *request) { must(r.t, r.settle()) }, cost{0, 0}, cost{0, 0}, false},
+		{"refill", func(r *request) { r.s.flush(); r.load() }, func(r *request) { must(r.t, r.settle()) }, cost{4, 12500 * us}, cost{4, 12500 * us}, false},
+		{"create", func(r *request) { r.s.flush(); r.s.purge() }, func(r *request) { must(r.t, r.create("a=1")) }, cost{2, 20 * time.Millisecond}, cost{2, 20 * time.Millisecond}, false},
+		{"update", load, func(r *request) { must(r.t, r.update("a=2")) }, cost{5, 34500 * us}, cost{2, 21500 * us}, false},
+		{"update of what was evicted", func(r *request) { r.s.flush(); r.load() }, func(r *request) { must(r.t, r.update("a=2")) }, cost{5, 34500 * us}, cost{2, 21500 * us}, false},
+		{"update, asynchronous", load, func(r *request) { must(r.t, r.updateAsync("a=2")) }, cost{1, 1500 * us}, cost{1, 1500 * us}, true},
+		{"update, asynchronous, after another", func(r *request) { must(r.t, r.load().updateAsync("a=2")); r.load() }, func(r *request) { must(r.t, r.updateAsync("a=3")) }, cost{1, 1500 * us}, cost{1, 1500 * us}, true},
+		{"remove", load, func(r *request) { must(r.t, r.remove()) }, cost{3, 21500 * us}, cost{3, 21500 * us}, false},
+		{"take", load, func(r *request) { _, err := r.take("a=2"); must(r.t, err) }, cost{6, 36 * time.Millisecond}, cost{3, 23 * time.Millisecond}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, "a=1")
+				// A backup with versions has given the item its token then.
+				must(t, s.opened(t, "A").update("a=0"))
+				r := s.request(t, "A")
+				test.before(r)
+				s.latency = latency
+				s.forgetCalls()
+				begin := time.Now()
+				test.f(r)
+				counted := ""
+				if test.async {
+					counted = "cache" // the background save has begun
+				}
+				got := cost{s.count(counted), time.Since(begin)}
+				want := test.transactions
+				if s.tokens {
+					want = test.vers
+				}
+				if got != want {
+					t.Errorf("got %v, want %v: %v", got, want, s.calls)
+				}
+			})
+		})
+	}
+}
+
+func TestABackgroundSaveMakesSixCalls(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		must(t, r.updateAsync("a=2"))
+		drain(t)
+		want := 1 + 6
+		if s.tokens {
+			want = 1 + 3 // get, conditional put; the item is seen once more
+			want++
+		}
+		expect(t, "calls", s.count(""), want)
+		s.expectKept(t, "a=2")
+	})
+}
+
+// A deletion is remembered for an hour in both services. What only one of them
+// has forgotten would make every further change write twice.
+func TestAChangeLongAfterADeletionMakesNoMoreCalls(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1 b=1")
+		must(t, s.opened(t, "A").update("-b"))
+		for range 5 {
+			time.Sleep(20 * time.Minute)
+			must(t, s.opened(t, "A").update("a=2"))
+		}
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		must(t, r.update("a=3"))
+		expect(t, "calls", s.count(""), 5)
+		s.expectKept(t, "a=3")
+	})
+}
+
+func TestACallThatFailsIsTriedAsOftenAsRetriesSays(t *testing.T) {
+	for _, test := range []struct {
+		op string
+		f  func(r *request) error
+	}{
+		{"cache.get", func(r *request) error { _, err := r.st.Load(r.ctx, id); return err }},
+		{"backup.get", func(r *request) error { r.s.flush(); _, err := r.st.Load(r.ctx, id); return err }},
+		{"cache.add", func(r *request) error { r.s.flush(); r.load(); return r.settle() }},
+		{"backup.begin", func(r *request) error { return r.load().update("a=2") }},
+		{"backup.commit", func(r *request) error { return r.load().update("a=2") }},
+		{"cache.swap", func(r *request) error { r.st.Backup = nil; return r.load().update("a=2") }},
+		{"cache.set", func(r *request) error { r.st.Backup = nil; return r.load().remove() }},
+		{"backup.put", func(r *request) error { return r.load().remove() }},
+	} {
+		for _, retries := range []int{0, 1, 3} {
+			t.Run(test.op, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := created(t, "a=1")
+					r := s.request(t, "A")
+					r.st.Retries = retries
+					s.fail("A", test.op)
+					expectErr(t, test.op, test.f(r), errDown)
+					expect(t, "attempts", s.count(test.op), max(retries, 1))
+				})
+			})
+		}
+	}
+}
+
+func TestACallThatFailsOnceIsNoFailure(t *testing.T) {
+	for _, op := range []string{"cache.get", "backup.begin", "backup.txget", "backup.commit", "cache.swap"} {
+		t.Run(op, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1")
+				s.at("A", op, false, func() error { return errDown })
+				must(t, s.opened(t, "A").update("a=2"))
+				s.expectKept(t, "a=2")
+			})
+		})
+	}
+}
+
+func TestWhatAServiceRejectsIsTriedOnce(t *testing.T) {
+	for _, rejection := range []error{tier.ErrRejected, tier.ErrTooLarge} {
+		for _, op := range []string{"cache.get", "backup.begin", "backup.commit"} {
+			t.Run(op, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := created(t, "a=1")
+					l := s.opened(t, "A").l
+					s.hook(func(c step) error {
+						if c.op == op && c.who == "A" && !c.done {
+							return rejection
+						}
+						return nil
+					})
+					s.forgetCalls()
+					r := s.request(t, "A")
+					r.st.Retries = 5
+					var err error
+					if op == "cache.get" {
+						_, err = r.st.Load(r.ctx, id)
+					} else {
+						r.l = l
+						err = r.update("a=2")
+					}
+					expectErr(t, op, err, rejection)
+					expect(t, "attempts", s.count(op), 1)
+				})
+			})
+		}
+	}
+}
+
+func TestAnUpdateThatOthersGetAheadOfIsTriedForTwentySeconds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		contended := 0
+		s.hook(func(c step) error {
+			if c.op == "backup.commit" && !c.done {
+				contended++
+				return tier.ErrContention
+			}
+			return nil
+		})
+		begin := time.Now()
+		expectErr(t, "update", r.update("a=2"), tier.ErrContention)
+		expect(t, "attempts", contended, contentionAttempts+2)
+		if took := time.Since(begin); took < 10*time.Second || took > 40*time.Second {
+			t.Errorf("it was tried for %v", took)
+		}
+	})
+}
+
+func TestAServiceThatFailsBetweenContendedAttemptsFailsTheUpdate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		attempts := 0
+		s.hook(func(c step) error {
+			if c.op == "backup.commit" && !c.done {
+				if attempts++; attempts%2 == 0 {
+					return errDown
+				}
+				return tier.ErrContention
+			}
+			return nil
+		})
+		expectErr(t, "update", r.update("a=2"), errDown)
+		expect(t, "attempts", attempts, 4)
+	})
+}
+
+func TestACallEndsWithItsContext(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		r.st.Retries = 1000
+		s.fail("A", "backup")
+		ctx, cancel := context.WithTimeout(r.ctx, time.Second)
+		defer cancel()
+		r.ctx = ctx
+		begin := time.Now()
+		expectErr(t, "update", r.update("a=2"), context.DeadlineExceeded)
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("it ended after %v", took)
+		}
+		expect(t, "the change lives on", s.cached(), "unsaved a=2")
+	})
+}
+
+func TestAnEndedContextMakesNoUpdate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		ctx, cancel := context.WithCancelCause(r.ctx)
+		cause := errors.New("the client has gone")
+		cancel(cause)
+		r.ctx = ctx
+		expectErr(t, "load", func() error { _, err := r.st.Load(ctx, id); return err }(), context.Canceled)
+		expectErr(t, "load", func() error { _, err := r.st.Load(ctx, id); return err }(), ErrUnavailable)
+		if err := r.update("a=2"); err == nil {
+			t.Error("an update in an ended context reported none")
+		}
+		expect(t, "in the backup", s.backedUp(), "a=1")
+	})
+}
