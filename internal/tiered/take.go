@@ -43,7 +43,7 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 	ctx, cancel := finishing(ctx)
 	defer cancel()
 	switch {
-	case s.Cache == nil:
+	case s.Cache == nil || s.Backup == nil:
 	case err == nil, errors.Is(err, errEmptied):
 		// Not a swap: also a refill that came in between has to end.
 		sealErr = errors.Join(sealErr, s.set(ctx, id, removalMarker, removedTTL))
