@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 const (
@@ -209,8 +211,14 @@ func (c *client) change() {
 	async := c.app.mode(c.rnd)
 	overlaps := c.inFlight.Add(1) > 1
 	defer c.inFlight.Add(-1)
+	// Requests of one instance share their updates, so two clients are on one
+	// instance, and the others on one each.
+	instance := c.name
+	if instance == "b" {
+		instance = "a"
+	}
 	// App Engine cancels a request's context when it has ended.
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(tiered.OnInstance(context.Background(), instance))
 	defer cancel()
 	var next any
 	err := c.app.request(ctx, c.key, async, func(s attributes) {
