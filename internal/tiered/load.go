@@ -106,14 +106,15 @@ const (
 
 // Settle is called after a load when there is nothing to change. It puts a
 // session back into the cache that had lost it, and saves what a request that
-// has died has left unsaved.
+// has died has left unsaved; not if the session does not say when it ends, which
+// a change will.
 func (s *Store) Settle(ctx context.Context, id string, l *Loaded) error {
 	switch {
 	case s.Backup == nil || s.Cache == nil:
 		return nil
 	case l.fill != nil:
 		return s.refill(ctx, id, l)
-	case l.item == nil || !l.state.unsaved():
+	case l.item == nil || !l.state.unsaved() || l.state.ends.IsZero():
 		return nil
 	}
 	now := time.Now()
