@@ -112,16 +112,17 @@ func TestADamagedItemIsReportedAndReplaced(t *testing.T) {
 	}
 }
 
-func TestADamagedRecordIsReportedAndKept(t *testing.T) {
+func TestADamagedRecordIsNotCachedAndCanBeRemoved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
 		s.flush()
 		s.record.Value[0] ^= 1
-		r := s.request(t, "A")
-		l, err := r.st.Load(r.ctx, id)
-		if l != nil || !errors.Is(err, ErrUnavailable) || !errors.Is(err, errDamaged) {
-			t.Errorf("got %v, %v; want that it is damaged", l, err)
-		}
+		r := s.opened(t, "A")
+		expect(t, "the bytes as they are", string(r.l.Value()), string(s.record.Value))
+		expectErr(t, "refill", r.settle(), errDamaged)
+		expect(t, "cached", s.cached(), "lease")
+		must(t, r.remove())
+		s.expectRemoved(t)
 	})
 }
 

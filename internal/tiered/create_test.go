@@ -1,0 +1,149 @@
+//go:build go1.25
+
+package tiered
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+func TestACreatedSessionIsInBothServices(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		expect(t, "cached", s.cached(), "a=1")
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestWhatCreateReturnsIsWhatAFurtherChangeStartsFrom(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		s.purge()
+		s.flush()
+		r := s.request(t, "A")
+		must(t, r.create("a=1"))
+		must(t, s.opened(t, "B").update("b=1"))
+		must(t, r.update("c=1"))
+		must(t, r.updateAsync("c=2"))
+		s.expectKept(t, "a=1 b=1 c=2")
+	})
+}
+
+func TestACreationThatTheBackupFailsLivesInTheCacheUntilTheNextChange(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0")
+		s.purge()
+		s.flush()
+		r := s.request(t, "A")
+		s.fail("A", "backup")
+		expectErr(t, "create", r.create("a=1"), errDown)
+		expect(t, "cached", s.cached(), "whole unsaved a=1")
+		expect(t, "in the backup", s.backedUp(), "-")
+		must(t, s.opened(t, "B").update("b=1"))
+		expect(t, "then cached", s.cached(), "a=1 b=1")
+		s.expectKept(t, "a=1 b=1")
+	})
+}
+
+func TestAReadSavesACreationThatTheBackupFailed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		s.fail("A", "backup")
+		expectErr(t, "create", s.request(t, "A").create("a=1"), errDown)
+		time.Sleep(saveAfter)
+		must(t, s.opened(t, "reader").settle())
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestACreationThatBothServicesFailCreatesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		s.fail("A", "backup", "cache")
+		r := s.request(t, "A")
+		expectErr(t, "create", r.create("a=1"), errDown)
+		expect(t, "now", s.request(t, "judge").see(), "-")
+		// The request may try again with what it has.
+		s.well()
+		r.l = New()
+		must(t, r.update("a=1"))
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestACreationThatTheCacheFailsIsReportedAndSaved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		s.fail("A", "cache")
+		must(t, s.request(t, "A").create("a=1"))
+		if len(s.reports) != 1 || !errors.Is(s.reports[0], errDown) {
+			t.Errorf("reported was %v", s.reports)
+		}
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestAnIDThatWasUsedBeforeIsRefusedWhereTheServiceInserts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := createdWithTokens(t, "a=1")
+		must(t, s.opened(t, "A").remove())
+		s.flush()
+		err := s.request(t, "B").create("b=1")
+		expectErr(t, "create", err, ErrRemoved)
+		expectErr(t, "create", err, tier.ErrExists)
+		expect(t, "calls of the insert", s.count("backup.put"), 2)
+		s.expectRemoved(t)
+	})
+}
+
+// Who has an id before its creation has ended, by guessing or by a cookie that
+// was faster, must not end the session for a day.
+func TestEarlyUseOfAnIDDoesNotMarkItAsRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		early := s.request(t, "early")
+		expect(t, "early load", early.see(), "-")
+		early.l = Saved(early.change("e=1"))
+		expectErr(t, "early change", early.update("e=1"), ErrRemoved)
+		expectErr(t, "early change", early.updateAsync("e=1"), ErrRemoved)
+		expect(t, "cached", s.cached(), "-")
+		must(t, s.request(t, "creator").create("a=1"))
+		expect(t, "cached", s.cached(), "a=1")
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestEarlyUseWhileTheRecordIsBeingPutDoesNotMarkItAsRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		release := s.hold("creator", "backup.put", false)
+		ended := started(func() error { return s.request(t, "creator").create("a=1") })
+		early := s.opened(t, "early") // the item is there already
+		expectErr(t, "early change", early.update("e=1"), ErrRemoved)
+		expect(t, "cached", s.cached(), "a=1")
+		release()
+		must(t, ended())
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestAnOversizedSessionIsNotCreated(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{large: 200}
+		expectErr(t, "create", s.request(t, "A").create("a="+strings.Repeat("x", 200)), tier.ErrTooLarge)
+		expect(t, "calls", s.count(""), 0)
+	})
+}
+
+func TestASessionThatIsTooLargeForTheCacheIsCreatedInTheBackup(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{fits: 50}
+		must(t, s.request(t, "A").create("a=1"))
+		expect(t, "cached", s.cached(), "-")
+		s.expectKept(t, "a=1")
+	})
+}
