@@ -1,0 +1,69 @@
+package clouddatastore
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+var errInvalidID = fmt.Errorf("clouddatastore: %w: session id that Datastore does not take as a key's name", tier.ErrRejected)
+
+var tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|(maximum|allowed) (entity )?size`)
+
+// describe makes what a call answered an error of this package: with the
+// sentinel it stands for, and without the session's id. The code stays.
+func describe(what, id string, err error) error {
+	if err == nil {
+		return nil
+	}
+	code, message := status.Code(err), status.Convert(err).Message()
+	if quotes(message, id) {
+		message = "message withheld, it may name the session"
+	}
+	err = fmt.Errorf("clouddatastore: %s: %w", what, status.Error(code, message))
+	if sentinel := sentinelOf(code, message); sentinel != nil {
+		err = fmt.Errorf("%w: %w", sentinel, err)
+	}
+	return err
+}
+
+func sentinelOf(code codes.Code, message string) error {
+	switch code {
+	case codes.Aborted:
+		return tier.ErrContention
+	case codes.InvalidArgument:
+		if tooLarge.MatchString(message) {
+			return tier.ErrTooLarge
+		}
+		return tier.ErrRejected
+	case codes.PermissionDenied, codes.Unauthenticated, codes.NotFound, codes.FailedPrecondition, codes.Unimplemented:
+		return tier.ErrRejected
+	case codes.Canceled:
+		return context.Canceled
+	case codes.DeadlineExceeded:
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// quotes reports whether a message may have a part of the id in it that helps to
+// guess the rest: eight characters in a row. Of an id that is not plain a
+// message may quote something else than its bytes.
+func quotes(message, id string) bool {
+	const part = 8
+	if strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"'\<>&%`, r) }) {
+		return true
+	}
+	for i := 0; i == 0 || i+part <= len(id); i++ {
+		if id != "" && strings.Contains(message, id[i:min(i+part, len(id))]) {
+			return true
+		}
+	}
+	return false
+}
