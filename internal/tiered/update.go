@@ -24,10 +24,6 @@ var (
 // that begins then has ended before a purge may delete the record.
 const overdue = tier.PurgeGrace - tier.UpdateTime
 
-// swapAttempts is how often an item is tried to be replaced that others keep
-// replacing.
-const swapAttempts = 100
-
 // publishAttempts is how often publishing is tried in the background: backed
 // off, that takes some three seconds.
 const publishAttempts = 12
@@ -223,78 +219,67 @@ func (s *Store) joinAll(into *state, parts []*part) (next *state, changed bool, 
 // item's state. errNotCached: there is no value that could take it.
 //
 // Where there is no backup it puts the item there, if it has to.
-func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) (*state, error) {
+func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) (kept *state, err error) {
 	if s.Cache == nil {
 		return nil, errNotCached
 	}
-	seen := parts[0].loaded.item
-	for attempt := range swapAttempts {
-		if seen == nil {
-			var err error
-			if seen, err = s.get(ctx, id); err != nil {
-				return nil, err
-			}
-		}
-		var into *state
-		switch {
-		case seen != nil && seen.kind == removed:
-			return nil, ErrRemoved
-		case seen != nil && seen.kind == value:
-			if into = seen.state; async && time.Now().Before(into.sealed) {
-				return nil, errNotCached
-			}
-		case s.Backup != nil:
-			return nil, errNotCached
-		}
-		n, changed, err := s.joinAll(into, parts)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range parts {
-			changed = changed || p.loaded.state.whole && !n.whole
-			n.whole = n.whole || p.loaded.state.whole
-		}
-		if !changed {
-			return into, nil
-		}
-		if into != nil {
-			n.markUnsaved(into)
-		}
-		if s.Backup == nil {
-			n.forget()
-		}
-		if s.Backup != nil && !s.Backup.Fits(id, len(n.encode(false))) {
-			return nil, tier.ErrTooLarge
-		}
-		it, ok := s.itemOf(id, n)
-		switch {
-		case !ok && s.Backup == nil:
-			return nil, tier.ErrTooLarge
-		case !ok:
-			return nil, errNotCached
-		}
-		ttl := time.Until(n.ends)
-		if seen == nil {
-			added, err := s.add(ctx, id, it, ttl)
-			if added || err != nil {
-				return n, err
-			}
-			continue
-		}
-		out, unsure, err := s.swap(ctx, id, seen, it, ttl)
+	err = s.replace(ctx, id, parts[0].loaded.item, func(seen *item, unsure bool) (it tier.Item, ttl time.Duration, done bool, err error) {
 		if unsure {
 			fix(parts)
 		}
-		if err != nil || out == tier.Stored {
-			return n, err
+		var into *state
+		switch {
+		case seen.is(removed):
+			return it, 0, false, ErrRemoved
+		case seen.is(value):
+			into = seen.state
+		case s.Backup != nil:
+			return it, 0, false, errNotCached
 		}
-		if seen = nil; attempt >= 2 {
-			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
-				return nil, err
-			}
+		if async && time.Now().Before(into.sealed) {
+			return it, 0, false, errNotCached
 		}
+		kept, done, err = s.kept(into, parts)
+		if err != nil || done {
+			return it, 0, done, err
+		}
+		if s.Backup != nil && !s.Backup.Fits(id, len(kept.encode(false))) {
+			return it, 0, false, tier.ErrTooLarge
+		}
+		it, ok := s.itemOf(id, kept)
+		switch {
+		case !ok && s.Backup == nil:
+			return it, 0, false, tier.ErrTooLarge
+		case !ok:
+			return it, 0, false, errNotCached
+		}
+		return it, time.Until(kept.ends), false, nil
+	})
+	if err != nil {
+		fix(parts)
+		return nil, err
 	}
-	return nil, fmt.Errorf("cache: %w", tier.ErrContention)
+	return kept, nil
+}
+
+// kept is an item's state with parts, marked as unsaved; there is no item if
+// into is nil. done reports that it has all of them.
+func (s *Store) kept(into *state, parts []*part) (n *state, done bool, err error) {
+	n, changed, err := s.joinAll(into, parts)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, p := range parts {
+		changed = changed || p.loaded.state.whole && !n.whole
+		n.whole = n.whole || p.loaded.state.whole
+	}
+	if into != nil && changed {
+		n.markUnsaved(into)
+	}
+	if s.Backup == nil {
+		n.forget()
+	}
+	return n, !changed, nil
 }
 
 // markUnsaved marks what is not as it was in the item before.
@@ -328,39 +313,23 @@ func (s *Store) publish(ctx context.Context, id string, seen *item, committed *s
 }
 
 func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state) error {
-	for attempt := range swapAttempts {
-		if seen == nil {
-			var err error
-			if seen, err = s.get(ctx, id); err != nil {
-				return err
+	return s.replace(ctx, id, seen, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
+		switch {
+		case seen == nil, seen.is(removed):
+			return it, 0, true, nil
+		case seen.is(value):
+			n, changed, err := s.published(seen.state, committed)
+			if err != nil || !changed {
+				return it, 0, !changed, err
 			}
-		}
-		if seen == nil || seen.kind == removed {
-			return nil
+			if it, ok := s.itemOf(id, n); ok {
+				return it, time.Until(n.ends), false, nil
+			}
 		}
 		// A lease is never replaced by a value: that could be older than what
 		// the refill has read.
-		it, ttl := newLease(), leaseTTL
-		if seen.kind == value {
-			n, changed, err := s.published(seen.state, committed)
-			if err != nil || !changed {
-				return err
-			}
-			if fit, ok := s.itemOf(id, n); ok {
-				it, ttl = fit, time.Until(n.ends)
-			}
-		}
-		out, _, err := s.swap(ctx, id, seen, it, ttl)
-		if err != nil || out != tier.Conflict {
-			return err
-		}
-		if seen = nil; attempt >= 2 {
-			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
-				return err
-			}
-		}
-	}
-	return fmt.Errorf("cache: %w", tier.ErrContention)
+		return newLease(), leaseTTL, false, nil
+	})
 }
 
 // published is an item's state with what was committed. What is later in the
@@ -374,9 +343,13 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 		n.token = committed.token
 	}
 	for i, c := range n.cells {
-		if at, _ := committed.at(c.name); c.unsaved && at >= c.at {
-			n.cells[i].unsaved = false
-			changed = true
+		at, _ := committed.at(c.name)
+		switch {
+		case c.unsaved && at >= c.at:
+			n.cells[i].unsaved, changed = false, true
+		case !c.unsaved && at < c.at && committed.absent != 0:
+			// An old instance had overwritten this in the record.
+			n.cells[i].unsaved, changed = true, true
 		}
 	}
 	if n.unsavedUse && !n.used.After(committed.used) && !n.ends.After(committed.ends) {
