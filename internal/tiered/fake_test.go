@@ -799,3 +799,13 @@ func (s *services) loadedAnyhow(t *testing.T, who string) *request {
 	r.l = l
 	return r
 }
+
+// purgeExpired deletes the record if a purge may.
+func (s *services) purgeExpired() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.record != nil && time.Since(s.record.Expires) > tier.PurgeGrace {
+		s.record = nil
+		s.changes++
+	}
+}
