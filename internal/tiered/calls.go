@@ -49,6 +49,9 @@ type item struct {
 	err   error // of a damaged item: why
 }
 
+// is reports whether there is an item of that kind.
+func (it *item) is(k kind) bool { return it != nil && it.kind == k }
+
 func (s *Store) decodeItem(raw *tier.Item) *item {
 	it := &item{kind: kind(raw.Flags), raw: raw}
 	switch it.kind {
@@ -173,6 +176,52 @@ func (s *Store) update(ctx context.Context, id string, known *tier.Record, f fun
 		return fmt.Errorf("backup update: %w", err)
 	}
 	return nil
+}
+
+// swapAttempts is how often an item is tried to be replaced that others keep
+// replacing.
+const swapAttempts = 100
+
+// replace puts what with returns in the place of the cache's item, and asks
+// with again when others were faster. seen is the item as it was loaded; nil:
+// the cache is asked for it. with gets nil where there is no item; unsure says
+// that an earlier attempt failed, and may have had its effect all the same.
+func (s *Store) replace(ctx context.Context, id string, seen *item, with func(seen *item, unsure bool) (it tier.Item, ttl time.Duration, done bool, err error)) error {
+	known, unsure := seen != nil, false
+	for attempt := range swapAttempts {
+		if attempt > 2 {
+			// Others are at it, too.
+			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		if !known {
+			var err error
+			if seen, err = s.get(ctx, id); err != nil {
+				return err
+			}
+		}
+		it, ttl, done, err := with(seen, unsure)
+		if err != nil || done {
+			return err
+		}
+		known = false
+		if seen == nil {
+			if added, err := s.add(ctx, id, it, ttl); err != nil || added {
+				return err
+			}
+			continue
+		}
+		out, failed, err := s.swap(ctx, id, seen, it, ttl)
+		if err != nil || out == tier.Stored {
+			return err
+		}
+		unsure = unsure || failed
+		if out == tier.Absent {
+			seen, known = nil, true
+		}
+	}
+	return fmt.Errorf("cache: %w", tier.ErrContention)
 }
 
 // both runs f and g side by side and returns when both have.

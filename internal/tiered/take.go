@@ -3,11 +3,9 @@ package tiered
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -59,21 +57,14 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 // nobody's lease, so that none comes.
 //
 // Without a backup it puts the removal marker.
-func (s *Store) seal(ctx context.Context, id string, l *Loaded) (*Loaded, error) {
-	seen := l.item
-	for attempt := range swapAttempts {
-		if seen == nil {
-			var err error
-			if seen, err = s.get(ctx, id); err != nil {
-				return nil, err
-			}
-		}
-		it, ttl := newLease(), sealTime
-		var sealed *Loaded
+func (s *Store) seal(ctx context.Context, id string, l *Loaded) (sealed *Loaded, err error) {
+	err = s.replace(ctx, id, l.item, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
+		sealed = nil
+		it, ttl = newLease(), sealTime
 		switch {
-		case seen != nil && seen.kind == removed:
-			return nil, ErrRemoved
-		case seen != nil && seen.kind == value:
+		case seen.is(removed):
+			return it, 0, false, ErrRemoved
+		case seen.is(value):
 			st := seen.state.clone()
 			st.sealed = time.Now().Add(sealTime)
 			sealed = &Loaded{state: st}
@@ -84,23 +75,9 @@ func (s *Store) seal(ctx context.Context, id string, l *Loaded) (*Loaded, error)
 		if s.Backup == nil {
 			it, ttl = removalMarker, removedTTL
 		}
-		if seen == nil {
-			if added, err := s.add(ctx, id, it, ttl); added || err != nil {
-				return nil, err
-			}
-			continue
-		}
-		out, _, err := s.swap(ctx, id, seen, it, ttl)
-		if err != nil || out == tier.Stored {
-			return sealed, err
-		}
-		if seen = nil; attempt >= 2 {
-			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return nil, fmt.Errorf("cache: %w", tier.ErrContention)
+		return it, ttl, false, nil
+	})
+	return sealed, err
 }
 
 // empty empties the record and returns what it was last, with parts.
