@@ -1,148 +1,186 @@
 // Package tiered keeps sessions in a fast cache that may forget anything at any
 // time, and in a durable backup, so that requests which overlap on one session
-// lose nothing. It knows bytes, expiry times and a function that merges; it
-// does not know what a session is, nor which services it talks to.
+// lose nothing. It knows bytes, names, times and a function that merges; it does
+// not know what a session is, nor which services it talks to.
 //
-// The backup decides what is true. The cache never lies: what it shows as a
-// value is what the backup holds, or is marked as ahead of it.
+// # Words
 //
-// # The cache's items
+// A session has attributes, and each of them has a time: when it was last
+// changed. The rule of the whole protocol is:
 //
-// An item's flags say what it is:
+//	Wherever two states of a session meet, each attribute takes the later change.
 //
-//	0  value    in step with the backup
-//	1  lock     a nonce, and the value it took the place of; somebody is
-//	            changing or refilling
+// It does not matter who lets two states meet, how often, or in which order. So a
+// change that is tried twice applies once, a save that comes late gives way by
+// itself, and nobody has to wait for anybody: there are no locks.
+//
+// A record is what the backup has of a session. The backup decides what is true.
+// An emptied record says that the session was removed; a missing one says
+// nothing.
+//
+// An item is what the cache has of a session. Its flags say what it is:
+//
+//	0  value    the session; it may be ahead of the record
+//	1  lease    somebody is refilling the cache. Nobody's lease is one that no
+//	            refill owns: it ends the refill whose lease it replaces, and keeps
+//	            others away for as long as a refill may take
 //	2  removed  there is no session any more
-//	3  ahead    a value the backup does not have yet, the backup's value it
-//	            derives from (its base), and the nonces of the background
-//	            saves it contains; only the latest can be missing in the base
-//	4  settled  a value in step with the backup, and the nonces of the latest
-//	            background saves it contains
 //
-// An empty record in the backup says that the session was removed. It needs no
-// cache to be final, and it tells "removed" from "not saved yet".
+// Unsaved is what an item has and the record lacks. To refill is to put a session
+// back into the cache that had lost it. To publish is to make the item contain
+// what was committed to the record. To compare-and-swap is to replace an item
+// only if it is still the one that was read.
+//
+// # Times
+//
+// A time is the wall clock of the instance, in microseconds, but later than every
+// time the change has seen in what it was made from; so no clock that is behind
+// makes a change lose against what it was made from. A synchronous change draws
+// its time in the transaction, later than all that is in the record. Once a
+// change may have been applied it keeps its time. Random low bits keep any two
+// changes apart. The time of a deletion is kept for an hour.
+//
+// When the session was last used, and when it ends, only ever become later: a
+// request that took an hour must not end a session.
+//
+// # The stored form
+//
+// Record and item have the same form: the session's bytes, and behind them a
+// trailer with the times, which record.go describes. In an item the trailer also
+// says what is unsaved, when to try next to save it, until when the session is
+// sealed (see Take), and the backup's own token of the record.
+//
+// Bytes without a trailer were written by icza/gaesession or dsoprea's store. All
+// their attributes, and the absence of the others, were last changed when the
+// session was last used; dsoprea's store does not keep when that was, so its
+// sessions are older than any other. An item without a trailer counts as unsaved
+// as a whole. So does what an item has later than the record that a request reads
+// after it: an old instance has overwritten it there.
 //
 // # Load
 //
-// Cache get. A value or ahead item is the session; removed means there is none.
-// With anything else, or an error, the backup is asked: no record, an empty one
-// or one past its expiry means there is none. When the backup fails and a lock
-// holds the value it took the place of, that value is the session: whoever owns
-// the lock has not reported success. When a lock holds an item that is ahead,
-// that is the session, and the backup is not asked, which would not know it yet.
+//	1  cache get       a value is the session; removed: there is none
+//	2  backup get      after nothing, a lease, an error or a damaged item
 //
 // # Refill
 //
-// After a load that found nothing in the cache: add a lock, read the backup,
-// get the lock back, compare-and-swap it for what was read. Whoever changes or
-// removes the session meanwhile breaks the lock, and nothing is cached.
+// After a load that found nothing in the cache, or a damaged item:
+//
+//	1  cache add       a lease (a swap, in place of a damaged item)
+//	2  backup get
+//	3  cache get       still our lease? Otherwise nothing is cached
+//	4  cache swap      the lease for what the backup has
 //
 // # Create
 //
-// Cache set and backup put, side by side. If the put fails, the cache's item is
-// set again as ahead, with an empty base.
+//	1  cache add       beside
+//	   backup insert
+//
+// If the insert fails, the item is swapped for one that is unsaved as a whole.
 //
 // # Update
 //
-//  1. Compare-and-swap a lock for the item the session was loaded from (add it,
-//     when it was loaded from the backup), and get it back for its token. Where
-//     others were faster, the change is first rebased on what they put there;
-//     but not one that was made from the backup on a value that stands on the
-//     backup alone: a lock may hold a value older than what the backup showed,
-//     and a change that puts an attribute back to what it was there (deletes
-//     it, say) would vanish.
-//     This goes on beside the beginning of the transaction.
-//  2. Transaction on the backup: read; an empty record: ErrRemoved; none:
-//     ErrRemoved, unless the base is empty, or the lock took the place of an
-//     item that is ahead: that has outlived its record, which was purged. Other
-//     than the base: merge; write; commit. Contention is retried with jittered
-//     exponential backoff.
-//     A record that expired half a minute ago or more, of a session the cache
-//     does not have, is emptied, and the answer is ErrRemoved. Otherwise a purge
-//     that has found the record might take the change with it, as it deletes
-//     without looking again; it leaves a record alone for longer than a
-//     transaction can take.
-//  3. Compare-and-swap the lock for what was committed. If the lock is no longer
-//     ours: delete the item.
+//	1  backup update   apply what the loaded item had unsaved, and then the change,
+//	                   to the record
+//	2  publish
 //
-// If the backup fails, the lock is swapped for the change marked as ahead, and
-// the error is returned. This is done only where the lock took the place of a
-// value: then nothing that others saved can be missing in it. If the change is
-// refused (removed, too large), the lock is swapped for the removal marker, or
-// for what it took the place of.
+// In the update an emptied record means [ErrRemoved], and the cache gets the
+// removal marker. A missing record is created if the session was never backed up
+// or something of it is unsaved; otherwise it means ErrRemoved, too, but the cache
+// gets no marker: somebody may be creating it.
+//
+// If the backup fails, the change is put into the cache's item, unsaved, and the
+// error is returned. Without an item there is only the error.
+//
+// # Publish
+//
+//	1  cache swap      the loaded item for what was committed
+//	2  cache get       after a conflict, or if the session was not loaded from the
+//	                   cache: what is there now?
+//	3  cache swap      a value for the later of each attribute of both; a lease for
+//	                   nobody's lease
+//	                   … again from 2 after a conflict
+//
+// Where there is nothing, or the removal marker, nothing is put. What is later in
+// the item than in what was committed stays unsaved. A lease is never replaced by
+// a value: that could be older than what the refill has read. Nothing is ever
+// deleted from the cache: that could take unsaved changes with it. A session that
+// is too large for the cache leaves nobody's lease there.
+//
+// If publishing fails, the error is returned, and it goes on in the background.
 //
 // # Update, asynchronously
 //
-// Compare-and-swap the change, marked as ahead, for the item the session was
-// loaded from, rebasing as above. It names its own save and those that the item
-// names. Then, in a goroutine, the transaction of step 2. In it, after the read,
-// the cache is asked again. An item that names this save and is settled, or names
-// a later one, says that the backup has it: nothing is left to do. A lock that
-// holds it is waited for, as its owner saves it. When the item is gone, the
-// backup may have this save already and what others made of it, so what the
-// backup has wins where both changed the same. After the commit the item is
-// swapped for what was committed if it is still the one this save put. A lock
-// that holds it is left to its owner; anything else may stand on what the backup
-// held before, and is swapped for a lock of one second.
+//	1  cache swap      the loaded item for one with the change in it, unsaved, and
+//	                   with what the loaded one had unsaved; after a conflict: get,
+//	                   apply to what is there, swap
 //
-// Where there is no item to build on, or it is ahead itself, the synchronous way
-// is taken: what is ahead may reach the backup at any time, and without knowing
-// whether it has, a change that undoes it could not be told from none. For the
-// same reason a change waits up to two seconds for the owner of a lock that holds
-// an item which is ahead.
+// Then, in the background, all that is unsaved in that item is saved as by Update.
+// Where the cache has no value, or a sealed one, it is Update from the beginning.
+//
+// # Settle
+//
+// A request that has nothing to change refills, or saves what has been unsaved
+// for more than three seconds: the request that was to save it has died. First it
+// swaps the time of the next attempt into the item, and saves only if that
+// succeeds; the time between attempts doubles, up to a minute. So an outage of the
+// backup does not make every read a failing update.
 //
 // # Remove
 //
-// The backup's record is emptied beside a set of the removal marker; then the
-// marker is set once more, which ends any refill that read the backup before.
+//	1  cache set       the removal marker, beside
+//	   backup put      the emptied record
+//	2  cache set       the removal marker again: it ends a refill that has read the
+//	                   record before
+//
+// The emptied record stays for 24 hours, the longest that a request may run, or an
+// hour longer than the session would have lived, if that is longer: then also an
+// item is gone that a failed call has left.
 //
 // # Take
 //
-// An Update that leaves nothing behind, for a session that moves to another id:
-// the lock, a transaction that empties the record and keeps what was in it,
-// merged with the change, and a set of the removal marker. So no change that
-// others saved falls between a load and the removal. If its request dies after
-// the commit, the cache may show a change that overlapped; whoever goes on from
-// that gets ErrRemoved.
+// For a session that moves to another id:
 //
-// # Merge
+//	1  cache swap      the item for the same, sealed: from now on asynchronous
+//	                   changes are made as synchronous ones. Where there is no
+//	                   value: nobody's lease
+//	2  backup update   apply what the item has unsaved, and the change; keep that,
+//	                   and empty the record
+//	3  cache set       the removal marker
 //
-// Always of three: what the change was made from, the change, and what is there
-// now. Against the cache's item the first is the value that was loaded; against
-// the backup's record it is the base. So an item that is ahead carries its base.
-// A change made from an item that is ahead is two: first the difference between
-// base and item, as far as the backup has nothing newer, then the change.
+// # Together
 //
-// The change is kept as it was made, and applied last to whatever is there. What
-// it was rebased on may have done the same and be gone by then; taken for the
-// difference to that, the change would be none.
+// Requests of one process that change one session at the same time take turns:
+// one is at work, and the first of those that wait then does what all of them
+// want, in one update.
 //
-// # Without a backup
+// # Without a backup, without a cache
 //
-// No locks: Create is a set, Update a loop of compare-and-swap and merge, Remove
-// a set of the removal marker.
+// Without a backup, Create adds, Update swaps and Remove sets the marker. Without
+// a cache, only the backup's steps are left.
 //
 // # Where the promise ends
 //
-//   - A change whose request died before Update returned may or may not be seen,
-//     and, when it overlapped another, may be seen only after the next change.
-//   - A cache that fails the calls of one change and answers others may show
-//     them the value before it until the next change. The change reports this.
-//   - Create takes for granted that nobody uses the id before it returns.
-//   - A lock put over an item that is ahead holds its value, but an owner that
-//     dies there takes a change with it that no backup had, one minute later.
-//   - Background saves that overlap on one part of a session are put in order
-//     by the cache; when it was emptied in between, could not be asked, the item
-//     was deleted because changes broke each other's locks, or a lock lasted
-//     longer than such a save waits for it (3 s), either may win. Then a late
-//     save may also undo a change that put something back to what it was before
-//     the save: the backup does not tell "not changed" from "changed back".
-//     After failed calls a synchronous change that was made from an item ahead
-//     of the backup may do the same.
-//   - A session that was ahead until its record had expired, as the backup was
-//     down or a background save had died, may be deleted from the backup by a
-//     purge at the moment it is saved there at last. The cache has it then.
-//   - Without a backup a removal is final for as long as the cache keeps the
-//     marker, 24 h at most.
+//   - A call that reported a failed publish may leave the older value in the cache
+//     until the next change.
+//   - A request whose cache get fails sees what the backup has.
+//   - A removal that returned an error may show the session until its item ends.
+//   - A put or set that a service applies after it has reported failure may undo
+//     what came between.
+//   - Nobody may use an id before its creation has returned.
+//   - A request that dies inside Take ends the session.
+//   - A session that was unsaved for longer than it lives may lose its record to a
+//     purge at the moment it is saved; it lives in the cache until its next
+//     change.
+//   - Old instances may overwrite changes that overlap theirs. What they have
+//     overwritten lives in the cache alone until the next change.
+//   - A request that is older than 24 hours may revive a removed session.
+//   - An asynchronous change is lost if the cache loses it and the instance dies
+//     before its background save has ended. Where the cache was emptied between
+//     two asynchronous changes of one attribute, before the first was saved, the
+//     clocks of the two instances decide which is the later one.
+//   - A session that ended more than half a minute ago is not saved any more,
+//     unless something of it was unsaved: a purge may be deleting the record.
+//   - Without a backup, a removal is final for as long as the cache keeps the
+//     marker, 24 hours at most.
 package tiered
