@@ -161,7 +161,7 @@ func TestFirstReadOfATransactionMeetsNoConflict(t *testing.T) {
 		readers.Add(1)
 		go func() {
 			defer readers.Done()
-			for range 500 {
+			for range 200 {
 				var c counter
 				err := datastore.RunInTransaction(ctx, func(tx context.Context) error {
 					return datastore.Get(tx, key, &c)

@@ -23,7 +23,7 @@ import (
 	"github.com/gaesession/gaesession/gaelocal"
 )
 
-var killTimes = flag.Int("kill.times", 100, "how often a process that writes is killed")
+var killTimes = flag.Int("kill.times", 40, "how often a process that writes is killed")
 
 // The test binary is also the process that is killed: this variable names its
 // data file.
