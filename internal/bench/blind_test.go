@@ -1,4 +1,4 @@
-package gaesession_test
+package bench
 
 import (
 	"context"
@@ -39,7 +39,7 @@ func often(f func() error) (err error) {
 }
 
 func (b *blindStore) key(id string) *datastore.Key {
-	return datastore.NewKey(b.ctx, "sess_", id, 0, nil)
+	return datastore.NewKey(b.ctx, kind, id, 0, nil)
 }
 
 func (b *blindStore) Get(id string) session.Session {
@@ -107,7 +107,7 @@ func (b *blindStore) Close() {
 		b.late.Add(1)
 		go func() {
 			defer b.late.Done()
-			ctx, cancel := context.WithTimeout(b.ctx, time.Minute) // marks its calls, see isLate
+			ctx, cancel := context.WithTimeout(b.ctx, time.Minute) // see isLate
 			defer cancel()
 			b.put(ctx)
 		}()

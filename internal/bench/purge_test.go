@@ -1,4 +1,4 @@
-package gaesession_test
+package bench
 
 import (
 	"context"
@@ -39,7 +39,8 @@ func BenchmarkPurge(b *testing.B) {
 			for range b.N {
 				s := gaetest.Local(b)
 				fillExpired(b, s, sessions)
-				ctx := countedRequest(s, &calls).Context()
+				count := countCalls(func(context.Context, gaetest.Call) { calls.Add(1) })
+				ctx := s.NewRequest(count, sleepLatency).Context()
 				b.StartTimer()
 				deleted, err := o.purge(ctx)
 				b.StopTimer()
@@ -63,7 +64,7 @@ func fillExpired(b *testing.B, s *gaetest.Service, n int) {
 		keys := make([]*datastore.Key, batch)
 		entities := make([]gaesession.SessEntity, batch)
 		for i := range keys {
-			keys[i] = datastore.NewKey(s.Context(), "sess_", fmt.Sprintf("%024x", rnd.Uint64()), 0, nil)
+			keys[i] = datastore.NewKey(s.Context(), kind, fmt.Sprintf("%024x", rnd.Uint64()), 0, nil)
 			entities[i] = gaesession.SessEntity{
 				Expires: old.Add(-time.Duration(rnd.Int64N(int64(24 * time.Hour)))),
 				Value:   make([]byte, 300),
@@ -76,7 +77,7 @@ func fillExpired(b *testing.B, s *gaetest.Service, n int) {
 }
 
 func purgeInTurn(ctx context.Context) (deleted int, err error) {
-	q := datastore.NewQuery("sess_").Filter("exp<", time.Now()).KeysOnly().Limit(100)
+	q := datastore.NewQuery(kind).Filter("exp<", time.Now()).KeysOnly().Limit(100)
 	for {
 		keys, err := q.GetAll(ctx, nil)
 		if err != nil || len(keys) == 0 {

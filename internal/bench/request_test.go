@@ -1,26 +1,16 @@
-package gaesession_test
+package bench
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/icza/session"
 
-	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gaetest"
 )
-
-// The benchmarks compare this package ("ours") with the calls that
-// icza/gaesession v2 makes ("blind"), in one run.
-
-// fourAttrs are the attributes of the benchmarks' sessions.
-var fourAttrs = map[string]any{"user": "alice", "email": "alice@example.com", "visits": 1, "level": 7}
 
 // A rowOfBudget is a kind of request of the time budget.
 type rowOfBudget struct {
@@ -58,9 +48,16 @@ func rowsOfBudget() []rowOfBudget {
 	}
 }
 
-func addVisit(s session.Store, id string) {
-	sess := s.Get(id)
-	sess.SetAttr("visits", sess.Attr("visits").(int)+1)
+// prepare makes the session of the row, and returns its id.
+func (r rowOfBudget) prepare(tb testing.TB, s *gaetest.Service) string {
+	id := r.id
+	if id == "" {
+		id = login(tb, s, r.o)
+	}
+	if r.evicted {
+		s.Flush()
+	}
+	return id
 }
 
 // Each kind of request, on gaelocal and with the latency model of App Engine
@@ -82,25 +79,17 @@ func BenchmarkRequest(b *testing.B) {
 
 func benchmarkRequest(b *testing.B, row rowOfBudget, opener opener) {
 	open, finish := opener(b, row.o)
-	var calls, late int64
 	s := gaetest.Local(b)
+	var calls, late atomic.Int64
+	count := countCalls(func(ctx context.Context, _ gaetest.Call) {
+		if isLate(ctx) {
+			late.Add(1)
+		} else {
+			calls.Add(1)
+		}
+	})
 	run := func(hooks ...gaetest.Hook) time.Duration {
-		id := row.id
-		if id == "" {
-			id = login(b, s, row.o, fourAttrs)
-		}
-		if row.evicted {
-			s.Flush()
-		}
-		var foreground, background atomic.Int64
-		count := gaetest.Hook{Before: func(ctx context.Context, _ gaetest.Call) error {
-			if isLate(ctx) {
-				background.Add(1)
-			} else {
-				foreground.Add(1)
-			}
-			return nil
-		}}
+		id := row.prepare(b, s)
 		ctx := s.NewRequest(append(hooks, count)...).Context()
 		begin := time.Now()
 		store := open(ctx)
@@ -108,8 +97,6 @@ func benchmarkRequest(b *testing.B, row rowOfBudget, opener opener) {
 		store.Close()
 		took := time.Since(begin)
 		finish()
-		calls += foreground.Load()
-		late += background.Load()
 		return took
 	}
 	var slept, local []time.Duration
@@ -117,63 +104,18 @@ func benchmarkRequest(b *testing.B, row rowOfBudget, opener opener) {
 		slept = append(slept, run(sleepLatency))
 		local = append(local, run())
 	}
-	n := float64(b.N)
+	runs := float64(2 * b.N)
 	b.ReportMetric(0, "ns/op") // would count the preparation, too
-	b.ReportMetric(float64(calls)/2/n, "calls/request")
-	if late > 0 {
-		b.ReportMetric(float64(late)/2/n, "late-calls/request")
+	b.ReportMetric(float64(calls.Load())/runs, "calls/request")
+	if late.Load() > 0 {
+		b.ReportMetric(float64(late.Load())/runs, "late-calls/request")
 	}
 	b.ReportMetric(milliseconds(median(slept)), "ms/request")
 	b.ReportMetric(milliseconds(median(local)), "ms-local/request")
 }
 
-func median(times []time.Duration) time.Duration {
-	slices.Sort(times)
-	return times[len(times)/2]
-}
-
-func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
-
-// sleepLatency sleeps as long as a call takes on the model of App Engine.
-var sleepLatency = gaetest.Hook{Before: func(_ context.Context, c gaetest.Call) error {
-	time.Sleep(gaetest.AppEngineLatency(c))
-	return nil
-}}
-
-// An opener makes the stores of one benchmark, each for one request. finish
-// waits for what a store does after Close, and fails the benchmark when
-// something went wrong.
-type opener func(b *testing.B, o options) (open func(ctx context.Context) session.Store, finish func())
-
-var openers = []struct {
-	name string
-	opener
-}{
-	{"ours", ours},
-	{"blind", blind},
-}
-
-func ours(b *testing.B, o options) (func(context.Context) session.Store, func()) {
-	o.OnError = func(_ context.Context, err error) {
-		if !errors.Is(err, gaesession.ErrInvalidID) {
-			b.Error(err)
-		}
-	}
-	open := func(ctx context.Context) session.Store { return gaesession.NewMemcacheStoreOptions(ctx, &o) }
-	return open, func() {
-		if o.AsyncDatastoreSave {
-			drain(b)
-		}
-	}
-}
-
-func blind(_ *testing.B, o options) (func(context.Context) session.Store, func()) {
-	var late sync.WaitGroup
-	return func(ctx context.Context) session.Store { return newBlindStore(ctx, o, &late) }, late.Wait
-}
-
-// isLate tells the calls of a save in the background: they have a deadline,
-// the requests of the benchmarks have none.
+// isLate reports whether a call is one of a save in the background: those have
+// a deadline, the requests of the benchmarks have none.
 func isLate(ctx context.Context) bool {
 	_, ok := ctx.Deadline()
 	return ok
