@@ -35,41 +35,41 @@
 //
 //   - No lost update. Requests that overlap on one session and change different
 //     attributes all survive, in Memcache and in Datastore. On the same
-//     attribute the last one saved wins.
+//     attribute the last one saved wins, also when it sets the attribute back to
+//     what it was, or deletes it.
 //   - No resurrection. A removed session never comes back: not from a request
-//     that was in flight, not from a late background save, not from a cache
-//     refill, not after a flush. The request in flight gets ErrRemoved reported;
-//     its other sessions are saved.
+//     that was in flight, not from a late background save, not from a refill of
+//     Memcache, not after a flush. The request in flight gets ErrRemoved
+//     reported; its other sessions are saved.
 //   - Read your writes. Once saved, every later load sees it, whichever instance
 //     asks.
-//   - Memcache may vanish. Evicting or flushing it at any moment loses nothing
-//     that was saved.
+//   - Memcache may vanish. Evicting, flushing or losing it at any moment loses
+//     nothing that was saved.
 //   - Datastore may be down. Sessions go on living in Memcache, the error is
-//     reported, and the next request that touches the session brings Datastore
-//     up to date.
-//   - A request may die between any two calls, and the first two promises hold.
+//     reported, and the next save of the session brings Datastore up to date.
+//   - A request may die between any two calls: all of this holds for what was
+//     saved.
 //   - A request that only reads a session makes one Memcache call; once per
 //     RefreshInterval it makes those of a change.
 //
-// With OnlyMemcache all of it holds for as long as Memcache keeps the session
-// and the removal marker. With AsyncDatastoreSave a change is durable when its
-// background save has ended, and lives in Memcache, marked as ahead of
-// Datastore, until then; whoever touches the session next repairs it.
+// AsyncDatastoreSave changes one thing: a change counts as saved when it is in
+// Memcache. It can be lost only if Memcache loses it and the instance dies before
+// its background save has ended. With OnlyMemcache all of it holds for as long as
+// Memcache keeps the session and the removal marker.
 //
 // # How
 //
-// Datastore decides, and Memcache is a cache that never lies. The protocol is
-// described in the package documentation of internal/tiered, next to the code.
-// In short: who changes a session puts a lock in place of its Memcache item,
-// changes the entity in a transaction, merging attribute by attribute with what
-// others changed meanwhile, and swaps the lock for what was committed. Who finds
-// a lock asks Datastore. A removed session leaves an empty entity behind for 24
-// hours, the longest time a request may take, so that a request in flight can
-// tell "removed" from "not saved yet".
+// Every attribute knows when it was last changed, and wherever two states of a
+// session meet, in a transaction or in Memcache, each attribute takes the later
+// change. There are no locks. A removed session leaves an empty entity behind,
+// for 24 hours at least, the longest time a request may take; so a request in
+// flight can tell "removed" from "not saved yet". The package documentation of
+// internal/tiered describes the protocol, next to the code.
 //
 // Attributes are compared with what was loaded, so that an unchanged session is
 // not written; values that were changed in place (maps, slices, pointers) are
-// noticed. Constant attributes are not compared.
+// noticed. To set an attribute to the value it was loaded with is no change.
+// Constant attributes are not compared.
 //
 // A session ends when it was not used for its timeout, at the same instant in
 // both services. As its access time is written once per RefreshInterval only,
@@ -79,17 +79,22 @@
 //
 // The forms of icza/gaesession are kept, and its sessions go on: in Memcache the
 // session as memcache.Gob encodes it, under KeyPrefix and id, with flags 0; in
-// Datastore a SessEntity whose key's name is the id. Memcache items with other
-// flags are locks, removal markers and values that are, or were a moment ago,
-// ahead of Datastore; icza/gaesession
-// takes these for damaged, and asks Datastore.
+// Datastore a SessEntity whose key's name is the id. Behind the session's bytes
+// stands a trailer that says when each attribute was changed. gob ignores it, so
+// icza/gaesession reads what this package writes. A Codec that does not ignore
+// trailing bytes, as encoding/json, never sees the trailer here, but does in
+// instances of icza/gaesession: who uses one moves all traffic at once.
+//
+// Memcache items with other flags are leases and removal markers; icza/gaesession
+// cannot decode these, and asks Datastore.
 //
 // # Limits
 //
 //   - KeyPrefix and id: 250 bytes. Ids with a NUL byte, or of the form __x__, and
 //     ids that are not UTF-8 are malformed; services are not called for them.
-//   - An encoded session: 1 MiB less a few hundred bytes. One that fits Datastore
-//     but not Memcache, whose overhead is larger, is kept in Datastore alone.
+//   - An encoded session: 1 MiB less a few hundred bytes and 16 bytes for each
+//     attribute. One that fits Datastore but not Memcache, whose overhead is
+//     larger, is kept in Datastore alone.
 //   - Timeouts and refresh intervals of more than 100 years count as 100 years.
 //   - A timeout of more than 30 days works, but Memcache keeps an item for 30 days
 //     at most; with OnlyMemcache the session ends then unless it is used.
@@ -99,24 +104,28 @@
 //     the change is saved, and not see it. In particular the id of a new session
 //     must not get to the client before Close has returned: a logout that such a
 //     client makes while Close is saving the session may be undone by it.
-//   - A change whose request died before Close returned may or may not be seen,
-//     and, when it overlapped another, may be seen only after the next change or
-//     flush.
-//   - A Memcache that fails the calls of one change and answers other requests
-//     may show them the value before it until the next change. The change
-//     reports the error.
-//   - With AsyncDatastoreSave one background save of a session is under way at a
-//     time; a change that finds another one is saved before Close returns.
-//     Memcache puts them in order. When it was emptied in between, or requests
-//     broke each other's locks, a background save that ends late may win over a
-//     change of the same attribute that was made after it, or undo a deletion of
-//     it. A background save whose instance was killed is repaired from Memcache;
-//     if a synchronous change has locked the item meanwhile and dies, too, it is
-//     lost.
-//   - While changes of a session are being saved, loads may see one of them and
-//     not see it in turn, until it is saved.
+//   - A change whose request died before Close returned may or may not be seen.
+//   - A save that reported a Memcache error may leave the value before it in
+//     Memcache until the next change.
+//   - A request whose Memcache get fails sees what Datastore has.
+//   - A logout that reported an error may show the session until it ends.
+//   - A call that App Engine carries out after it has reported a failure may undo
+//     what came between.
+//   - A session whose changes could not be saved in Datastore for longer than it
+//     lives may lose its entity to a purge at the moment it is saved. It lives in
+//     Memcache until the next change.
+//   - Instances of icza/gaesession may overwrite changes that overlap theirs. What
+//     they have overwritten lives in Memcache alone until the next change.
+//   - With AsyncDatastoreSave, where Memcache was emptied between two changes of
+//     one attribute before the first was in Datastore, the clocks of the two
+//     instances decide which is the later one.
+//   - A request that is older than 24 hours may revive a removed session.
+//   - A session that ended more than half a minute ago, while a request went on
+//     that had loaded it, is not saved any more.
 //   - Datastore takes about one change a second on one entity for long. Requests
-//     that change one session at the same time are retried, 24 times at most.
+//     of one instance that change one session at the same time share their
+//     transactions; those of several are retried, 24 times at most, and then the
+//     change is kept in Memcache, and reported, as when Datastore is down.
 //
 // # Testing and running locally
 //

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
+	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/tier"
@@ -24,16 +24,16 @@ var (
 	// as it was in both.
 	ErrTooLarge = tier.ErrTooLarge
 
-	// ErrInvalidID means that a session id is malformed: empty, not UTF-8, with
-	// a NUL byte, longer than Memcache allows, or of the form __x__, which
-	// Datastore reserves. No service was called.
+	// ErrInvalidID means that the services do not take a session id, and were
+	// not called: it is empty, not UTF-8, contains a NUL byte or is too long, or
+	// has the form __x__, which Datastore reserves.
 	ErrInvalidID = errors.New("malformed session id")
 
 	errOtherID = errors.New("stored session has another id")
 )
 
 func logError(ctx context.Context, err error) {
-	slog.ErrorContext(ctx, "session store", "error", err)
+	cloudlog.Default().ErrorContext(ctx, "session store", "error", err)
 }
 
 // report hands err, which came up while doing what, to OnError. No lock may be

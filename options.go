@@ -22,11 +22,18 @@ type MemcacheStoreOptions struct {
 	// KeyPrefix is put before a session's id to make its Memcache key. With the
 	// id it may be 250 bytes long at most and must not contain a NUL byte; ids
 	// that do not fit are malformed. The default is no prefix.
+	//
+	// The id is what a visitor's cookie says. Without a prefix it can name any
+	// item of the namespace, so an app that also caches bytes which visitors
+	// choose should set one: else such bytes could be taken for a session.
+	// Use one prefix for one DSEntityName; see there.
 	KeyPrefix string
 
 	// Retries is how often a call to Memcache or Datastore is tried when the
-	// service fails; 3 by default, 100 at most. Between the attempts the store waits, from
-	// 10 ms on, longer each time, but never beyond the context's deadline.
+	// service fails; 3 by default, 100 at most. Between the attempts the store
+	// waits, from 10 ms on, longer each time, but never beyond the context's
+	// deadline. A change that others get ahead of in Datastore is tried up to 24
+	// times more.
 	Retries int
 
 	// Codec turns a session into bytes and back. The default is
@@ -50,6 +57,10 @@ type MemcacheStoreOptions struct {
 
 	// DSEntityName is the kind of the session entities; "sess_" by default. Not
 	// used with OnlyMemcache.
+	//
+	// Stores with one kind and several values of KeyPrefix share their sessions
+	// in Datastore, but not in Memcache: a logout under one prefix leaves the
+	// session that Memcache has under another. One kind, one prefix.
 	DSEntityName string
 
 	// Cache and Backup are where sessions are kept. Nil, the default: App
@@ -63,8 +74,8 @@ type MemcacheStoreOptions struct {
 	// before a request that changes nothing else writes it again. Zero, the
 	// default, means a tenth of the session's timeout; a negative value means
 	// that every request writes it, as icza/gaesession does. A session that is
-	// not used any more ends this much later than its timeout says, never
-	// earlier.
+	// not used any more ends up to this much later than its timeout says, never
+	// earlier, whatever interval other instances have.
 	RefreshInterval time.Duration
 
 	// OnError gets every error that session.Store has no way to return. It is
@@ -73,7 +84,9 @@ type MemcacheStoreOptions struct {
 	// errors.Is for ErrRemoved, ErrTooLarge and ErrInvalidID and never
 	// contain a session id. It should not use the store. A panic in it is logged
 	// together with the error. The default logs one record at error level to
-	// log/slog's default logger.
+	// log/slog's default logger; where the app has set none, it is an entry of
+	// Cloud Logging with severity ERROR on App Engine, with the trace of the
+	// request, and on Cloud Run.
 	OnError func(ctx context.Context, err error)
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
 
+	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
@@ -148,7 +148,7 @@ func PurgeHandler(purge func(context.Context) (Purged, error)) http.HandlerFunc 
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
 			if err := json.NewEncoder(w).Encode(a); err != nil {
-				slog.ErrorContext(r.Context(), "gaesession: answer purge request", "error", err)
+				cloudlog.Default().ErrorContext(r.Context(), "gaesession: answer purge request", "error", err)
 			}
 		}
 		type refusal struct {
@@ -167,7 +167,7 @@ func PurgeHandler(purge func(context.Context) (Purged, error)) http.HandlerFunc 
 		}
 		done, err := purge(appengine.NewContext(r))
 		if err != nil {
-			slog.ErrorContext(r.Context(), "gaesession: purge expired sessions", "error", err)
+			cloudlog.Default().ErrorContext(r.Context(), "gaesession: purge expired sessions", "error", err)
 			reply(http.StatusInternalServerError, answer{done, "purge failed, see the log"})
 			return
 		}
