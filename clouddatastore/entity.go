@@ -34,11 +34,12 @@ func (b *Backup) Fits(id string, size int) bool {
 }
 
 // ValidID reports whether Datastore takes that id as part of a key's name: at
-// most 1500 bytes of UTF-8 with the prefix, and not of the form __x__.
+// most 1500 bytes of UTF-8 with the prefix, without NUL, and not of the form
+// __x__.
 func (b *Backup) ValidID(id string) bool {
 	name := b.options.Prefix + id
 	reserved := len(name) >= 4 && strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__")
-	return id != "" && len(name) <= maxName && utf8.ValidString(name) && !reserved
+	return id != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.Contains(name, "\x00") && !reserved
 }
 
 func (b *Backup) key(id string) *pb.Key { return b.keyOfKind(b.options.Kind, b.options.Prefix+id) }
