@@ -6,6 +6,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"math"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +19,8 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/oldlib"
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 // What depends on time, tested in simulated time.
@@ -164,4 +169,93 @@ func TestAPurgeTakesNoAcknowledgedChangeWithIt(t *testing.T) {
 			})
 		}
 	})
+}
+
+// icza/gaesession's expiry has no margin, so the first read writes it again.
+func TestASessionOfIczaGaesessionEndsNoEarlierThanItsTimeoutAfterItsLastUse(t *testing.T) {
+	s := gaetest.Local(t)
+	inSimulatedTime(t, func(t *testing.T) {
+		old := oldlib.New(newSimulatedRequest(s, options{}).Context(), oldlib.Options{})
+		sess := session.NewSession()
+		old.Add(sess)
+		old.Close()
+		for _, after := range []time.Duration{2 * time.Minute, 29*time.Minute + 30*time.Second} {
+			time.Sleep(after)
+			r := newSimulatedRequest(s, options{})
+			if r.Get(sess.ID()) == nil {
+				t.Fatalf("no session %v after its last use", after)
+			}
+			r.Close()
+		}
+	})
+}
+
+func TestANaNIsNoChange(t *testing.T) {
+	s := gaetest.Local(t)
+	for _, v := range []any{math.NaN(), []float64{1, math.NaN()}, map[string]any{"x": math.NaN()}} {
+		id := login(t, s, options{}, attrs{"v": v})
+		r := newRequest(s, options{})
+		r.Get(id)
+		r.Close()
+		if calls := r.Calls(); len(calls) != 1 {
+			t.Errorf("%v: a read made calls %v", v, calls)
+		}
+	}
+}
+
+// Requests of one instance that change one session at once share their
+// transactions.
+func TestParallelChangesOnOneInstance(t *testing.T) {
+	const transaction = 36 * time.Millisecond
+	for _, test := range []struct {
+		requests int
+		o        options
+		within   time.Duration
+	}{
+		{8, options{}, 3 * transaction},
+		{100, options{}, 10 * transaction},
+		{100, options{AsyncDatastoreSave: true}, 10 * transaction},
+	} {
+		gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+			id := login(t, s, test.o, nil)
+			calls := 0
+			inSimulatedTime(t, func(t *testing.T) {
+				var all sync.WaitGroup
+				var mu sync.Mutex
+				begin := time.Now()
+				for i := range test.requests {
+					r := newSimulatedRequest(s, test.o)
+					// Not on an instance of its own, as other tests' requests are.
+					r.Store = gaesession.NewMemcacheStoreOptions(tiered.OnInstance(r.Context(), "one"), &gaesession.MemcacheStoreOptions{
+						AsyncDatastoreSave: test.o.AsyncDatastoreSave, OnError: r.errs.add,
+					})
+					all.Add(1)
+					go func() {
+						defer all.Done()
+						r.Get(id).SetAttr(fmt.Sprint("a", i), i)
+						r.Close()
+						if err := r.errs.all(); err != nil {
+							t.Errorf("request %d: %v", i, err)
+						}
+						mu.Lock()
+						defer mu.Unlock()
+						calls += len(r.Calls())
+					}()
+				}
+				all.Wait()
+				if took := time.Since(begin); took > test.within {
+					t.Errorf("%d requests took %v, want at most %v", test.requests, took, test.within)
+				}
+				drain(t)
+			})
+			t.Logf("%d requests made %d calls", test.requests, calls)
+			s.Flush()
+			got := read(t, s, test.o, id)
+			for i := range test.requests {
+				if name := fmt.Sprint("a", i); got[name] != i {
+					t.Errorf("%s is %v, want %d", name, got[name], i)
+				}
+			}
+		})
+	}
 }
