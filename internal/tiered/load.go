@@ -73,6 +73,13 @@ func (s *Store) openRecord(rec *tier.Record) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errMerge, err)
 	}
+	if st.whole && st.absent == 0 {
+		// No time is known, but of two such sessions that of the record is later.
+		st.absent = firstStamp | deletedBit
+		for i := range st.cells {
+			st.cells[i].at = firstStamp
+		}
+	}
 	st = st.saved()
 	st.ends, st.token = rec.Expires, rec.Token
 	return st, nil

@@ -24,6 +24,7 @@ type stamp uint64
 const (
 	stampShift         = 12
 	deletedBit   stamp = 1
+	firstStamp   stamp = 2         // later than zero, earlier than any time
 	tombstoneTTL       = time.Hour // how long a deletion is remembered
 )
 

@@ -22,7 +22,7 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 	parts := []*part{{loaded: l, change: &c, ahead: aheadOf(ctx)}}
 	var sealErr error
 	if s.Cache != nil {
-		sealed, err := s.seal(ctx, id, l)
+		sealed, err := s.seal(ctx, id, l, c.Ends)
 		switch {
 		case errors.Is(err, ErrRemoved) || s.Backup == nil && err != nil:
 			return nil, err
@@ -56,8 +56,9 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 // moves, and returns what the item has unsaved. Where there is no value it puts
 // nobody's lease, so that none comes.
 //
-// Without a backup it puts the removal marker.
-func (s *Store) seal(ctx context.Context, id string, l *Loaded) (sealed *Loaded, err error) {
+// Without a backup it puts the removal marker. ends is when an item expires that
+// does not say when.
+func (s *Store) seal(ctx context.Context, id string, l *Loaded, ends time.Time) (sealed *Loaded, err error) {
 	err = s.replace(ctx, id, l.item, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
 		sealed = nil
 		it, ttl = newLease(), sealTime
@@ -69,7 +70,10 @@ func (s *Store) seal(ctx context.Context, id string, l *Loaded) (sealed *Loaded,
 			st.sealed = time.Now().Add(sealTime)
 			sealed = &Loaded{state: st}
 			if with, ok := s.itemOf(id, st); ok {
-				it, ttl = with, time.Until(st.ends)
+				if !st.ends.IsZero() {
+					ends = st.ends
+				}
+				it, ttl = with, time.Until(ends)
 			}
 		}
 		if s.Backup == nil {
