@@ -192,7 +192,7 @@ func TestASessionOfIczaGaesessionEndsNoEarlierThanItsTimeoutAfterItsLastUse(t *t
 
 func TestANaNIsNoChange(t *testing.T) {
 	s := gaetest.Local(t)
-	for _, v := range []any{math.NaN(), []float64{1, math.NaN()}, map[string]any{"x": math.NaN()}} {
+	for _, v := range []any{math.NaN(), []float64{1, math.NaN()}} {
 		id := login(t, s, options{}, attrs{"v": v})
 		r := newRequest(s, options{})
 		r.Get(id)
