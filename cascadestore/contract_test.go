@@ -398,22 +398,20 @@ func TestKeysCanBeRotated(t *testing.T) {
 	s := gaetest.Local(t)
 	a := newApp(t, s, cascadestore.DistributedBackends)
 	b := a.login(t, values{"n": 0})
-	a.store = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, []byte("a newer hash key"), nil, hashKey, blockKey)
+	newer := []byte("a newer hash key of thirty-two b")
+	a.store = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, newer, nil, hashKey, blockKey)
 	b.expectNow(t, "old cookie, new key", values{"n": 0})
 	b.mustChange(t, values{"n": 1})
-	a.store = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, []byte("a newer hash key"))
+	a.store = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, newer)
 	b.expectNow(t, "new cookie, new key", values{"n": 1})
 }
 
-func TestWithoutKeysAStoreCanBeReadButNotSaved(t *testing.T) {
-	cs := cascadestore.NewCascadeStore(cascadestore.DistributedBackends)
-	r := newRequest(gaetest.Local(t))
-	s, err := cs.Get(r, sessionName)
-	if err != nil {
-		t.Errorf("Get: %v", err)
-	}
-	var cookieErr securecookie.Error
-	if err := s.Save(r, httptest.NewRecorder()); !errors.As(err, &cookieErr) {
-		t.Errorf("Save: got %v, want securecookie's error", err)
-	}
+// An app may have signed its cookies with a key that is too short today.
+func TestAShortKeyInCodecsReadsOldCookies(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+	b := a.login(t, values{"n": 0})
+	short := securecookie.CodecsFromPairs([]byte("short"))
+	b.setCookie(sign(t, short[0], sessionName, idIn(t, a, b.cookie())))
+	a.store.Codecs = append(a.store.Codecs, short...)
+	b.expectNow(t, "short key", values{"n": 0})
 }

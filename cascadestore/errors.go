@@ -3,6 +3,9 @@ package cascadestore
 import (
 	"errors"
 	"fmt"
+	"io"
+	"runtime"
+	"strings"
 
 	"github.com/gorilla/securecookie"
 
@@ -17,24 +20,85 @@ var (
 	// was saved before stays as it was.
 	ErrValueTooBig = errors.New("the value to store for the session is too big")
 
-	// ErrRemoved means that a session was removed by another request, or before
+	// ErrRemoved means that the session was removed, by another request or before
 	// in this one, or that it expired more than half a minute ago while this
-	// request went on, and that what this request changed in it is not saved. No
-	// cookie is written then.
+	// request went on. What this request changed in it is not saved, and no
+	// cookie is written.
 	ErrRemoved = tiered.ErrRemoved
 )
 
 var (
 	errNoBackend  = errors.New("no backend chosen, or one that is unknown")
+	errNoKeys     = errors.New("no authentication key given")
+	errShortKey   = errors.New("authentication key is too short")
 	errInvalidID  = errors.New("malformed session id")
 	errNoTier     = errors.New("no cache (tier.None stands for none) or no backup given")
 	errNoSession  = errors.New("session is nil")
+	errNotMade    = errors.New("a store has to be made with NewCascadeStore")
 	errSerializer = errors.New("serializer")
 )
 
-// refused tells an error after which nothing was saved from that of a service
-// that failed, beside which another service may have the session.
-func refused(err error) bool {
+// An Error is an error of this package with a stack trace. Every error that a
+// method returns is one, or unwraps to one. Neither its text nor the trace
+// contains a session id.
+type Error struct {
+	err   error
+	stack []uintptr
+}
+
+// Error returns the text, without the stack trace.
+func (e *Error) Error() string { return e.err.Error() }
+
+// Unwrap returns the error without the stack trace.
+func (e *Error) Unwrap() error { return e.err }
+
+// StackTrace returns the program counters of the calls that led to the error,
+// for runtime.CallersFrames. Error reporters look for a method of this name.
+func (e *Error) StackTrace() []uintptr { return e.stack }
+
+// Format makes %+v print the stack trace behind the text, a function and its
+// place in the source a call.
+func (e *Error) Format(s fmt.State, verb rune) {
+	if verb == 'v' && s.Flag('+') {
+		_, _ = io.WriteString(s, e.Error()+"\n"+e.stackText()) // fmt reports what s does
+		return
+	}
+	fmt.Fprintf(s, fmt.FormatString(s, verb), e.Error())
+}
+
+func (e *Error) stackText() string {
+	var b strings.Builder
+	for frames := runtime.CallersFrames(e.stack); ; {
+		f, more := frames.Next()
+		fmt.Fprintf(&b, "%s\n\t%s:%d\n", f.Function, f.File, f.Line)
+		if !more {
+			return b.String()
+		}
+	}
+}
+
+// maxFrames is how many calls a stack trace has at most.
+const maxFrames = 32
+
+// trace gives err a stack trace that begins where the function was called that
+// calls trace. An error that has a trace keeps it.
+func trace(err error) error {
+	var traced *Error
+	if err == nil || errors.As(err, &traced) {
+		return err
+	}
+	return traceHere(err)
+}
+
+func traceHere(err error) *Error {
+	stack := make([]uintptr, maxFrames)
+	const skip = 4 // runtime.Callers, traceHere, trace and its caller
+	return &Error{err, stack[:runtime.Callers(skip, stack)]}
+}
+
+// isRefusal reports whether err means that nothing was saved. After the error
+// of a service that failed another one may have the session.
+func isRefusal(err error) bool {
 	return errors.Is(err, ErrRemoved) || errors.Is(err, ErrValueTooBig) ||
 		errors.Is(err, errSerializer) || errors.Is(err, errInvalidID)
 }
@@ -44,28 +108,38 @@ func describe(doing, id string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, tier.ErrTooLarge) {
+	if errors.Is(err, tier.ErrTooLarge) && !errors.Is(err, ErrValueTooBig) {
 		err = fmt.Errorf("%w: %w", ErrValueTooBig, err)
 	}
-	return sessionid.Describe("cascadestore: "+doing, id, err)
+	return trace(sessionid.Describe("cascadestore: "+doing, id, err))
 }
 
-// A cookieError is what securecookie says of a cookie, made to answer errors.Is
-// and errors.As as well. It is a securecookie.Error, too.
+// A constructionError is why a store cannot be used.
+type constructionError struct{ err error }
+
+func (e constructionError) Error() string {
+	return "cascadestore: " + strings.ReplaceAll(e.err.Error(), "\n", "; ")
+}
+func (e constructionError) Unwrap() error { return e.err }
+
+// A cookieError is what securecookie says of a cookie. Like that it is a
+// securecookie.Error itself, and not only wraps one; it also answers errors.Is
+// and errors.As, and has a stack trace.
 type cookieError struct {
 	securecookie.MultiError
+	traced *Error
 }
 
-func (e cookieError) Unwrap() []error {
-	return append([]error{e.MultiError}, e.MultiError...)
-}
+func (e cookieError) Unwrap() []error               { return append([]error{e.traced}, e.MultiError...) }
+func (e cookieError) StackTrace() []uintptr         { return e.traced.StackTrace() }
+func (e cookieError) Format(s fmt.State, verb rune) { e.traced.Format(s, verb) }
 
 func describeCookie(err error) error {
 	var multi securecookie.MultiError
-	if errors.As(err, &multi) {
-		return cookieError{multi}
+	if !errors.As(err, &multi) {
+		multi = securecookie.MultiError{err}
 	}
-	return err
+	return cookieError{multi, traceHere(multi)}
 }
 
 // textOf is err's text for a log, without the id; nil when there is no error.

@@ -7,14 +7,18 @@ import (
 	"net/http"
 	"net/http/httptest"
 
+	"github.com/gorilla/securecookie"
+
 	"github.com/gaesession/gaesession/cascadestore"
 )
 
 const mainSession = "MainSession"
 
 var (
-	sessionSecret = []byte("SessionSecret")
-	sessionStore  = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, sessionSecret)
+	// An app's key is the same on all instances and in all versions, and kept
+	// secret: in Secret Manager, say.
+	sessionKey   = securecookie.GenerateRandomKey(32)
+	sessionStore = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, sessionKey)
 )
 
 func HandleRequest(w http.ResponseWriter, r *http.Request) {

@@ -11,7 +11,9 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // Limits, settings, the environment, and what may go wrong in the app.
@@ -71,14 +73,24 @@ func TestASessionTooBigForMemcacheLivesInDatastore(t *testing.T) {
 	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})
 		id := idIn(t, a, b.cookie())
-		for _, big := range []string{text(2000), text(10), text(3000)} {
-			b.mustChange(t, values{"big": big})
+		inMemcache := func(when string, want bool) {
+			t.Helper()
 			it, _ := stored(t, a.service.Context(), id)
-			if inMemcache := it != nil; inMemcache != (len(big) < 1000) {
-				t.Errorf("%d bytes: in Memcache: %v", len(big), inMemcache)
+			const lease = 1 // nobody's, for a minute: it is in the place of a value
+			if got := it != nil && it.Flags != lease; got != want {
+				t.Errorf("%s: in Memcache: %v", when, got)
 			}
-			b.expect(t, backends, values{"n": 0, "big": big})
 		}
+		inMemcache("small", true)
+		b.mustChange(t, values{"big": text(2000)})
+		inMemcache("big", false)
+		b.expect(t, backends, values{"n": 0, "big": text(2000)})
+		inMemcache("big, read", false)
+		b.mustChange(t, values{"big": text(10)})
+		b.expect(t, backends, values{"n": 0, "big": text(10)})
+		inMemcache("small again, read after a flush", true)
+		b.mustChange(t, values{"big": text(3000)})
+		inMemcache("big again", false)
 		b.mustLogout(t)
 	})
 	t.Run("Memcache alone", func(t *testing.T) {
@@ -256,13 +268,27 @@ func TestChangesInPlaceAreNoticed(t *testing.T) {
 	})
 }
 
-func TestAKeyOfAWrongLengthIsToldAtConstruction(t *testing.T) {
-	for name, keys := range map[string][][]byte{
-		"encryption key of 5 bytes": {make([]byte, 32), make([]byte, 5)},
-		"empty authentication key":  {{}},
+func TestMissingAndShortKeysAreErrorsOfEveryMethod(t *testing.T) {
+	captureDefaultLog(t)
+	long := make([]byte, 32)
+	for name, test := range map[string]struct {
+		keys [][]byte
+		want string
+	}{
+		"no key":                         {nil, "no authentication key"},
+		"empty authentication key":       {[][]byte{{}}, "too short"},
+		"authentication key of 31 bytes": {[][]byte{long[:31]}, "31 bytes"},
+		"older key of 31 bytes":          {[][]byte{long, nil, long[:31], long}, "31 bytes"},
+		"encryption key of 5 bytes":      {[][]byte{long, long[:5]}, "key pair"},
 	} {
-		if err := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, keys...).Err(); err == nil {
-			t.Errorf("%s: no error", name)
+		t.Run(name, func(t *testing.T) {
+			expectUnusable(t, cascadestore.NewCascadeStore(cascadestore.DistributedBackends, test.keys...), test.want)
+			expectUnusable(t, cascadestore.NewTieredStore(tier.None, gae.Datastore{}, test.keys...), test.want)
+		})
+	}
+	for _, keys := range [][][]byte{{long}, {long, nil}, {long, long, make([]byte, 64), long[:16]}} {
+		if err := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, keys...).Err(); err != nil {
+			t.Errorf("keys of %d bytes and more: %v", len(keys[0]), err)
 		}
 	}
 }

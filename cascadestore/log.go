@@ -2,9 +2,10 @@ package cascadestore
 
 import (
 	"context"
+	"errors"
 	"log/slog"
-	"runtime/debug"
 
+	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/sessionid"
 )
 
@@ -18,19 +19,24 @@ func (l logs) to() *slog.Logger {
 	if l.logger != nil {
 		return l.logger
 	}
-	return slog.Default()
+	return cloudlog.Default()
 }
 
 // fail logs an error that is not returned.
 func (l logs) fail(ctx context.Context, err error) {
 	if err != nil {
-		l.to().ErrorContext(ctx, "session store", "error", err, "stack", string(debug.Stack()))
+		var traced *Error
+		if !errors.As(err, &traced) {
+			traced = traceHere(err)
+		}
+		l.to().ErrorContext(ctx, "session store", "error", traced.Unwrap(), "stack", traced.stackText())
 	}
 }
 
-// returned logs an error that is returned as well, when every step is logged.
+// returned gives an error that is returned a stack trace, and logs it when every
+// step is logged.
 func (l logs) returned(ctx context.Context, err error) error {
-	if l.steps {
+	if err = trace(err); l.steps {
 		l.fail(ctx, err)
 	}
 	return err

@@ -11,8 +11,10 @@ import (
 	"reflect"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gorilla/sessions"
+	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/gaetest"
@@ -35,7 +37,7 @@ type app struct {
 	t       testing.TB
 	service *gaetest.Service
 	store   *cascadestore.CascadeStore
-	server  *httptest.Server
+	server  *httptest.Server // nil in simulated time, which no network knows
 
 	mu     sync.Mutex
 	visits map[string]*visit
@@ -53,10 +55,31 @@ func newApp(t testing.TB, s *gaetest.Service, backends int) *app {
 
 func newAppWith(t testing.TB, s *gaetest.Service, store *cascadestore.CascadeStore) *app {
 	t.Helper()
-	a := &app{t: t, service: s, store: store, visits: map[string]*visit{}}
+	a := newSimulatedApp(t, s, store)
 	a.server = httptest.NewServer(http.HandlerFunc(a.serve))
 	t.Cleanup(a.server.Close)
 	return a
+}
+
+// newSimulatedApp starts an app in simulated time.
+func newSimulatedApp(t testing.TB, s *gaetest.Service, store *cascadestore.CascadeStore) *app {
+	return &app{t: t, service: s, store: store, visits: map[string]*visit{}}
+}
+
+// flush empties Memcache.
+func (a *app) flush() {
+	a.t.Helper()
+	if err := memcache.Flush(a.context()); err != nil {
+		a.t.Fatalf("flush Memcache: %v", err)
+	}
+}
+
+// context is that of a request whose calls are not watched.
+func (a *app) context() context.Context {
+	if a.server != nil {
+		return a.service.Context()
+	}
+	return a.service.NewSimulatedRequest(func(gaetest.Call) time.Duration { return 0 }).Context()
 }
 
 // A visit is one request of a browser.
@@ -98,7 +121,11 @@ func (b *browser) clone() *browser {
 }
 
 func (b *browser) url() *url.URL {
-	u, err := url.Parse(b.app.server.URL)
+	address := "http://localhost"
+	if b.app.server != nil {
+		address = b.app.server.URL
+	}
+	u, err := url.Parse(address)
 	if err != nil {
 		b.app.t.Fatal(err)
 	}
@@ -121,6 +148,9 @@ func (b *browser) setCookie(value string) {
 
 // visit makes a request that handler answers, and returns when it is answered.
 func (b *browser) visit(handler http.HandlerFunc, hooks ...gaetest.Hook) *visit {
+	if b.app.server == nil {
+		return b.simulate(handler, hooks)
+	}
 	v := &visit{handler: handler, request: b.app.service.NewRequest(hooks...)}
 	id := fmt.Sprintf("%p", v)
 	b.app.mu.Lock()
@@ -141,6 +171,19 @@ func (b *browser) visit(handler http.HandlerFunc, hooks ...gaetest.Hook) *visit 
 		b.app.t.Error(err)
 	}
 	v.response = res
+	return v
+}
+
+func (b *browser) simulate(handler http.HandlerFunc, hooks []gaetest.Hook) *visit {
+	v := &visit{handler: handler, request: b.app.service.NewSimulatedRequest(gaetest.AppEngineLatency, hooks...)}
+	r := httptest.NewRequest(http.MethodGet, b.url().String(), nil).WithContext(v.request.Context())
+	for _, c := range b.client.Jar.Cookies(b.url()) {
+		r.AddCookie(c)
+	}
+	w := httptest.NewRecorder()
+	handler(w, r)
+	v.response = w.Result()
+	b.client.Jar.SetCookies(b.url(), v.response.Cookies())
 	return v
 }
 
@@ -220,7 +263,7 @@ func (b *browser) expect(t testing.TB, backends int, want values) {
 	if backends&cascadestore.DatastoreBackend == 0 {
 		return
 	}
-	b.app.service.Flush()
+	b.app.flush()
 	b.expectNow(t, "after flush", want)
 	b.expectNow(t, "after refill", want)
 }
@@ -258,6 +301,16 @@ func onEach(t *testing.T, need int, f func(t *testing.T, a *app, backends int)) 
 				f(t, newApp(t, s, choice.backends), choice.backends)
 			})
 		})
+	}
+}
+
+// drain waits until nothing is done in the background any more.
+func drain(t testing.TB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := cascadestore.Drain(ctx); err != nil {
+		t.Error(err)
 	}
 }
 

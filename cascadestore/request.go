@@ -9,10 +9,10 @@ import (
 	"github.com/gaesession/gaesession/internal/tiered"
 )
 
-// A request is what is known of one request's sessions beside what they say
-// themselves. It lives in gorilla's registry, which lives in the request's
-// context: so it is found from every copy of the request that the registry is
-// found from, and is gone with them.
+// A request holds what the store knows of the sessions of one HTTP request: how
+// each was loaded, and what it was then. It lives in gorilla's registry, which
+// lives in the request's context. So every copy of the HTTP request leads to it,
+// and it is gone with them.
 type request struct {
 	tracks map[*sessions.Session]*track
 
@@ -28,8 +28,8 @@ type track struct {
 	// loaded is what the next change starts from; nil while the services do
 	// not know the session.
 	loaded *tiered.Loaded
-	// saved tells that saving the session for the first time was tried, so that
-	// the services may know it although loaded is nil.
+	// saved is set once a first save was tried: the services may know the
+	// session although loaded is nil.
 	saved bool
 	was   snapshot // with loaded: the session at that time
 

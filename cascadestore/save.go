@@ -59,7 +59,7 @@ func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *se
 		return cs.logs().returned(ctx, t.unknown)
 	}
 	err = describe("save session", session.ID, cs.save(ctx, req, session, t))
-	if err == nil || !refused(err) {
+	if err == nil || !isRefusal(err) {
 		http.SetCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
 	}
 	return cs.logs().returned(ctx, err)
@@ -89,7 +89,7 @@ func (cs *CascadeStore) save(ctx context.Context, req *request, session *session
 	}
 	was := takeSnapshot(value, session)
 	loaded, err := cs.store(ctx, session, t, tiered.Change{
-		Value: value, Set: namesOf(set), Deleted: namesOf(deleted), Used: now, Ends: cs.expiry(session.Options, now),
+		Value: value, Set: set, Deleted: deleted, Used: now, Ends: cs.expiry(session.Options, now),
 	})
 	t.saved = true
 	if err != nil {
@@ -158,9 +158,9 @@ func (cs *CascadeStore) removeUnreadable(ctx context.Context, session *sessions.
 // session under its new id and writes the cookie.
 //
 // Requests that overlap and save under the old id later get ErrRemoved; so does
-// RegenerateID when the session was removed. After an error the session is what
-// it was, unless its ID tells that it moved: then Memcache failed and may show
-// the old session to readers until it expires there.
+// RegenerateID when the session was removed. After another error the session is
+// what it was, with its old ID. If it has a new ID all the same, it has moved, but
+// Memcache failed and may show the old session to readers until it expires there.
 func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session) error {
 	const doing = "regenerate id of session"
 	if err := cs.Err(); err != nil {
@@ -218,7 +218,7 @@ func (cs *CascadeStore) take(ctx context.Context, session *sessions.Session, t *
 	}
 	now := time.Now()
 	last, err := services.Take(ctx, t.id, from, tiered.Change{
-		Value: mine, Set: namesOf(set), Deleted: namesOf(deleted), Used: now, Ends: cs.expiry(session.Options, now),
+		Value: mine, Set: set, Deleted: deleted, Used: now, Ends: cs.expiry(session.Options, now),
 	})
 	if len(last) == 0 {
 		return false, err

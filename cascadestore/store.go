@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -79,33 +78,35 @@ type CascadeStore struct {
 	DefaultMaxAge int
 
 	// Logger gets the errors that no method returns, at error level and with a
-	// stack trace as attribute "stack". When the environment variable
-	// SessionCascadeDisplayLogging is true it also gets each step at debug level,
+	// stack trace as attribute "stack". If the environment variable
+	// SessionCascadeDisplayLogging is true, it also gets each step at debug level,
 	// and the errors that are returned. Session ids are never written, only a
-	// short hash of them. Nil, the default, means slog.Default().
+	// short hash of them.
+	//
+	// Nil, the default, means log/slog's default logger, if the app has set one.
+	// Otherwise errors are written in the form that Cloud Logging knows, on App
+	// Engine with the request's trace.
 	Logger *slog.Logger
 }
 
 // NewCascadeStore returns a store on the chosen backends with default settings.
-// The keys come in pairs, one for authentication, of 32 or 64 bytes, and one for
-// encryption, of 16, 24 or 32 bytes, which may be nil or, in the last pair, left
-// out; see securecookie.CodecsFromPairs.
+// The keys come in pairs: one for authentication, of at least 32 bytes, and one
+// for encryption, of 16, 24 or 32 bytes, which may be nil or, in the last pair,
+// left out. The first pair signs new cookies, the others are for cookies that
+// were signed before; see securecookie.CodecsFromPairs.
 //
-// The environment variables CkDoDisplayLogging and CkMaxMemcacheSessionSizeBytes
-// are read here. When one has a value that cannot be used, when a key has not the
-// right length, or when no backend is chosen, the error is logged once and kept: Err returns it, and so does every
-// method that returns an error. An app should ask Err when it starts.
+// NewCascadeStore also reads the environment variables CkDoDisplayLogging and
+// CkMaxMemcacheSessionSizeBytes. If one of them is invalid, a key has a wrong
+// length or is missing, or no backend is chosen, the store cannot be used: the
+// error is logged, and every method that returns an error returns it. Err does,
+// too: call it at startup.
 func NewCascadeStore(backendTypes int, keyPairs ...[]byte) *CascadeStore {
 	env, err := readEnvironment()
 	if backendTypes&AllBackends == 0 || backendTypes&^AllBackends != 0 {
 		err = errors.Join(err, errNoBackend)
 	}
 	codecs := securecookie.CodecsFromPairs(keyPairs...)
-	for _, codec := range codecs {
-		if _, kerr := codec.Encode("key", "pair"); kerr != nil {
-			err = errors.Join(err, fmt.Errorf("key pair: %w", kerr))
-		}
-	}
+	err = errors.Join(err, checkKeys(keyPairs, codecs))
 	cs := &CascadeStore{
 		backendTypes:  backendTypes,
 		maxLength:     MaxValueLength,
@@ -121,6 +122,27 @@ func NewCascadeStore(backendTypes int, keyPairs ...[]byte) *CascadeStore {
 	}
 	cs.SetMaxAge(DefaultExpireSeconds)
 	return cs
+}
+
+// minKeyLength is that of HMAC-SHA-256, which securecookie signs with: a shorter
+// key can be guessed, given one cookie.
+const minKeyLength = 32
+
+func checkKeys(keyPairs [][]byte, codecs []securecookie.Codec) (err error) {
+	if len(keyPairs) == 0 {
+		return errNoKeys
+	}
+	for i := 0; i < len(keyPairs); i += 2 {
+		if n := len(keyPairs[i]); n < minKeyLength {
+			err = errors.Join(err, fmt.Errorf("%w: it has %d bytes, and should have at least %d", errShortKey, n, minKeyLength))
+		}
+	}
+	for _, codec := range codecs {
+		if _, cerr := codec.Encode("key", "pair"); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("key pair: %w", cerr))
+		}
+	}
+	return err
 }
 
 // NewTieredStore is NewCascadeStore on other services than App Engine's: cache
@@ -145,7 +167,7 @@ func (cs *CascadeStore) fail(err error) {
 	if errors.As(cs.err, &before) {
 		err = errors.Join(before.err, err)
 	}
-	cs.err = constructionError{err}
+	cs.err = trace(constructionError{err})
 	cs.logs().fail(context.Background(), cs.err)
 }
 
@@ -153,17 +175,10 @@ func defaultOptions() *sessions.Options {
 	return &sessions.Options{Path: "/", MaxAge: DefaultExpireSeconds}
 }
 
-type constructionError struct{ err error }
-
-func (e constructionError) Error() string {
-	return "cascadestore: " + strings.ReplaceAll(e.err.Error(), "\n", "; ")
-}
-func (e constructionError) Unwrap() error { return e.err }
-
-// Err returns why the store cannot be used, nil when it can.
+// Err returns why the store cannot be used, or nil.
 func (cs *CascadeStore) Err() error {
 	if cs.err == nil && cs.serializer == nil {
-		return errors.New("cascadestore: a store has to be made with NewCascadeStore")
+		return trace(constructionError{errNotMade})
 	}
 	return cs.err
 }
@@ -197,6 +212,9 @@ func (cs *CascadeStore) SetSerializer(ss SessionSerializer) {
 // session and its signature never, and the services go by DefaultMaxAge. The
 // codecs that are no *securecookie.SecureCookie keep what they have.
 //
+// A MaxAge that is lowered ends sessions by their cookies: the services keep
+// those that were saved before for as long as they were to live then.
+//
 // To remove a session set its own Options.MaxAge to -1 and save it.
 func (cs *CascadeStore) SetMaxAge(v int) {
 	if cs.Options == nil {
@@ -229,8 +247,8 @@ func (cs *CascadeStore) Get(r *http.Request, name string) (*sessions.Session, er
 //
 // A service that failed while another one knew the answer is logged.
 //
-// New copies the session back into faster backends that had lost it, and into
-// Datastore when that was down before.
+// New copies the session back into Memcache if that had lost it, and into
+// Datastore if that has lacked something of it for more than three seconds.
 func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, error) {
 	if err := cs.Err(); err != nil {
 		return cs.blank(name), err
@@ -269,7 +287,6 @@ func newID() string {
 // find returns the session that the request belongs to. It sets t.id, unless
 // the session is a new one.
 func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request, name string, t *track) (*sessions.Session, error) {
-	session := cs.blank(name)
 	var cookieErr error
 	if c, err := r.Cookie(name); err == nil {
 		var id string
@@ -283,64 +300,78 @@ func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request,
 	if k, ok := req.find(cs, name, id); ok {
 		if k.loaded == nil {
 			cs.logs().step(ctx, "removed in this request", id)
-			return session, nil
+			return cs.blank(name), nil
 		}
 		cs.logs().step(ctx, "found in the request", k.id)
 		t.loaded = k.loaded
-		return cs.open(session, k.id, t)
+		return cs.open(name, k.id, t)
 	}
 	switch {
 	case cookieErr != nil:
-		return session, cookieErr
+		return cs.blank(name), cookieErr
 	case id == "":
-		return session, nil
+		return cs.blank(name), nil
 	case !cs.isValidID(id):
 		cs.logs().fail(ctx, describe("load session", id, errInvalidID))
-		return session, nil
+		return cs.blank(name), nil
 	}
-	services, ok := cs.tiers(ctx, session)
+	session, err := cs.load(ctx, name, id, t)
+	if err == nil && t.loaded != nil {
+		req.keep(cs, name, t)
+	}
+	return session, err
+}
+
+// load returns the session that the services have under that id, or a new one.
+func (cs *CascadeStore) load(ctx context.Context, name, id string, t *track) (*sessions.Session, error) {
+	services, ok := cs.tiers(ctx, cs.blank(name))
 	if !ok {
-		return session, nil
+		return cs.blank(name), nil
 	}
 	loaded, err := services.Load(ctx, id)
-	if errors.Is(err, tiered.ErrUnavailable) {
+	switch {
+	case loaded == nil && errors.Is(err, errSerializer) && (services.Backup == nil || !errors.Is(err, tiered.ErrUnavailable)):
+		// Memcache has what the original has stored and this instance cannot
+		// decode, and nobody has anything else.
+		t.unreadable = &unreadable{id: id}
+		return cs.blank(name), describe("load session", id, err)
+	case errors.Is(err, tiered.ErrUnavailable):
 		t.id, t.unknown = id, describe("load session", id, err)
-		return session, t.unknown
+		return cs.blank(name), t.unknown
 	}
 	cs.logs().fail(ctx, describe("load session", id, err))
 	if loaded == nil {
 		cs.logs().step(ctx, "not found", id)
-		return session, nil
+		return cs.blank(name), nil
 	}
 	t.loaded = loaded
-	opened, err := cs.open(session, id, t)
+	session, err := cs.open(name, id, t)
 	if err != nil && loaded.FromCache() {
 		// The backup may have one that can be read.
 		if stored, berr := services.LoadBackup(ctx, id); berr == nil && stored != nil {
 			t.loaded = stored
-			if again, oerr := cs.open(cs.blank(name), id, t); oerr == nil {
+			if opened, oerr := cs.open(name, id, t); oerr == nil {
 				cs.logs().fail(ctx, err)
-				opened, err = again, nil
+				session, err = opened, nil
 			}
 		}
 	}
 	if err != nil {
-		return opened, err
+		return session, err
 	}
 	err = services.Settle(ctx, id, t.loaded)
 	if errors.Is(err, ErrRemoved) {
-		t.loaded, t.id = nil, ""
+		t.loaded, t.id, t.was = nil, "", snapshot{}
 		return cs.blank(name), nil
 	}
 	cs.logs().fail(ctx, describe("load session", id, err))
-	req.keep(cs, name, t)
-	return opened, nil
+	return session, nil
 }
 
-// open makes session the one that t.loaded is the value of; when that cannot be
-// decoded it returns a new one.
-func (cs *CascadeStore) open(session *sessions.Session, id string, t *track) (*sessions.Session, error) {
-	name := session.Name()
+// open returns the session that t.loaded is the value of, or a new one when
+// that cannot be decoded.
+func (cs *CascadeStore) open(name, id string, t *track) (*sessions.Session, error) {
+	session := cs.blank(name)
 	session.ID = id
 	if err := cs.decode(t.loaded.Value(), session); err != nil {
 		t.id, t.unreadable, t.loaded = "", &unreadable{id, t.loaded}, nil

@@ -23,24 +23,24 @@ const retries = 3
 
 // tiers returns the services the store is to use, or none, for a session.
 func (cs *CascadeStore) tiers(ctx context.Context, session *sessions.Session) (s tiered.Store, ok bool) {
+	c, b := cs.services()
 	s = tiered.Store{
-		Retries:    retries,
-		Background: gae.Background,
-		Inspect:    func(value []byte) (tiered.Info, error) { return cs.inspect(value, session) },
+		Cache:   c,
+		Backup:  b,
+		Retries: retries,
+		Inspect: func(value []byte) (tiered.Info, error) { return cs.inspect(value, session) },
 		Merge: func(into, from []byte, take func(name string) bool) ([]byte, error) {
 			return cs.merge(session, into, from, take)
 		},
-		Report: func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },
+		Background: gae.Background,
+		Report:     func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },
+		Shared:     func() any { return gae.Shared(ctx, c, b) },
 	}
-	s.Cache, s.Backup = cs.services()
-	s.Shared = func(c tier.Cache, b tier.Backup) func() any {
-		return func() any { return gae.Shared(ctx, c, b) }
-	}(s.Cache, s.Backup)
 	if s.Cache != nil {
-		s.Cache = cache{s.Cache, cs.logs()}
+		s.Cache = cache{c, cs.logs()}
 	}
 	if s.Backup != nil {
-		s.Backup = backup{s.Backup, cs.logs()}
+		s.Backup = backup{b, cs.logs()}
 	}
 	return s, s.Cache != nil || s.Backup != nil
 }
@@ -133,3 +133,9 @@ func (b backup) Update(ctx context.Context, id string, known *tier.Record, f fun
 	b.logs.step(ctx, "backup update", id, "error", textOf(id, err))
 	return err
 }
+
+// Drain waits until nothing of this process is at work in the background: when
+// Memcache fails, a save that Datastore has goes on to tell Memcache for some
+// three seconds after Save has returned the error. Call it before the process
+// ends. It returns ctx's error if that ends first.
+func Drain(ctx context.Context) error { return tiered.Drain(ctx) }

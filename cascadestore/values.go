@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 
 	"github.com/gorilla/sessions"
@@ -71,55 +70,42 @@ func (cs *CascadeStore) like(session *sessions.Session) *sessions.Session {
 	return other
 }
 
-// inspect says what is in a session that the original package has stored. It
-// does not keep when a session was used.
+// inspect says what is in a session that the original package has stored, which
+// does not say when it was used.
 func (cs *CascadeStore) inspect(value []byte, session *sessions.Session) (tiered.Info, error) {
 	all, err := cs.valuesOf(value, session)
 	if err != nil {
 		return tiered.Info{}, err
 	}
-	return tiered.Info{Names: namesOf(slices.Collect(maps.Keys(all)))}, nil
+	named, _ := byName(all)
+	return tiered.Info{Names: slices.Collect(maps.Keys(named))}, nil
 }
 
 // merge returns the session into with the values that take names as from has
 // them.
 func (cs *CascadeStore) merge(session *sessions.Session, into, from []byte, take func(name string) bool) ([]byte, error) {
+	ours, err := cs.valuesOf(into, session)
+	if err != nil {
+		return nil, err
+	}
 	theirs, err := cs.valuesOf(from, session)
 	if err != nil {
 		return nil, err
 	}
+	// A new map: a key that is NaN cannot be deleted.
 	merged := cs.like(session)
-	if err := cs.decode(into, merged); err != nil {
-		return nil, err
+	merged.Values = make(valueMap, len(ours))
+	for k, v := range ours {
+		if !take(nameOf(k)) {
+			merged.Values[k] = v
+		}
 	}
-	maps.DeleteFunc(merged.Values, func(k, _ any) bool { return take(nameOf(k)) })
 	for k, v := range theirs {
 		if take(nameOf(k)) {
 			merged.Values[k] = v
 		}
 	}
 	return cs.encode(merged)
-}
-
-// nameOf is a key as a name: another one for every key, the same on every
-// instance.
-func nameOf(key any) string {
-	v := reflect.ValueOf(key)
-	for v.Kind() == reflect.Pointer && !v.IsNil() {
-		v = v.Elem()
-	}
-	if v.Kind() == reflect.String {
-		return fmt.Sprintf("%s %s", v.Type(), v)
-	}
-	return fmt.Sprintf("%T %#v", key, v)
-}
-
-func namesOf(keys []any) []string {
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = nameOf(k)
-	}
-	return names
 }
 
 // A snapshot is what a session was when it was loaded or saved.
@@ -138,15 +124,23 @@ func takeSnapshot(value []byte, session *sessions.Session) snapshot {
 	return s
 }
 
-// changes returns the keys whose values are not what they were, also when one
-// was changed in place.
-func (s snapshot) changes(cs *CascadeStore, session *sessions.Session) (set, deleted []any, err error) {
+// changes returns the names of the keys whose values are not what they were,
+// also when one was changed in place.
+func (s snapshot) changes(cs *CascadeStore, session *sessions.Session) (set, deleted []string, err error) {
 	was := s.scalars
 	if was == nil && len(s.value) > 0 {
 		if was, err = cs.valuesOf(s.value, session); err != nil {
 			return nil, nil, err
 		}
 	}
-	set, deleted = values.Changes(was, session.Values)
+	before, twiceBefore := byName(was)
+	now, twice := byName(session.Values)
+	set, deleted = values.Changes(before, now)
+	// Which of them is which cannot be told, so they count as changed.
+	for _, name := range append(twiceBefore, twice...) {
+		if _, ok := now[name]; ok && !slices.Contains(set, name) {
+			set = append(set, name)
+		}
+	}
 	return set, deleted, nil
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/sessions"
@@ -64,13 +63,8 @@ func TestRandomlyOverlappingRequestsKeepThePromises(t *testing.T) {
 	}
 }
 
-// after is a time later than those of the services, from where the bubble's
-// clock goes on.
-var after = time.Now().Add(time.Minute)
-
 func walk(t *testing.T, s *gaetest.Service, backends int, seed int64) (msg string) {
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(after))
+	inSimulatedTime(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewSource(seed))
 		store := cascadestore.NewCascadeStore(backends, hashKey)
 		w := &walker{t: t, s: s, store: store, rnd: rnd}
@@ -106,6 +100,7 @@ func walk(t *testing.T, s *gaetest.Service, backends int, seed int64) (msg strin
 			w.flush()
 		}
 		wg.Wait()
+		drain(t)
 		msg = w.judge(cookie, actors, mayFlush)
 		if msg != "" {
 			for i, a := range actors {

@@ -1,0 +1,254 @@
+//go:build go1.25
+
+package cascadestore_test
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gorilla/sessions"
+
+	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/gaetest"
+)
+
+// What depends on time, tested in simulated time.
+
+// inSimulatedTime runs f in a bubble whose clock goes on from now: it would
+// start in 2000, before the times that the services have.
+func inSimulatedTime(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	// The application's name, but not in GAE_APPLICATION: with it, background
+	// work would be tried again with a context that leads out of the bubble.
+	for name, value := range map[string]string{"GAE_APPLICATION": "", "GAE_LONG_APP_ID": "local", "GAE_PARTITION": "dev"} {
+		t.Setenv(name, value)
+	}
+	begin := time.Now().Add(time.Second)
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(begin))
+		f(t)
+	})
+}
+
+// onEachInSimulatedTime is onEach with an app in simulated time.
+func onEachInSimulatedTime(t *testing.T, need int, f func(t *testing.T, a *app, backends int)) {
+	onEach(t, need, func(t *testing.T, a *app, backends int) {
+		inSimulatedTime(t, func(t *testing.T) {
+			f(t, newSimulatedApp(t, a.service, a.store), backends)
+		})
+	})
+}
+
+// commits counts the transactions that a request wrote with.
+func (v *visit) commits() (n int) {
+	for _, c := range v.request.Calls() {
+		if c.Method == "Commit" {
+			n++
+		}
+	}
+	return n
+}
+
+// loginWhileDown returns a browser with a session that Memcache alone has.
+func (a *app) loginWhileDown(t testing.TB, v values) *browser {
+	t.Helper()
+	b := a.newBrowser()
+	if err := b.change(v, gaetest.Fail(gaetest.Datastore)); !errors.Is(err, gaetest.ErrFailed) {
+		t.Errorf("got %v, want the error of Datastore", err)
+	}
+	return b
+}
+
+// A minute is more than the three seconds after which others save what is
+// unsaved.
+const aMinute = time.Minute
+
+func TestAReadBringsDatastoreUpToDateThreeSecondsLater(t *testing.T) {
+	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		if err := b.change(values{"n": 1}, gaetest.Fail(gaetest.Datastore)); !errors.Is(err, gaetest.ErrFailed) {
+			t.Errorf("got %v, want the error of Datastore", err)
+		}
+		for _, test := range []struct {
+			after   time.Duration
+			commits int
+			calls   int // 0: however many
+		}{{time.Second, 0, 1}, {time.Second, 0, 1}, {2 * time.Second, 1, 0}, {aMinute, 0, 1}} {
+			time.Sleep(test.after)
+			v := b.get()
+			if n := v.commits(); n != test.commits {
+				t.Errorf("a read committed %d times, want %d", n, test.commits)
+			}
+			if n := len(v.request.Calls()); test.calls != 0 && n != test.calls {
+				t.Errorf("a read made %d calls, want %d", n, test.calls)
+			}
+		}
+		b.expect(t, backends, values{"n": 1})
+	})
+}
+
+func TestALoginWhileDatastoreIsDownIsSavedLater(t *testing.T) {
+	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		for _, maxAge := range []int{1000, 7 * 365 * 24 * 3600} {
+			a.store.SetMaxAge(maxAge)
+			t.Log("MaxAge", maxAge)
+			changed := a.loginWhileDown(t, values{"n": 0})
+			changed.mustChange(t, values{"m": 1}) // at once
+			changed.expect(t, backends, values{"n": 0, "m": 1})
+
+			read := a.loginWhileDown(t, values{"n": 0})
+			time.Sleep(aMinute)
+			if n := read.save(nil).commits(); n != 1 {
+				t.Errorf("a request that changed nothing committed %d times, want once, while it loaded", n)
+			}
+			read.expect(t, backends, values{"n": 0})
+
+			// Datastore comes up again while the request is under way.
+			late := a.loginWhileDown(t, values{"n": 0})
+			time.Sleep(aMinute)
+			down := true
+			v := late.visit(func(w http.ResponseWriter, r *http.Request) {
+				late.with(r, func(s *sessions.Session) error {
+					down = false
+					s.Values["m"] = 1
+					return s.Save(r, w)
+				})
+			}, gaetest.Fail(func(c gaetest.Call) bool { return down && gaetest.Datastore(c) }))
+			if n := v.commits(); n != 1 {
+				t.Errorf("a request that changed something committed %d times, want once", n)
+			}
+			late.expect(t, backends, values{"n": 0, "m": 1})
+		}
+	})
+}
+
+func TestBringingDatastoreUpToDateStopsAtARemoval(t *testing.T) {
+	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		// The first call loads the session, the second one says in Memcache that
+		// somebody saves it, and with the third one Datastore is asked.
+		const asksDatastore = 3
+		for k, last := 1, false; !last; k++ {
+			b := a.login(t, values{"n": 0})
+			if err := b.change(values{"n": 1}, gaetest.Fail(gaetest.Datastore)); !errors.Is(err, gaetest.ErrFailed) {
+				t.Fatalf("got %v, want the error of Datastore", err)
+			}
+			time.Sleep(aMinute)
+			reached, hook := gaetest.Interpose(k, func() { b.clone().mustLogout(t) })
+			got, err := b.read(hook)
+			if err != nil || got != nil && got["n"] != 1 {
+				t.Errorf("call %d: got %v, %v; want the session or none, and no error", k, got, err)
+			}
+			if k == asksDatastore && got != nil {
+				t.Error("the session was found that was removed before Datastore had been asked")
+			}
+			if last = !reached.Load(); last && k <= asksDatastore {
+				t.Errorf("there was no call %d", k)
+			}
+			if !last {
+				b.expect(t, backends, nil)
+			}
+		}
+	})
+}
+
+func TestTheExpiryIsWrittenAgainAfterATenthOfMaxAge(t *testing.T) {
+	const maxAge = 10000
+	for _, test := range []struct {
+		name   string
+		age    time.Duration
+		maxAge int
+		writes bool
+	}{
+		{"fresh", 0, maxAge, false},
+		{"less than a tenth", 900 * time.Second, maxAge, false},
+		{"more than a tenth", 1100 * time.Second, maxAge, true},
+		{"MaxAge was raised", 0, 2 * maxAge, true},
+		// The services keep the later end; the cookie has the earlier one.
+		{"MaxAge was lowered", 0, maxAge / 2, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			onEachInSimulatedTime(t, anyBackend, func(t *testing.T, a *app, backends int) {
+				for _, evicted := range []bool{false, true} {
+					if evicted && backends&cascadestore.DistributedBackends != cascadestore.DistributedBackends {
+						continue
+					}
+					a.store.SetMaxAge(maxAge)
+					b := a.login(t, values{"n": 0})
+					id := idIn(t, a, b.cookie())
+					end := time.Now().Add(maxAge * time.Second * 11 / 10)
+					time.Sleep(test.age)
+					if test.writes {
+						end = time.Now().Add(time.Duration(test.maxAge) * time.Second * 11 / 10)
+					}
+					a.store.SetMaxAge(test.maxAge)
+					if wrote := a.saveUnchanged(t, b, evicted); wrote != test.writes {
+						t.Errorf("evicted=%v: written %v, want %v", evicted, wrote, test.writes)
+					}
+					if a.saveUnchanged(t, b, evicted) {
+						t.Errorf("evicted=%v: written again by the next visit", evicted)
+					}
+					if _, e := stored(t, a.context(), id); e != nil {
+						if d := e.ExpiresAt.Sub(end); d.Abs() > time.Second {
+							t.Errorf("evicted=%v: the entity expires at %v, want %v", evicted, e.ExpiresAt, end)
+						}
+					}
+					b.expect(t, backends, values{"n": 0})
+				}
+			})
+		})
+	}
+}
+
+// saveUnchanged makes a visit that changes nothing, and reports whether it wrote
+// to the services.
+func (a *app) saveUnchanged(t testing.TB, b *browser, evicted bool) (wrote bool) {
+	t.Helper()
+	if evicted {
+		a.flush()
+	}
+	v := b.save(nil)
+	if len(v.response.Cookies()) != 1 {
+		t.Error("no cookie was written")
+	}
+	for _, c := range v.request.Calls() {
+		if c.Method != "Get" && !(evicted && gaetest.Memcache(c)) { // a refill sets
+			wrote = true
+		}
+	}
+	return wrote
+}
+
+func TestALoweredMaxAgeEndsASessionByItsCookie(t *testing.T) {
+	onEachInSimulatedTime(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		a.store.SetMaxAge(1000)
+		b := a.login(t, values{"n": 0})
+		a.store.SetMaxAge(100)
+		b.mustChange(t, values{"n": 1})
+		copied := b.cookie()
+		time.Sleep(102 * time.Second)
+		if b.cookie() != "" {
+			t.Error("the browser still has the cookie")
+		}
+		b.setCookie(copied)
+		if got, err := b.read(); got != nil || err == nil {
+			t.Errorf("a copy of the cookie: got %v, %v; want no session, and securecookie's error", got, err)
+		}
+	})
+}
+
+func TestASessionEndsInTheServicesToo(t *testing.T) {
+	onEachInSimulatedTime(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		a.store.SetMaxAge(1000)
+		b := a.login(t, values{"n": 0})
+		id := idIn(t, a, b.cookie())
+		time.Sleep(990 * time.Second)
+		b.expectNow(t, "before its end", values{"n": 0})
+		time.Sleep(120 * time.Second)
+		// Its cookie would have ended, too, if it were not signed again.
+		b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
+		b.expectNow(t, "past its end", nil)
+	})
+}
