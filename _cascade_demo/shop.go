@@ -7,26 +7,22 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gorilla/sessions"
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/demo"
 )
 
 const (
-	cookieName    = "cascade-demo"
-	maxNameLength = 40       // in characters
-	maxFormSize   = 16 << 10 // in bytes
-	maxBasket     = 99       // of one fruit
-	sessionDays   = 14
+	cookieName  = "cascade-demo"
+	maxBasket   = 99 // of one fruit
+	sessionDays = 14
 )
 
 // The values of the session. Each fruit is a key of its own, so that two tabs
@@ -71,7 +67,7 @@ func (s *shop) handler() http.Handler {
 	mux.HandleFunc("GET /style.css", serveStyle)
 	mux.HandleFunc("/purge", cascadestore.PurgeHandler())
 	// The middleware gives a request's context what App Engine's services want.
-	return appengine.Middleware(protect(mux))
+	return appengine.Middleware(demo.Protect(mux))
 }
 
 // show shows the page. It changes nothing, except that flashes are read once.
@@ -82,7 +78,7 @@ func (s *shop) show(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		slog.WarnContext(r.Context(), "session", "error", err)
 	}
-	p := page{CanFlush: s.flush != nil, IsNew: session.IsNew, Fruit: fruit, MaxNameLength: maxNameLength}
+	p := page{CanFlush: s.flush != nil, IsNew: session.IsNew, Fruit: fruit, MaxNameLength: demo.MaxNameLength}
 	p.Name, _ = session.Values[keyName].(string)
 	for _, f := range fruit {
 		if n, _ := session.Values[keyFruit+f].(int); n > 0 {
@@ -107,11 +103,6 @@ func (s *shop) show(w http.ResponseWriter, r *http.Request) {
 // to the page.
 func (s *shop) do(f func(r *http.Request, session *sessions.Session) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxFormSize)
-		if err := r.ParseForm(); err != nil {
-			http.Error(w, "The form cannot be read.", http.StatusBadRequest)
-			return
-		}
 		session, err := s.sessions.Get(r, cookieName)
 		if err != nil {
 			slog.WarnContext(r.Context(), "session", "error", err) // Save says whether it matters
@@ -151,9 +142,9 @@ func empty(_ *http.Request, session *sessions.Session) error {
 // login keeps the basket and gives the session a new id, so that nobody can have
 // known the id before.
 func (s *shop) login(r *http.Request, session *sessions.Session) error {
-	name := strings.TrimSpace(strings.ToValidUTF8(r.PostForm.Get("name"), ""))
-	if name == "" || utf8.RuneCountInString(name) > maxNameLength {
-		session.AddFlash(fmt.Sprintf("Please enter a name of at most %d characters.", maxNameLength))
+	name, problem := demo.Name(r.PostForm)
+	if problem != "" {
+		session.AddFlash(problem)
 		return nil
 	}
 	if err := s.sessions.RegenerateID(r, session); err != nil {
@@ -167,36 +158,6 @@ func (s *shop) login(r *http.Request, session *sessions.Session) error {
 func logout(_ *http.Request, session *sessions.Session) error {
 	session.Options.MaxAge = -1
 	return nil
-}
-
-// protect sets the headers that keep the browser from doing what the page does
-// not need, and refuses forms that another site has sent.
-func protect(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		h.Set("Referrer-Policy", "same-origin")
-		h.Set("X-Content-Type-Options", "nosniff")
-		if r.Method == http.MethodPost && !sameOrigin(r) {
-			http.Error(w, "This form was sent by another site.", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// sameOrigin tells whether a request was sent by a page of this app, going by
-// what the browser says about it.
-func sameOrigin(r *http.Request) bool {
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
-		return site == "same-origin" || site == "none"
-	}
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && u.Host == r.Host
 }
 
 // The page.
@@ -225,9 +186,7 @@ var (
 )
 
 func render(w http.ResponseWriter, p page) {
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	if err := pageTemplate.Execute(w, p); err != nil {
 		slog.Error("write the page", "error", err)
 	}

@@ -58,7 +58,7 @@ func (c *calls) end(i int, note string, failed bool) {
 	}
 }
 
-// loaded tells that the session is loaded: what follows saves it.
+// loaded notes that the session is loaded: what follows saves it.
 func (c *calls) loaded() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

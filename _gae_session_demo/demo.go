@@ -5,22 +5,19 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/demo"
 )
 
 const (
 	password       = "gopher" // of everybody, and shown on the login page
-	maxNameLength  = 40       // in characters
-	maxFormSize    = 16 << 10 // in bytes
 	sessionTimeout = 24 * time.Hour
 
 	cookieName = "gaesession-demo"
@@ -52,7 +49,7 @@ func (a app) handler() http.Handler {
 	mux.HandleFunc("GET /demo/icon.svg", serveIcon)
 	mux.HandleFunc("/demo/purge", gaesession.PurgeExpiredSessFromDSFunc(""))
 	// The middleware gives a request's context what App Engine's services want.
-	return appengine.Middleware(protect(mux))
+	return appengine.Middleware(demo.Protect(mux))
 }
 
 // An exchange is a request with its session store and what was seen of it.
@@ -123,19 +120,9 @@ func (a app) visit(w http.ResponseWriter, r *http.Request) {
 // login makes a session, always a new one with a new id, so that nobody can
 // have known the id before.
 func (a app) login(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxFormSize)
-	if err := r.ParseForm(); err != nil {
-		http.Error(w, "The form cannot be read.", http.StatusBadRequest)
-		return
-	}
-	name := strings.TrimSpace(strings.ToValidUTF8(r.PostForm.Get("name"), ""))
-	p := page{Where: a.where, Name: name}
-	switch {
-	case name == "":
-		p.NameError = "Please enter a name."
-	case utf8.RuneCountInString(name) > maxNameLength:
-		p.NameError = fmt.Sprintf("Please enter a name of at most %d characters.", maxNameLength)
-	case r.PostForm.Get("password") != password:
+	name, problem := demo.Name(r.PostForm)
+	p := page{Where: a.where, Name: name, NameError: problem}
+	if problem == "" && r.PostForm.Get("password") != password {
 		p.PasswordError = "That is not the password."
 	}
 	if p.NameError != "" || p.PasswordError != "" {
@@ -153,6 +140,7 @@ func (a app) login(w http.ResponseWriter, r *http.Request) {
 		Attrs:   map[string]any{attrVisits: 0},
 		Timeout: sessionTimeout,
 	}), w)
+	setSameSite(w.Header())
 	x.Close()
 	x.redirect(w, r, "/demo")
 }
@@ -204,34 +192,14 @@ func notice(after string, loggedIn bool) string {
 	return ""
 }
 
-// protect sets the headers that keep the browser from doing what the page does
-// not need, and refuses forms that another site has sent.
-func protect(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Referrer-Policy", "same-origin")
-		h.Set("X-Content-Type-Options", "nosniff")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead && !sameOrigin(r) {
-			http.Error(w, "This form was sent by another site.", http.StatusForbidden)
-			return
+// setSameSite adds to the session's cookie what session.Manager cannot set: the
+// browser does not send it along with the forms of other sites.
+func setSameSite(h http.Header) {
+	cookies := h["Set-Cookie"]
+	for i, line := range cookies {
+		if c, err := http.ParseSetCookie(line); err == nil && c.Name == cookieName {
+			c.SameSite = http.SameSiteLaxMode
+			cookies[i] = c.String()
 		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// sameOrigin tells whether a request was sent by a page of this app, going by
-// what the browser says about it. A client that says nothing is no browser.
-// (From Go 1.25 on, net/http.CrossOriginProtection does this.)
-func sameOrigin(r *http.Request) bool {
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" {
-		return site == "same-origin" || site == "none"
 	}
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	return err == nil && u.Host == r.Host
 }

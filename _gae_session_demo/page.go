@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/gaesession/gaesession/internal/demo"
 )
 
 var (
@@ -43,6 +45,7 @@ type page struct {
 
 	SentCookie bool
 	Source     string // "Memcache", "Datastore"; empty: no session
+	Refilled   bool   // Memcache has it again
 	Hops       []hop  // nil: not shown
 	Phases     []phase
 	Calls      int
@@ -87,7 +90,7 @@ func (r row) Label() string {
 func (page) Password() string { return password }
 
 // MaxNameLength is how many characters a name may have.
-func (page) MaxNameLength() int { return maxNameLength }
+func (page) MaxNameLength() int { return demo.MaxNameLength }
 
 // StyleVersion is part of the style sheet's address.
 func (page) StyleVersion() string { return styleVersion }
@@ -108,6 +111,7 @@ func (p *page) show(x *exchange) {
 	if !p.LoggedIn {
 		load.Title = "Looking for a session"
 	}
+	p.Refilled = slices.ContainsFunc(list, func(c call) bool { return c.Saving && c.Method == "CompareAndSwap" })
 	if !put(list) {
 		save.Title = "Putting it back into Memcache"
 	}
@@ -130,7 +134,7 @@ func (p *page) show(x *exchange) {
 	}
 }
 
-// hops tells from the calls that loaded the session where it was looked for.
+// hops finds out from the calls that loaded the session where it was looked for.
 func (p *page) hops(list []call) {
 	var memcache, datastore bool // asked?
 	for _, c := range list {
@@ -175,7 +179,7 @@ func waited(list []call) time.Duration {
 	return sum
 }
 
-// put tells whether something was put into Datastore.
+// put reports whether something was put into Datastore.
 func put(list []call) bool {
 	return slices.ContainsFunc(list, func(c call) bool { return c.Service == "datastore_v3" && c.Method == "Put" })
 }
@@ -211,7 +215,6 @@ func render(w http.ResponseWriter, status int, p page) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	write(w, b.Bytes())
 }
