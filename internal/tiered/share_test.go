@@ -1,0 +1,271 @@
+//go:build go1.25
+
+package tiered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// Changes of one session on one instance are committed together.
+
+// shared is a request whose store shares its updates with the others'.
+func (s *services) shared(t *testing.T, who string) *request {
+	t.Helper()
+	r := s.opened(t, who)
+	r.st.Shared = func() any { return s }
+	return r
+}
+
+func TestAHundredParallelChangesAreMadeInFewUpdates(t *testing.T) {
+	for name, change := range changes {
+		onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+			s := created(t, "a=0")
+			var rs []*request
+			for range 100 {
+				rs = append(rs, s.shared(t, "A"))
+			}
+			s.latency = latency
+			var want []string
+			var wg sync.WaitGroup
+			for i, r := range rs {
+				edits := fmt.Sprintf("n%02d=%d", i, i)
+				want = append(want, edits)
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					if err := change(r, edits); err != nil {
+						t.Errorf("%s: %v", edits, err)
+					}
+				}()
+			}
+			wg.Wait()
+			drain(t)
+			if n := s.count("backup.commit"); n > 10 {
+				t.Errorf("%s: %d commits", name, n)
+			}
+			if n := s.count("cache.swap"); n > 10 {
+				t.Errorf("%s: %d swaps", name, n)
+			}
+			s.latency = nil
+			s.expectKept(t, "a=0 "+strings.Join(want, " "))
+			expect(t, "queues left", len(queues.waiting), 0)
+		})
+	}
+}
+
+func TestOnOneAttributeTheLastOfABatchWins(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		rs := []*request{s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C"), s.shared(t, "D")}
+		commit := s.hold("A", "backup.commit", false)
+		var ended []func() error
+		for i, edits := range []string{"x=1", "a=1", "a=2", "-a y=1"} {
+			ended = append(ended, started(func() error { return rs[i].update(edits) }))
+		}
+		commit()
+		for _, e := range ended {
+			must(t, e())
+		}
+		expect(t, "commits", s.count("backup.commit"), 2)
+		s.expectKept(t, "x=1 y=1")
+	})
+}
+
+func TestOtherInstancesAndSessionsAreNotWaitedFor(t *testing.T) {
+	for name, other := range map[string]func(r *request) string{
+		"another instance": func(r *request) string { r.ctx = OnInstance(r.ctx, 2); return id },
+		"other services":   func(r *request) string { r.st.Shared = func() any { return 1 }; return id },
+		"no name":          func(r *request) string { r.st.Shared = func() any { return nil }; return id },
+		"no sharing":       func(r *request) string { r.st.Shared = nil; return id },
+		"another session":  func(*request) string { return "another" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=0")
+				a, b := s.shared(t, "A"), s.shared(t, "B")
+				commit := s.hold("A", "backup.commit", false)
+				ended := started(func() error { return a.update("a=1") })
+				_, err := b.st.Update(b.ctx, other(b), b.l, b.change("b=1"))
+				must(t, err)
+				commit()
+				must(t, ended())
+			})
+		})
+	}
+}
+
+func TestAWaitingRequestWhoseContextEndsLeaves(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+		commit := s.hold("A", "backup.commit", false)
+		endedA := started(func() error { return a.update("a=1") })
+		cause := errors.New("the client has gone")
+		ctx, cancel := context.WithCancelCause(b.ctx)
+		b.ctx = ctx
+		endedB := started(func() error { return b.update("b=1") })
+		endedC := started(func() error { return c.update("c=1") })
+		cancel(cause)
+		expectErr(t, "the one that leaves", endedB(), cause)
+		commit()
+		must(t, endedA())
+		must(t, endedC())
+		s.expectKept(t, "a=1 c=1")
+		expect(t, "queues left", len(queues.waiting), 0)
+	})
+}
+
+func TestALeaderWhoseContextEndsTakesNobodyWithIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+		commitA := s.hold("A", "backup.commit", false)
+		commitB := s.hold("B", "backup.commit", false)
+		endedA := started(func() error { return a.update("a=1") })
+		ctx, cancel := context.WithCancel(b.ctx)
+		b.ctx = ctx
+		endedB := started(func() error { return b.update("b=1") })
+		endedC := started(func() error { return c.update("c=1") })
+		commitA()
+		must(t, endedA())
+		cancel() // B leads now
+		commitB()
+		must(t, endedB())
+		must(t, endedC())
+		s.expectKept(t, "a=1 b=1 c=1")
+	})
+}
+
+func TestALeaderThatIsAloneEndsWithItsContext(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.shared(t, "A")
+		ctx, cancel := context.WithCancel(r.ctx)
+		r.ctx = ctx
+		s.fail("A", "backup")
+		r.st.Retries = 1000
+		time.AfterFunc(time.Second, cancel)
+		expectErr(t, "change", r.update("a=1"), context.Canceled)
+		expect(t, "queues left", len(queues.waiting), 0)
+		must(t, s.shared(t, "B").update("b=1"))
+	})
+}
+
+// batch has A hold the session while the others wait, each with its change, and
+// returns what became of theirs.
+func batch(t *testing.T, s *services, edits ...string) (errs []error) {
+	t.Helper()
+	commit := s.hold("A", "backup.commit", false)
+	a := s.shared(t, "A")
+	var rs []*request
+	for range edits {
+		rs = append(rs, s.shared(t, "B"))
+	}
+	first := started(func() error { return a.update("z=1") })
+	var ended []func() error
+	for i, e := range edits {
+		ended = append(ended, started(func() error { return rs[i].update(e) }))
+	}
+	commit()
+	must(t, first())
+	for _, e := range ended {
+		errs = append(errs, e())
+	}
+	return errs
+}
+
+func TestATooLargeChangeInABatchIsRefusedAlone(t *testing.T) {
+	for name, test := range map[string]struct {
+		edits []string
+		errs  []error
+		want  string
+	}{
+		"the first":  {[]string{"b=" + strings.Repeat("x", 130), "c=1", "d=1"}, []error{tier.ErrTooLarge, nil, nil}, "a=0 c=1 d=1 z=1"},
+		"the second": {[]string{"b=1", "c=" + strings.Repeat("x", 130), "d=1"}, []error{nil, tier.ErrTooLarge, nil}, "a=0 b=1 d=1 z=1"},
+		"together": {
+			[]string{"b=" + strings.Repeat("x", 50), "c=" + strings.Repeat("x", 50), "d=1"},
+			[]error{nil, tier.ErrTooLarge, nil},
+			"a=0 b=" + strings.Repeat("x", 50) + " d=1 z=1",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=0")
+				s.large = 200
+				for i, err := range batch(t, s, test.edits...) {
+					expectErr(t, test.edits[i], err, test.errs[i])
+				}
+				s.expectKept(t, test.want)
+			})
+		})
+	}
+}
+
+func TestAChangeThatCannotBeMergedIsRefusedAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		errs := batch(t, s, "b=1", "c=!", "d=1")
+		expectErr(t, "the first", errs[0], nil)
+		expectErr(t, "the second", errs[1], errUnreadable)
+		expectErr(t, "the third", errs[2], nil)
+		s.expectKept(t, "a=0 b=1 d=1 z=1")
+	})
+}
+
+func TestABatchOfARemovedSessionIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		commit := s.hold("A", "backup.commit", false)
+		a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+		leaver := s.opened(t, "leaver")
+		endedA := started(func() error { return a.update("a=1") })
+		endedB := started(func() error { return b.update("b=1") })
+		endedC := started(func() error { return c.update("c=1") })
+		must(t, leaver.remove())
+		commit()
+		for _, ended := range []func() error{endedA, endedB, endedC} {
+			expectErr(t, "change", ended(), ErrRemoved)
+		}
+		s.expectRemoved(t)
+	})
+}
+
+func TestABatchThatTheBackupFailsLivesOnInTheCache(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.fail("B", "backup")
+		for _, err := range batch(t, s, "b=1", "c=1", "-a") {
+			expectErr(t, "change", err, errDown)
+		}
+		expect(t, "cached", s.cached(), "unsaved b=1 c=1 z=1")
+		must(t, s.opened(t, "C").update("d=1"))
+		s.expectKept(t, "b=1 c=1 d=1 z=1")
+	})
+}
+
+func TestABatchAndItsLostAnswerApplyOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.at("B", "backup.commit", true, func() error {
+			time.Sleep(time.Millisecond)
+			other := s.request(t, "other")
+			other.l, _ = other.st.LoadBackup(other.ctx, id)
+			must(t, other.update("b=2 c=2"))
+			return errLost
+		})
+		for _, err := range batch(t, s, "b=1", "c=1") {
+			must(t, err)
+		}
+		synctest.Wait()
+		s.expectKept(t, "a=0 b=2 c=2 z=1")
+	})
+}
