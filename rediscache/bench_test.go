@@ -1,0 +1,116 @@
+package rediscache_test
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// BenchmarkBesidePlainRedis compares calls of the cache with go-redis' own GET
+// and SET of as many bytes on the same server, in turns: the median of the
+// ratios, and between what eight of ten rounds were.
+func BenchmarkBesidePlainRedis(b *testing.B) {
+	const keys, rounds = 400, 25
+	s := newServer(b)
+	client := s.client(b)
+	c := newCache(b, client)
+	value := make([]byte, 4<<10)
+	it := tier.Item{Value: value}
+	var ids, plain [keys]string
+	var read [keys]*tier.Item
+	for i := range keys {
+		ids[i], plain[i] = "id"+strconv.Itoa(i), "plain"+strconv.Itoa(i)
+	}
+	cancellable, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	check := func(err error) {
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	readAll := func() {
+		for i := range keys {
+			read[i] = c.get(ids[i])
+		}
+	}
+	plainGet := func(i int) { check(client.Get(ctx, plain[i]).Err()) }
+	plainSet := func(i int) { check(client.Set(ctx, plain[i], value, time.Hour).Err()) }
+	set := func(i int) { check(c.Set(ctx, ids[i], it, time.Hour)) }
+	for i := range keys {
+		set(i)
+		plainSet(i)
+	}
+	readAll()
+
+	for _, bench := range []struct {
+		name    string
+		plain   func(i int)
+		prepare func()
+		call    func(i int)
+	}{
+		{"Get", plainGet, nil, func(i int) {
+			_, err := c.Get(ctx, ids[i])
+			check(err)
+		}},
+		{"GetInARequest", plainGet, nil, func(i int) {
+			_, err := c.Get(cancellable, ids[i])
+			check(err)
+		}},
+		{"Set", plainSet, nil, set},
+		{"CompareAndSwap", plainSet, readAll, func(i int) {
+			outcome, err := c.CompareAndSwap(ctx, ids[i], read[i], it, time.Hour)
+			if err != nil || outcome != tier.Stored {
+				b.Errorf("compare-and-swap answers %d, %v", outcome, err)
+			}
+		}},
+	} {
+		for _, clients := range []int{1, 8} {
+			b.Run(bench.name+"/clients="+strconv.Itoa(clients), func(b *testing.B) {
+				for range b.N {
+					var ratios, each, eachPlain []float64
+					for range rounds {
+						if bench.prepare != nil {
+							bench.prepare()
+						}
+						eachPlain = append(eachPlain, perSecond(keys, clients, bench.plain))
+						each = append(each, perSecond(keys, clients, bench.call))
+						ratios = append(ratios, eachPlain[len(eachPlain)-1]/each[len(each)-1])
+					}
+					slices.Sort(ratios)
+					slices.Sort(each)
+					slices.Sort(eachPlain)
+					b.ReportMetric(ratios[rounds/2], "x-plain")
+					b.ReportMetric(ratios[rounds/10], "x-plain-p10")
+					b.ReportMetric(ratios[rounds-1-rounds/10], "x-plain-p90")
+					b.ReportMetric(each[rounds/2], "calls/s")
+					b.ReportMetric(eachPlain[rounds/2], "plain-calls/s")
+					b.ReportMetric(0, "ns/op")
+				}
+			})
+		}
+	}
+}
+
+// perSecond calls f once with each number below n, by that many goroutines, and
+// returns how many calls there were in a second.
+func perSecond(n, clients int, f func(i int)) float64 {
+	var all sync.WaitGroup
+	began := time.Now()
+	for client := range clients {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for i := client; i < n; i += clients {
+				f(i)
+			}
+		}()
+	}
+	all.Wait()
+	return float64(n) / time.Since(began).Seconds()
+}

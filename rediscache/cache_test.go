@@ -1,0 +1,317 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gaesession/gaesession/rediscache"
+	"github.com/gaesession/gaesession/tier"
+	"github.com/gaesession/gaesession/tier/tiertest"
+)
+
+func TestTheContract(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	for name, options := range map[string]redis.Options{
+		"RESP3":                    {Protocol: 3},
+		"RESP2":                    {Protocol: 2},
+		"one connection, no retry": {PoolSize: 1, MaxRetries: -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			options.Addr = s.addr()
+			client := redis.NewClient(&options)
+			defer client.Close()
+			tiertest.TestCache(t, func(t *testing.T) tier.Cache { return newCache(t, client) })
+		})
+	}
+	t.Run("Cluster", func(t *testing.T) {
+		_, client := clusterOf(t, 3)
+		tiertest.TestCache(t, func(t *testing.T) tier.Cache { return newCache(t, client) })
+	})
+}
+
+// A server forgets scripts when it restarts, and when it is told to.
+func TestScriptsThatAServerDoesNotKnowAreSentToIt(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c := s.cache(t)
+	c.set("id", "first")
+	old := c.get("id")
+	for name, call := range map[string]func(){
+		"get":  func() { c.wants("id", "first", "after SCRIPT FLUSH") },
+		"swap": func() { c.swap("id", old, "swapped", tier.Stored); c.set("id", "first"); old = c.get("id") },
+		"set":  func() { c.set("other", "x"); c.wants("other", "x", "after SCRIPT FLUSH") },
+		"add": func() {
+			if added, err := c.Add(ctx, "added", text("x"), time.Hour); err != nil || !added {
+				t.Errorf("add answers %t, %v", added, err)
+			}
+			c.wants("added", "x", "after SCRIPT FLUSH")
+		},
+		"add to an item": func() {
+			if added, err := c.Add(ctx, "id", text("x"), time.Hour); err != nil || added {
+				t.Errorf("add to an item answers %t, %v", added, err)
+			}
+			c.wants("id", "first", "after SCRIPT FLUSH")
+		},
+	} {
+		s.do("script", "flush")
+		call()
+		if t.Failed() {
+			t.Fatalf("in %s", name)
+		}
+	}
+}
+
+func TestKeysHaveThePrefixAndTheTTL(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	client := s.client(t)
+	a, err := rediscache.New(ctx, client, &rediscache.Options{Prefix: "a:"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Set(ctx, "id", text("x"), 90*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if ttl := s.raw.PTTL(ctx, "a:id").Val(); ttl < 80*time.Second || ttl > 90*time.Second {
+		t.Errorf("the key has %v to live, want 90 s", ttl)
+	}
+	if err := a.Set(ctx, "short", text("x"), time.Millisecond+1); err != nil {
+		t.Fatal(err)
+	}
+	newCache(t, client).wants("id", "", "without the prefix")
+	if n := s.do("dbsize").(int64); n > 2 {
+		t.Errorf("there are %d keys for two items", n)
+	}
+}
+
+// An item is stamped in the transaction that sets it. Where the server dies or
+// refuses in between, what is left is no item, and in nobody's way.
+func TestAnItemThatWasNeverStampedIsNone(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c := s.cache(t)
+	c.set("id", "first")
+	old := c.get("id")
+	whole := s.raw.Get(ctx, "id").Val()
+	left := strings.Repeat("-", 40) + "another version." + whole[56:]
+	leave := func() { s.do("set", "id", left) }
+
+	leave()
+	c.wants("id", "", "with an item that was never stamped")
+	s.has(t, "id", "first") // it may be stamped yet
+	c.swap("id", old, "late", tier.Absent)
+	s.has(t, "id", "first")
+	if added, err := c.Add(ctx, "id", text("added"), time.Hour); err != nil || !added {
+		t.Errorf("add answers %t, %v", added, err)
+	}
+	c.wants("id", "added", "after an add")
+	leave()
+	c.set("id", "set")
+	c.wants("id", "set", "after a set")
+}
+
+// The keys of others are no items. They are deleted like those of another fence.
+func TestWhatOthersWroteIsNoItem(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c := s.cache(t)
+	for _, value := range []string{"x", strings.Repeat("x", 55), strings.Repeat("x", 56), strings.Repeat("x", 60), strings.Repeat("x", 100)} {
+		s.do("set", "id", value)
+		c.wants("id", "", "with a key of others")
+		s.do("set", "id", value)
+		if added, err := c.Add(ctx, "id", text("added"), time.Hour); err != nil || !added {
+			t.Errorf("add answers %t, %v", added, err)
+		}
+		c.wants("id", "added", "after an add")
+	}
+	s.do("del", "id")
+	s.do("rpush", "id", "x")
+	if _, err := c.Get(ctx, "id"); !errors.Is(err, tier.ErrRejected) {
+		t.Errorf("get of a list: %v, want ErrRejected", err)
+	}
+}
+
+// When the answer of a call is lost, the client may send it again. By then
+// others may have changed what it stored, and that must stay.
+func TestACallWhoseAnswerIsLostDoesNotUndoWhatCameAfterIt(t *testing.T) {
+	t.Parallel()
+	t.Run("one server", func(t *testing.T) {
+		s := newServer(t)
+		p := newProxy(t, s.addr())
+		testLostAnswers(t, p, s.cache(t), newCache(t, newClient(t, p.addr())))
+	})
+	t.Run("Cluster", func(t *testing.T) {
+		nodes, direct := clusterOf(t, 1)
+		p := newProxy(t, nodes[0].addr())
+		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{p.addr()}, Dialer: dialer(p.addr)})
+		t.Cleanup(func() { _ = client.Close() })
+		testLostAnswers(t, p, newCache(t, direct), newCache(t, client))
+	})
+}
+
+func testLostAnswers(t *testing.T, p *proxy, direct, c *cache) {
+	lose := func(f func()) {
+		c.set("warm", "x") // so that there is a connection, and the script is known
+		p.loseAnswer(f)
+	}
+	// In other goroutines than the test's.
+	swap := func(id, value string) {
+		old, err := direct.Get(ctx, id)
+		if err != nil || old == nil {
+			t.Errorf("%s is not there when its answer is lost: %v", id, err)
+			return
+		}
+		if outcome, err := direct.CompareAndSwap(ctx, id, old, text(value), time.Hour); err != nil || outcome != tier.Stored {
+			t.Errorf("%s: compare-and-swap answers %d, %v", id, outcome, err)
+		}
+	}
+
+	lose(func() { swap("set", "after it") })
+	if err := c.Set(ctx, "set", text("it"), time.Hour); err == nil {
+		t.Error("set: no error")
+	}
+	direct.wants("set", "after it", "after a set whose answer was lost")
+
+	lose(func() {
+		swap("add", "after it")
+		if err := direct.Set(ctx, "add", text(""), 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if added, err := c.Add(ctx, "add", text("it"), time.Hour); err == nil {
+		t.Errorf("add: no error, but %t", added)
+	}
+	direct.wants("add", "", "after an add whose answer was lost")
+
+	direct.set("swap", "before")
+	c.swap("swap", c.get("swap"), "before it", tier.Stored) // from here on the script is known
+	old := c.get("swap")
+	lose(func() {})
+	c.swap("swap", old, "it", tier.Stored) // by the first attempt, as the second one finds out
+	direct.wants("swap", "it", "after a swap whose answer was lost")
+
+	old = c.get("swap")
+	lose(func() { swap("swap", "after it") })
+	c.swap("swap", old, "late", tier.Conflict)
+	direct.wants("swap", "after it", "after a swap whose answer was lost")
+}
+
+// The client itself waits for an answer until its own timeouts.
+func TestACallEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	p := newProxy(t, s.addr())
+	client := redis.NewClient(&redis.Options{Addr: p.addr(), ReadTimeout: time.Hour, MaxRetries: -1, PoolSize: 100})
+	t.Cleanup(func() { _ = client.Close() })
+	c := newCache(t, client)
+	c.set("id", "x")
+	old := c.get("id")
+	p.stall(true)
+	for name, call := range map[string]func(context.Context) error{
+		"get":             func(ctx context.Context) error { _, err := c.Get(ctx, "id"); return err },
+		"set":             func(ctx context.Context) error { return c.Set(ctx, "id", text("y"), time.Hour) },
+		"set without ttl": func(ctx context.Context) error { return c.Set(ctx, "id", text("y"), 0) },
+		"add":             func(ctx context.Context) error { _, err := c.Add(ctx, "new", text("y"), time.Hour); return err },
+		"compare-and-swap": func(ctx context.Context) error {
+			_, err := c.CompareAndSwap(ctx, "id", old, text("y"), time.Hour)
+			return err
+		},
+		"new": func(ctx context.Context) error { _, err := rediscache.New(ctx, client, nil); return err },
+	} {
+		for kind, want := range map[string]error{"cancelled": context.Canceled, "timeout": context.DeadlineExceeded} {
+			ctx, cancel := context.WithCancel(ctx)
+			if kind == "timeout" {
+				ctx, cancel = context.WithTimeout(ctx, 20*time.Millisecond)
+			} else {
+				time.AfterFunc(20*time.Millisecond, cancel)
+			}
+			began := time.Now()
+			if err := call(ctx); !errors.Is(err, want) {
+				t.Errorf("%s, %s: got %v, want %v", name, kind, err, want)
+			}
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("%s, %s: ended after %v", name, kind, took)
+			}
+			cancel()
+		}
+	}
+	p.stall(false)
+	eventually(t, "what goes on behind the scenes ends", func() bool {
+		stacks := make([]byte, 4<<20)
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "rediscache.within")
+	})
+}
+
+func TestErrorsDoNotNameTheSession(t *testing.T) {
+	t.Parallel()
+	const id = "secret-session-id"
+	for _, command := range []string{"GET", "SET", "DEL", "GETRANGE", "SETRANGE", "MULTI"} {
+		s := newServer(t, "--rename-command", command, "")
+		c := s.cache(t)
+		old := &tier.Item{Token: strings.Repeat("t", 56)}
+		failed := 0
+		check := func(call string, err error) {
+			if err == nil {
+				return
+			}
+			failed++
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("%s without %s: %v", call, command, err)
+			}
+			if !errors.Is(err, tier.ErrRejected) {
+				t.Errorf("%s without %s: %v is not ErrRejected", call, command, err)
+			}
+		}
+		check("set", c.Set(ctx, id, text("x"), time.Hour))
+		_, _ = c.Get(ctx, id) // from here on the script is known
+		_, err := c.Get(ctx, id)
+		check("get", err)
+		s.raw.Do(ctx, "set", id, "another form")
+		_, err = c.Get(ctx, id)
+		check("get of another form", err)
+		check("set without ttl", c.Set(ctx, id, text("x"), 0))
+		_, err = c.Add(ctx, id, text("x"), time.Hour)
+		check("add", err)
+		_, err = c.CompareAndSwap(ctx, id, old, text("x"), time.Hour)
+		check("compare-and-swap", err)
+		if failed == 0 {
+			t.Errorf("nothing fails without %s", command)
+		}
+	}
+}
+
+func TestATokenOfAnotherCacheIsRefused(t *testing.T) {
+	t.Parallel()
+	c := newServer(t).cache(t)
+	c.set("id", "x")
+	for _, old := range []*tier.Item{nil, {}, {Token: 7}, {Token: "short"}} {
+		if outcome, err := c.CompareAndSwap(ctx, "id", old, text("y"), time.Hour); !errors.Is(err, tier.ErrRejected) || outcome == tier.Stored {
+			t.Errorf("compare-and-swap answers %d, %v, want ErrRejected", outcome, err)
+		}
+	}
+	c.wants("id", "x", "after a swap with a wrong token")
+}
+
+func TestIDsAndValuesThatDoNotFit(t *testing.T) {
+	t.Parallel()
+	c := newServer(t).cache(t)
+	for id, valid := range map[string]bool{
+		"": false, "x": true, "\x00": true,
+		strings.Repeat("x", rediscache.MaxID):   true,
+		strings.Repeat("x", rediscache.MaxID+1): false,
+	} {
+		if c.ValidID(id) != valid {
+			t.Errorf("an id of %d bytes: valid %t, want %t", len(id), !valid, valid)
+		}
+	}
+	if !c.Fits("id", rediscache.MaxValue) || c.Fits("id", rediscache.MaxValue+1) {
+		t.Errorf("MaxValue is not the largest value that fits")
+	}
+}

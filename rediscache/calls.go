@@ -1,0 +1,74 @@
+package rediscache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// within returns what f returns, or the context's error when that ends first:
+// the client looks at a context before it sends, not while it waits for an
+// answer. f then goes on until the client's timeouts end it.
+func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	var none T
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	if ctx.Done() == nil {
+		return f()
+	}
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := f()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+var (
+	// rejected matches what servers say to a call they will never take.
+	rejected = regexp.MustCompile(`NOPERM|NOAUTH|WRONGPASS|WRONGTYPE|ACL failure|can't run this command|(?i:unknown (redis )?command)`)
+
+	// passing matches what they say while they start, fail over or are busy.
+	passing = regexp.MustCompile(`^(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|MOVED|ASK) |max number of clients`)
+)
+
+// refusal reports whether an error is an answer of the server, so that the
+// command had no effect.
+func refusal(err error) bool {
+	var answer redis.Error
+	return errors.As(err, &answer) && !errors.Is(err, redis.Nil)
+}
+
+// wrap returns an error for the caller. Servers repeat the arguments of a
+// command that they do not know: these are cut off, for the id is among them.
+func wrap(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if refusal(err) {
+		text, _, cut := strings.Cut(err.Error(), ", with args beginning with")
+		if cut {
+			err = errors.New(text)
+		}
+		if rejected.MatchString(text) {
+			err = fmt.Errorf("%w: %w", tier.ErrRejected, err)
+		}
+	}
+	return fmt.Errorf("rediscache: %s: %w", op, err)
+}
