@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -215,7 +214,8 @@ func TestSavedSessionIsSeenByTheNextRequest(t *testing.T) {
 	})
 }
 
-// P4 and P6: Memcache may vanish, requests may die, between any two calls.
+// P4: Memcache may vanish. See time_test.go, also for P6, a crash between any
+// two calls.
 
 func TestNothingSavedIsLostWhenMemcacheIsFlushedAtAnyCall(t *testing.T) {
 	onEach(t, durable, func(t *testing.T, a *app, backends int) {
@@ -228,107 +228,6 @@ func TestNothingSavedIsLostWhenMemcacheIsFlushedAtAnyCall(t *testing.T) {
 			b.expect(t, backends, values{"n": 1})
 			return reached.Load()
 		})
-	})
-}
-
-func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
-	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
-		down := gaetest.Fail(gaetest.Memcache)
-		b := a.newBrowser()
-		log := &logBuffer{}
-		a.store.Logger = log.logger()
-		if err := b.change(values{"n": 0}, down); err != nil {
-			t.Errorf("login: got %v, want none: Datastore has the session", err)
-		}
-		if out := log.String(); !strings.Contains(out, "cache add") {
-			t.Errorf("login: logged %q, want the error of Memcache", out)
-		}
-		if got, err := b.read(down); err != nil || got["n"] != 0 {
-			t.Errorf("got %v, %v; want the session and no error", got, err)
-		}
-		// A cookie nobody knows is no reason for an error.
-		stranger := a.login(t, values{})
-		stranger.clone().mustLogout(t)
-		if got, err := stranger.read(down); err != nil || got != nil {
-			t.Errorf("removed session: got %v, %v; want none and no error", got, err)
-		}
-		if err := b.change(values{"n": 1}, down); !errors.Is(err, gaetest.ErrFailed) {
-			t.Errorf("change: got %v, want the error of Memcache", err)
-		}
-		drain(t)
-		a.service.Flush()
-		b.expect(t, backends, values{"n": 1})
-	})
-}
-
-func TestACrashAtAnyCallLosesNothingThatWasSaved(t *testing.T) {
-	requests := []struct {
-		name    string
-		evicted bool
-		do      func(b *browser, hook gaetest.Hook)
-	}{
-		{"change", false, func(b *browser, hook gaetest.Hook) { _ = b.change(values{"mine": 1}, hook) }},
-		{"change, evicted", true, func(b *browser, hook gaetest.Hook) { _ = b.change(values{"mine": 1}, hook) }},
-		{"read, evicted", true, func(b *browser, hook gaetest.Hook) { _, _ = b.read(hook) }},
-		{"logout", false, func(b *browser, hook gaetest.Hook) { _ = b.logout(hook) }},
-		{"regenerate", false, func(b *browser, hook gaetest.Hook) { _ = b.regenerate(values{"mine": 1}, hook) }},
-	}
-	onEach(t, durable, func(t *testing.T, a *app, backends int) {
-		for _, req := range requests {
-			t.Run(req.name, func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) bool {
-					crashing := a.login(t, values{"n": 0})
-					crashing.mustChange(t, values{"saved": "before"})
-					b := crashing.clone() // knows nothing of the crashing request's answer
-					if req.evicted {
-						a.service.Flush()
-					}
-					crash, hook := gaetest.CrashAt(k)
-					done := make(chan struct{})
-					go func() {
-						defer close(done)
-						req.do(crashing, hook)
-					}()
-					crashed := false
-					select {
-					case <-crash.Crashed():
-						crashed = true
-					case <-done:
-					}
-					removes := req.name == "logout" || req.name == "regenerate"
-					now, err := b.read()
-					switch {
-					case err != nil:
-						t.Errorf("after the crash: %v", err)
-					case now == nil && removes:
-					case now == nil || now["saved"] != "before" || now["n"] != 0:
-						t.Errorf("after the crash: got %v, want what was saved before", now)
-					case removes: // others may go on, or find it removed
-					default:
-						// Others go on, and what they save is there.
-						b.mustChange(t, values{"saved": "after"})
-						for range 2 {
-							got, err := b.read()
-							if err != nil || got["saved"] != "after" || got["n"] != 0 {
-								t.Errorf("got %v, %v; want saved: after", got, err)
-							}
-							a.service.Flush()
-						}
-					}
-					old := b.clone()
-					if now != nil {
-						b.mustLogout(t)
-						old.expect(t, backends, nil)
-					}
-					crash.Release()
-					<-done
-					if now != nil {
-						old.expect(t, backends, nil)
-					}
-					return crashed
-				})
-			})
-		}
 	})
 }
 

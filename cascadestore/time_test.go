@@ -3,12 +3,15 @@
 package cascadestore_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/cascadestore"
@@ -250,5 +253,156 @@ func TestASessionEndsInTheServicesToo(t *testing.T) {
 		// Its cookie would have ended, too, if it were not signed again.
 		b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
 		b.expectNow(t, "past its end", nil)
+	})
+}
+
+// P4 and P6: Memcache may vanish, requests may die, between any two calls.
+
+func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
+	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		down := gaetest.Fail(gaetest.Memcache)
+		b := a.newBrowser()
+		log := &logBuffer{}
+		a.store.Logger = log.logger()
+		if err := b.change(values{"n": 0}, down); err != nil {
+			t.Errorf("login: got %v, want none: Datastore has the session", err)
+		}
+		if out := log.String(); !strings.Contains(out, "cache add") {
+			t.Errorf("login: logged %q, want the error of Memcache", out)
+		}
+		if got, err := b.read(down); err != nil || got["n"] != 0 {
+			t.Errorf("got %v, %v; want the session and no error", got, err)
+		}
+		// A cookie nobody knows is no reason for an error.
+		stranger := a.login(t, values{})
+		stranger.clone().mustLogout(t)
+		if got, err := stranger.read(down); err != nil || got != nil {
+			t.Errorf("removed session: got %v, %v; want none and no error", got, err)
+		}
+		if err := b.change(values{"n": 1}, down); !errors.Is(err, gaetest.ErrFailed) {
+			t.Errorf("change: got %v, want the error of Memcache", err)
+		}
+		// Memcache is up again before the change has given up telling it.
+		if got, err := b.read(); err != nil || got["n"] != 1 {
+			t.Errorf("got %v, %v; want n=1", got, err)
+		}
+		drain(t)
+		b.expect(t, backends, values{"n": 1})
+	})
+}
+
+func TestACrashAtAnyCallLosesNothingThatWasSaved(t *testing.T) {
+	requests := []struct {
+		name    string
+		evicted bool
+		do      func(b *browser, hook gaetest.Hook)
+	}{
+		{"change", false, func(b *browser, hook gaetest.Hook) { _ = b.change(values{"mine": 1}, hook) }},
+		{"change, evicted", true, func(b *browser, hook gaetest.Hook) { _ = b.change(values{"mine": 1}, hook) }},
+		{"read, evicted", true, func(b *browser, hook gaetest.Hook) { _, _ = b.read(hook) }},
+		{"logout", false, func(b *browser, hook gaetest.Hook) { _ = b.logout(hook) }},
+		{"regenerate", false, func(b *browser, hook gaetest.Hook) { _ = b.regenerate(values{"mine": 1}, hook) }},
+	}
+	onEach(t, durable, func(t *testing.T, a *app, backends int) {
+		for _, req := range requests {
+			t.Run(req.name, func(t *testing.T) {
+				atEachCall(t, func(t *testing.T, k int) (crashed bool) {
+					inSimulatedTime(t, func(t *testing.T) {
+						a := newSimulatedApp(t, a.service, a.store)
+						crashing := a.login(t, values{"n": 0})
+						crashing.mustChange(t, values{"saved": "before"})
+						b := crashing.clone() // knows nothing of the crashing request's answer
+						if req.evicted {
+							a.flush()
+						}
+						crash, hook := gaetest.CrashAt(k)
+						done := make(chan struct{})
+						go func() {
+							defer close(done)
+							req.do(crashing, hook)
+						}()
+						select {
+						case <-crash.Crashed():
+							crashed = true
+						case <-done:
+						}
+						removes := req.name == "logout" || req.name == "regenerate"
+						now, err := b.read()
+						switch {
+						case err != nil:
+							t.Errorf("after the crash: %v", err)
+						case now == nil && removes:
+						case now == nil || now["saved"] != "before" || now["n"] != 0:
+							t.Errorf("after the crash: got %v, want what was saved before", now)
+						case removes: // others may go on, or find it removed
+						default:
+							// Others go on, and what they save is there.
+							b.mustChange(t, values{"saved": "after"})
+							for range 2 {
+								got, err := b.read()
+								if err != nil || got["saved"] != "after" || got["n"] != 0 {
+									t.Errorf("got %v, %v; want saved: after", got, err)
+								}
+								a.flush()
+							}
+						}
+						old := b.clone()
+						if now != nil {
+							b.mustLogout(t)
+							old.expect(t, backends, nil)
+						}
+						crash.Release()
+						<-done
+						drain(t)
+						if now != nil {
+							old.expect(t, backends, nil)
+						}
+					})
+					return crashed
+				})
+			})
+		}
+	})
+}
+
+func TestAnExpiredCookieGivesANewSessionAndAnError(t *testing.T) {
+	s := gaetest.Local(t)
+	inSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		a.store.SetMaxAge(1)
+		b := a.login(t, values{"n": 0})
+		old := b.cookie()
+		time.Sleep(3 * time.Second)
+		b.setCookie(old)
+		v, err := b.read()
+		var cookieErr securecookie.Error
+		if v != nil || !errors.As(err, &cookieErr) {
+			t.Errorf("got %v, %v; want no session and securecookie's error", v, err)
+		}
+	})
+}
+
+func TestDrainWaitsUntilMemcacheHasBeenTold(t *testing.T) {
+	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		begin := time.Now()
+		// Memcache is down when the change is saved, and for a second more.
+		err := b.use(func(_ *http.Request, s *sessions.Session) {
+			begin = time.Now()
+			s.Values["n"] = 1
+		}, gaetest.Fail(func(c gaetest.Call) bool {
+			return gaetest.Memcache(c) && c.Index > 1 && time.Since(begin) < time.Second
+		}))
+		if !errors.Is(err, gaetest.ErrFailed) {
+			t.Errorf("got %v, want the error of Memcache", err)
+		}
+		b.expectNow(t, "before", values{"n": 0})
+		short, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+		defer cancel()
+		if err := cascadestore.Drain(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Drain: got %v, want the context's error", err)
+		}
+		drain(t)
+		b.expectNow(t, "after", values{"n": 1})
 	})
 }

@@ -36,21 +36,21 @@ type actor struct {
 }
 
 var (
-	walksFlag = flag.Int("walks", 400, "how many times requests overlap at random, for each choice of backends")
+	walksFlag = flag.Int("walks", 100, "how many times requests overlap at random, for each choice of backends")
 	seedFlag  = flag.Int64("walks.seed", 0, "the first seed")
 )
 
 func TestRandomlyOverlappingRequestsKeepThePromises(t *testing.T) {
 	walks := *walksFlag
 	if testing.Short() {
-		walks = min(walks, 50)
+		walks = min(walks, 40)
 	}
 	for _, choice := range backendChoices {
 		t.Run(choice.name, func(t *testing.T) {
 			gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 				walks := walks
 				if strings.HasSuffix(t.Name(), "/google") { // takes ten times as long
-					walks /= 20
+					walks /= 10
 				}
 				for i := range walks {
 					seed := *seedFlag + int64(i)
