@@ -339,9 +339,6 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 	if err != nil {
 		return nil, false, err
 	}
-	if changed {
-		n.token = committed.token
-	}
 	for i, c := range n.cells {
 		at, _ := committed.at(c.name)
 		switch {
@@ -357,6 +354,9 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 	}
 	changed = changed || n.whole
 	n.whole = false
+	if changed {
+		n.token = committed.token
+	}
 	// What the record has forgotten is forgotten here, too: saved or not, there
 	// is nothing left to do about it.
 	n.cells = slices.DeleteFunc(n.cells, func(c cell) bool {
