@@ -96,6 +96,25 @@ func TestABackgroundSaveMakesSixCalls(t *testing.T) {
 	})
 }
 
+func TestAChangeAfterABackgroundSaveMakesNoMoreCalls(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		for range 2 {
+			must(t, s.opened(t, "A").updateAsync("a=2"))
+			drain(t)
+		}
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		must(t, r.update("a=3"))
+		want := 5
+		if s.tokens {
+			want = 2
+		}
+		expect(t, "calls", s.count(""), want)
+		s.expectKept(t, "a=3")
+	})
+}
+
 // A deletion is remembered for an hour in both services. What only one of them
 // has forgotten would make every further change write twice.
 func TestAChangeLongAfterADeletionMakesNoMoreCalls(t *testing.T) {

@@ -56,6 +56,7 @@ func TestAReadSavesACreationThatTheBackupFailed(t *testing.T) {
 		expectErr(t, "create", s.request(t, "A").create("a=1"), errDown)
 		time.Sleep(saveAfter)
 		must(t, s.opened(t, "reader").settle())
+		expect(t, "cached", s.cached(), "a=1")
 		s.expectKept(t, "a=1")
 	})
 }

@@ -191,6 +191,45 @@ func TestASwapWhoseAnswerIsLostIsNotAppliedOverWhatOthersChangedSince(t *testing
 	})
 }
 
+// It was applied, and the cache fails then: the change is made synchronously.
+func TestASwapThatWasAppliedAndReportedAsFailedForGoodKeepsItsTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		s.at("A", "cache.swap", true, func() error {
+			time.Sleep(time.Millisecond)
+			must(t, s.opened(t, "B").updateAsync("a=2"))
+			s.fail("A", "cache")
+			return errLost
+		})
+		expectErr(t, "change", r.updateAsync("a=1"), errDown)
+		s.well()
+		s.expectKept(t, "a=2")
+	})
+}
+
+func TestADeletionThatTheBackupHasNotHeardOfIsNotForgottenByAPublish(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		publish := s.hold("A", "cache.swap", false)
+		ended := started(func() error { return r.update("a=1") })
+		save := s.hold("B", "backup.begin", false)
+		must(t, s.opened(t, "B").updateAsync("x=1"))
+		time.Sleep(time.Millisecond)
+		s.die("C", "backup.begin", false)
+		must(t, s.opened(t, "C").updateAsync("-x"))
+		publish()
+		must(t, ended())
+		save()
+		drain(t)
+		expect(t, "now", s.request(t, "judge").see(), "a=1")
+		time.Sleep(saveAfter)
+		must(t, s.opened(t, "reader").settle())
+		s.expectKept(t, "a=1")
+	})
+}
+
 func TestACommitWhoseAnswerIsLostIsNotAppliedOverWhatOthersChangedSince(t *testing.T) {
 	for name, edits := range map[string]string{"set": "a=2", "set back": "a=0", "deleted": "-a"} {
 		for how, change := range changes {
