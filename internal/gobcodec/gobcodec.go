@@ -1,115 +1,132 @@
+// Package gobcodec is memcache.Gob, but faster with sessions.
+//
+// A gob stream begins with definitions of types, its head. Most of gob's time
+// goes into the head, though it is the same for all sessions. So it is made once,
+// when the program starts: later, each instance could number its types otherwise.
+// Booleans, numbers and strings need no definitions. If all attributes are such,
+// what follows the head is written here, and read here if it follows this head.
+// Gob does the rest: other attributes, other heads, anything unusual in a stream.
 package gobcodec
 
 import (
 	"bytes"
-	"encoding/gob"
-	"errors"
-	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/icza/session"
+	"google.golang.org/appengine/v2/memcache"
 )
 
-// maxMessage is the length in bytes of the longest value message a kept encoder or decoder is used for.
-const maxMessage = 64 << 10
-
-// sessionType is the one type whose encoders and decoders are kept: the unexported struct behind session.Session.
-var sessionType = reflect.TypeOf(session.NewSession())
-
-// ErrMalformed is answered, wrapped with the reason, for bytes that are not a session as a gob encoder writes it.
-var ErrMalformed = errors.New("malformed gob stream")
-
-var errNilPointer = errors.New("gobcodec: cannot encode a nil pointer")
-
-// Marshal encodes v as memcache.Gob.Marshal does. The result is complete in itself and belongs to the caller. Errors are
-// gob's; a nil pointer, on which gob panics, is an error too.
+// Marshal encodes v as memcache.Gob does.
 func Marshal(v any) ([]byte, error) {
-	if rv := reflect.ValueOf(v); rv.Kind() == reflect.Pointer && rv.IsNil() {
-		return nil, errNilPointer
-	}
-	if reflect.TypeOf(v) != sessionType {
-		return plainMarshal(v)
-	}
-	return sessions.encode(v)
-}
-
-// Unmarshal decodes data into v as memcache.Gob.Unmarshal does. After an error v may be partly filled.
-// [UnmarshalSession] is cheaper for sessions.
-func Unmarshal(data []byte, v any) error {
-	rv := reflect.ValueOf(v)
-	if reflect.TypeOf(v) != sessionType || rv.IsNil() {
-		return plainUnmarshal(data, v)
-	}
-	s, err := inspect(data)
-	if err != nil {
-		return err
-	}
-	if s.keepable && emptyMaps(rv.Elem()) {
-		before := reflect.New(sessionType.Elem()).Elem()
-		before.Set(rv.Elem())
-		if s.decode(v) {
-			return nil
+	if reflect.TypeOf(v) == sessionType && id > 0 {
+		if data := encode(reflect.ValueOf(v).Elem()); data != nil {
+			return data, nil
 		}
-		// Start over from what the caller gave.
-		rv.Elem().Set(before)
-		clearMaps(rv.Elem())
 	}
-	return plainUnmarshal(data, v)
+	return memcache.Gob.Marshal(v)
 }
 
-// UnmarshalSession decodes data into a new session, like memcache.Gob.Unmarshal into session.NewSession(). It returns
-// either a session or an error: [ErrMalformed], or what gob says.
+// UnmarshalSession decodes a session as memcache.Gob does, whatever follows it.
 func UnmarshalSession(data []byte) (session.Session, error) {
-	s, err := inspect(data)
-	if err != nil {
-		return nil, err
-	}
-	if s.keepable {
-		if sess := session.NewSession(); s.decode(sess) {
-			return sess, nil
-		}
-	}
 	sess := session.NewSession()
-	if err := plainUnmarshal(data, sess); err != nil {
-		return nil, err
+	value, ok := bytes.CutPrefix(data, head)
+	// Little is built before all types have been seen: gob would do it again.
+	if ok && id > 0 && decode(value, sess, false) && decode(value, sess, true) {
+		return sess, nil
 	}
-	return sess, nil
+	return sess, memcache.Gob.Unmarshal(data, sess)
 }
 
-// plainMarshal is memcache.Gob.Marshal.
-func plainMarshal(v any) ([]byte, error) {
-	var buf bytes.Buffer
-	if err := gob.NewEncoder(&buf).Encode(v); err != nil {
-		return nil, err
+var sessionType = reflect.TypeOf(session.NewSession())
+var head, id = makeHead() // the id is gob's number of the session struct
+
+// makeHead returns 0 if sessions have other fields than those known here.
+func makeHead() (head []byte, id int64) {
+	var fields string
+	for _, f := range reflect.VisibleFields(sessionType.Elem()) {
+		fields += f.Type.String() + " "
 	}
-	return buf.Bytes(), nil
+	const known = "string time.Time time.Time map[string]interface {} map[string]interface {} time.Duration *sync.RWMutex "
+	data, err := memcache.Gob.Marshal(session.NewSession())
+	r := reader{rest: data, bad: err != nil || fields != known}
+	for id <= 0 && !r.bad {
+		head = data[:len(data)-len(r.rest)]
+		id = (&reader{rest: r.text()}).int() // that of a definition is negative
+	}
+	return head, id
 }
 
-// plainUnmarshal is memcache.Gob.Unmarshal.
-func plainUnmarshal(data []byte, v any) error {
-	return gob.NewDecoder(bytes.NewBuffer(data)).Decode(v)
-}
-
-// emptyMaps reports whether no map of the struct v has entries: then a failed attempt to decode into it can be undone.
-func emptyMaps(v reflect.Value) bool {
-	for i := 0; i < v.NumField(); i++ {
-		if f := v.Field(i); f.Kind() == reflect.Map && f.Len() > 0 {
-			return false
+// encode returns nil if gob has to do it.
+func encode(sess reflect.Value) []byte {
+	if !allScalars(sess.Field(3)) || !allScalars(sess.Field(4)) {
+		return nil
+	}
+	b, distance := appendUint(make([]byte, 0, 400), zigzag(id)), byte(0)
+	for i := range 6 {
+		if distance++; sess.Field(i).IsZero() {
+			continue
+		}
+		b, distance = append(b, distance), 0
+		switch f := sess.Field(i).Addr().Interface().(type) {
+		case *map[string]any:
+			b = appendUint(b, uint64(len(*f)))
+			for name, v := range *f {
+				b = appendAttr(appendText(b, name), reflect.ValueOf(v))
+			}
+		case *time.Time:
+			t, err := f.GobEncode()
+			if err != nil {
+				return nil
+			}
+			b = appendText(b, t)
+		default:
+			_, x, text := number(sess.Field(i))
+			b = append(appendUint(b, x), text...)
 		}
 	}
-	return true
+	return appendText(append(make([]byte, 0, len(head)+10+len(b)), head...), append(b, 0))
 }
 
-// clearMaps empties the maps of the struct v.
-func clearMaps(v reflect.Value) {
-	for i := 0; i < v.NumField(); i++ {
-		if f := v.Field(i); f.Kind() == reflect.Map && f.CanSet() {
-			f.Clear()
+// decode reports false if gob has to do it. It leaves attributes unless build.
+func decode(data []byte, session any, build bool) bool {
+	sess, r := reflect.ValueOf(session).Elem(), reader{rest: data}
+	r.rest = r.text()
+	r.bad = r.bad || r.int() != id
+	for i := -1; !r.bad; {
+		distance := r.uint()
+		if distance == 0 || distance > uint64(5-i) {
+			return distance == 0 && !r.bad
+		}
+		switch i += int(distance); f := sess.Field(i).Addr().Interface().(type) {
+		case *map[string]any:
+			r.attrs(f, build)
+		case *time.Time:
+			r.bad = f.GobDecode(r.text()) != nil || r.bad
+		default:
+			r.scalar(sess.Field(i))
 		}
 	}
+	return false
 }
 
-// malformed wraps err, a reason found by the walk.
-func malformed(err error) error {
-	return fmt.Errorf("gobcodec: %w: %w", ErrMalformed, err)
+// attrs accepts 32 at most, so that it does not take long to find no scalar.
+func (r *reader) attrs(attrs *map[string]any, build bool) {
+	n := r.uint()
+	if r.bad = r.bad || n > 32; build && !r.bad {
+		*attrs = make(map[string]any, n)
+	}
+	for ; n > 0 && !r.bad; n-- {
+		name, typ := r.text(), r.text()
+		id := ids[string(typ)]
+		r.bad = r.int() != id || id == 0 || r.bad
+		value := reader{rest: r.text()}
+		if build && !r.bad {
+			v := reflect.New(types[string(typ)]).Elem()
+			value.bad = value.uint() != 0
+			value.scalar(v)
+			(*attrs)[string(name)] = v.Interface()
+			r.bad = value.bad || len(value.rest) > 0
+		}
+	}
 }

@@ -3,11 +3,10 @@ package gobcodec
 import (
 	"bytes"
 	"encoding/gob"
-	"errors"
 	"fmt"
-	"io"
 	"math"
-	"math/cmplx"
+	"math/rand/v2"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -17,470 +16,415 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 )
 
-// samples are sessions by the values of their attributes. Those marked with * have type definitions or nil inside their values.
-func samples() map[string]session.Session {
-	deep := map[string]any{"a": map[string]any{"b": map[string]any{"c": "d"}}}
-	m := map[string]session.Session{
-		"no attributes": session.NewSession(),
-		"constant attributes": session.NewSessionOptions(&session.SessOptions{
-			CAttrs: map[string]any{"user": "alice", "since": time.Unix(1e9, 5)}, Timeout: time.Hour}),
-		"negative timeout": session.NewSessionOptions(&session.SessOptions{Timeout: -time.Second}),
-		"four scalars":     fourScalars(),
-		"structs within structs *": sessionWith(map[string]any{"cart": cart{Owner: "alice",
-			Items: []item{{"book", 9.5, roles{"gift"}}, {"pen", 1, map[string]any{"x": matrix{{1, 2}, {3, 4}}}}},
-			Notes: map[string]any{"n": item{Name: "inner"}}}}),
-		"struct in a map *":          sessionWith(map[string]any{"m": map[string]any{"i": item{Name: "x"}}}),
-		"struct in a map in a map *": sessionWith(map[string]any{"m": map[string]any{"m": map[string]any{"i": item{Extra: roles{"r"}}}}}),
-		"big *":                      sessionWith(map[string]any{"r": make(roles, 5000), "s": strings.Repeat("x", 200<<10)}),
+type (
+	attrs = map[string]any
+	item  struct {
+		Name  string
+		Price float64
+		Tags  []string
 	}
-	for name, v := range map[string]any{
-		"bool": true, "false": false, "int": -7, "int8": int8(-8), "int16": int16(-16), "int32": int32(-32),
-		"int64": int64(math.MinInt64), "uint": uint(7), "uint8": uint8(8), "uint16": uint16(16), "uint32": uint32(32),
-		"uint64": uint64(math.MaxUint64), "uintptr": uintptr(9), "float32": float32(1.5), "float64": math.Pi,
-		"infinity": math.Inf(-1), "NaN": math.NaN(), "complex64": complex64(1 + 2i), "complex128": cmplx.Sqrt(-1),
-		"string": "text", "empty string": "", "bytes": []byte{0, 255, 1}, "empty bytes": []byte{},
-		"time": time.Date(2024, 2, 29, 1, 2, 3, 4, time.FixedZone("", 3600)), "zero time": time.Time{},
-		"duration": time.Minute, "named int": userID(5),
-		"string of 60 KB": strings.Repeat("a", 60<<10), "string of 500 KB": strings.Repeat("b", 500<<10),
-		"map": map[string]any{"a": 1, "b": "two"}, "map with nil *": map[string]any{"a": nil}, "empty map": map[string]any{}, "deep map": deep,
-		"slice *": []any{1, "two", nil, 3.0, []any{}}, "named slice *": roles{"admin", ""}, "array *": matrix{{1}, {2, 3}},
-		"map of ints *": map[string]int{"a": 1}, "map of structs *": map[int]cart{1: {Owner: "bob"}, 2: {}},
-		"struct *": item{"book", 9.5, 3}, "zero struct *": item{}, "self-encoding *": secret{"hush"},
-		"strings *": []string{"a", "b"}, "ints *": []int{1, 2, 3},
-		"slice of structs in a struct *": cart{Items: []item{{Extra: item{Extra: item{Extra: secret{"x"}}}}}},
-	} {
-		m["attribute "+name] = sessionWith(map[string]any{"attr": v})
+	userID     string
+	secret     struct{ text string } // encodes itself
+	unknown    struct{ A int }       // is not registered
+	oldSession struct {
+		IDF      string
+		CreatedF time.Time
+		AttrsF   attrs
+		Dropped  any
 	}
-	return m
-}
+	newSession struct {
+		Version                   int
+		IDF                       string
+		CreatedF, AccessedF, Used time.Time
+		CAttrsF, AttrsF           attrs
+		TimeoutF                  time.Duration
+	}
+)
 
-// simple reports whether a kept decoder may read a sample of this name.
-func simple(name string) bool { return !strings.HasSuffix(name, "*") }
+func (s secret) GobEncode() ([]byte, error)   { return []byte(s.text), nil }
+func (s *secret) GobDecode(text []byte) error { s.text = string(text); return nil }
 
-func TestSessionsAreReadAndWrittenLikePlainGob(t *testing.T) {
-	for name, s := range samples() {
-		t.Run(name, func(t *testing.T) {
-			for i := 0; i < 4; i++ { // The first may be new, those after it kept.
-				ours, err := Marshal(s)
-				if err != nil {
-					t.Fatalf("Marshal: %v", err)
-				}
-				plain := plainBytes(t, s)
-				// Maps are encoded in random order, so the same bytes may take a few attempts.
-				for try := 0; !bytes.Equal(ours, plain) && try < 1000; try++ {
-					if ours, err = Marshal(s); err != nil {
-						t.Fatalf("Marshal: %v", err)
-					}
-				}
-				if !bytes.Equal(ours, plain) {
-					t.Fatalf("Marshal: got  %.1000x\nwant %.1000x", ours, plain)
-				}
-				for from, data := range map[string][]byte{"ours": ours, "plain": plain} {
-					want, err := plainSession(data)
-					if err != nil {
-						t.Fatalf("plain gob reads %s: %v", from, err)
-					}
-					wantSame(t, "plain gob reads "+from, want, mustDecode(t, plain))
-					got, err := UnmarshalSession(data)
-					if err != nil {
-						t.Fatalf("UnmarshalSession of %s: %v", from, err)
-					}
-					wantSame(t, "UnmarshalSession of "+from, got, want)
-					own := session.NewSession()
-					if err := Unmarshal(data, own); err != nil {
-						t.Fatalf("Unmarshal of %s: %v", from, err)
-					}
-					wantSame(t, "Unmarshal of "+from, own, want)
-					in, err := inspect(data)
-					if wantKeep := simple(name) && len(data) < maxMessage; err != nil || in.keepable != wantKeep {
-						t.Errorf("%s: keepable: got %v, %v, want %v", from, in.keepable, err, wantKeep)
-					}
-				}
-			}
-		})
+func init() {
+	for _, v := range []any{item{}, userID(""), secret{}, time.Time{}, time.Duration(0), attrs{}} {
+		gob.Register(v)
 	}
 }
 
-func mustDecode(t testing.TB, data []byte) session.Session {
+func sessionWith(a attrs) session.Session {
+	return session.NewSessionOptions(&session.SessOptions{Attrs: a})
+}
+
+var fourScalars = attrs{"user": "alice@example.com", "visits": 42, "theme": "dark", "cart": 7}
+
+// samples are attributes, by whether all are scalars.
+func samples() map[bool][]attrs {
+	byScalars := map[bool][]attrs{
+		true: {nil, fourScalars},
+		false: {
+			{"a": 1, "b": item{"book", 9.5, []string{"x"}}, "c": "text"},
+			{"a": attrs{"b": attrs{"c": item{Name: "deep"}}}},
+			{"a": item{Name: "x"}, "b": item{Name: "y"}},
+			{"a": strings.Repeat("x", 100), "b": []int{1, 2, 3}},
+		},
+	}
+	for _, v := range []any{true, false, 0, 63, 64, -1, -64, -65, 1 << 40, math.MinInt64, math.MaxInt64, int8(-128), int8(127),
+		int16(-1 << 15), int32(math.MaxInt32), int64(-5), uint(0), uint(127), uint(128), uint8(255), uint16(256), uint32(1 << 31),
+		uint64(math.MaxUint64), uintptr(9), float32(1.1), float32(math.Inf(1)), 0.0, math.Copysign(0, -1), math.Pi, math.NaN(),
+		math.SmallestNonzeroFloat64, "", "x", "\xff\x00ä", strings.Repeat("y", 127), strings.Repeat("y", 128), strings.Repeat("z", 70000)} {
+		byScalars[true] = append(byScalars[true], attrs{"attr": v}, attrs{"": v})
+	}
+	for _, v := range []any{nil, item{}, item{"a", 1, nil}, secret{"hush"}, userID("u"), time.Unix(5, 6), time.Second, attrs{}, attrs{"a": 1},
+		attrs{"a": nil}, []byte{}, []byte("bytes"), []string{"a"}, 1i, complex64(1)} {
+		byScalars[false] = append(byScalars[false], attrs{"attr": v})
+	}
+	return byScalars
+}
+
+// eachSample calls do with each sample as constant attributes, others, and both.
+func eachSample(do func(s session.Session, scalars bool)) {
+	for scalars, all := range samples() {
+		for _, a := range all {
+			do(sessionWith(a), scalars)
+			do(session.NewSessionOptions(&session.SessOptions{CAttrs: a, Timeout: -time.Hour}), scalars)
+			do(session.NewSessionOptions(&session.SessOptions{CAttrs: a, Attrs: attrs{"x": "y"}, Timeout: 1}), scalars)
+		}
+	}
+}
+
+func plainBytes(t testing.TB, v any) []byte {
 	t.Helper()
-	s, err := plainSession(data)
+	data, err := memcache.Gob.Marshal(v)
 	if err != nil {
-		t.Fatalf("plain gob: %v", err)
+		t.Fatal(err)
 	}
-	return s
+	return data
 }
 
-func TestDifferentSessionsInTurnDoNotMix(t *testing.T) {
-	all := samples()
-	for round := 0; round < 3; round++ {
-		for name, s := range all { // in a new order each time
-			data, err := Marshal(s)
+func TestSessionsAreWrittenLikePlainGob(t *testing.T) {
+	eachSample(func(s session.Session, scalars bool) {
+		want := plainBytes(t, s)
+		// Maps are written in random order.
+		for try := 0; ; try++ {
+			got, err := Marshal(s)
 			if err != nil {
-				t.Fatalf("%s: Marshal: %v", name, err)
+				t.Fatal(err)
 			}
-			got, err := UnmarshalSession(data)
-			if err != nil {
-				t.Fatalf("%s: UnmarshalSession: %v", name, err)
+			if bytes.Equal(got, want) {
+				break
 			}
-			wantSame(t, name, got, mustDecode(t, plainBytes(t, s)))
+			if len(got) != len(want) && scalars || try > 1000 {
+				t.Fatalf("got  %.1000x\nwant %.1000x", got, want)
+			}
 		}
-	}
+		if ours := encode(reflect.ValueOf(s).Elem()); (ours != nil) != scalars {
+			t.Errorf("%#v: not left to gob: %v, want %v", s.Attrs(), ours != nil, scalars)
+		}
+	})
 }
 
-func TestOtherValuesGoThroughPlainGob(t *testing.T) {
-	for _, v := range []any{42, "text", []string{"a"}, cart{Owner: "x"}, &item{Name: "p"}} {
-		got, err := Marshal(v)
+func TestSessionsAreReadLikePlainGob(t *testing.T) {
+	eachSample(func(s session.Session, scalars bool) {
+		data := plainBytes(t, s)
+		agree(t, data)
+		for _, behind := range []string{"\x00", "trailer", string(data), string(data[len(head):])} {
+			agree(t, append(bytes.Clone(data), behind...))
+		}
+		value, into := data[len(head):], session.NewSession()
+		if ours := decode(value, into, false) && decode(value, into, true); ours != scalars {
+			t.Errorf("%#v: not left to gob: %v, want %v", s.Attrs(), ours, scalars)
+		}
+	})
+}
+
+func TestFieldsThatAreZero(t *testing.T) {
+	for i := range 1 << 6 {
+		s := session.NewSessionOptions(&session.SessOptions{CAttrs: fourScalars, Attrs: fourScalars})
+		for field := range 6 {
+			if i>>field&1 == 1 {
+				reflect.ValueOf(s).Elem().Field(field).SetZero()
+			}
+		}
+		got, err := Marshal(s)
 		if err != nil {
-			t.Fatalf("Marshal(%#v): %v", v, err)
+			t.Fatal(err)
 		}
-		if want := plainBytes(t, v); !bytes.Equal(got, want) {
-			t.Errorf("Marshal(%#v): got %x, want %x", v, got, want)
+		if want := plainBytes(t, s); len(got) != len(want) {
+			t.Errorf("without fields %06b: got  %x\nwant %x", i, got, want)
 		}
-	}
-	var got item
-	if err := Unmarshal(plainBytes(t, item{Name: "p"}), &got); err != nil || got.Name != "p" {
-		t.Errorf("Unmarshal: got %+v, %v", got, err)
-	}
-	var s session.Session
-	if err := Unmarshal(plainBytes(t, 1), &s); err == nil {
-		t.Error("Unmarshal of an int into a nil session: no error")
+		agree(t, got)
 	}
 }
 
-func TestNothingToEncodeIsAnError(t *testing.T) {
-	if _, err := Marshal(nil); err == nil {
-		t.Error("Marshal(nil): no error")
+// If this fails, icza/session has changed: see which fields gob sees now.
+func TestFieldsOfSessions(t *testing.T) {
+	want := "IDF string, CreatedF time.Time, AccessedF time.Time, CAttrsF map[string]interface {}, " +
+		"AttrsF map[string]interface {}, TimeoutF time.Duration, mux *sync.RWMutex, "
+	var got string
+	for _, f := range reflect.VisibleFields(sessionType.Elem()) {
+		got += fmt.Sprint(f.Name, " ", f.Type, ", ")
 	}
-	if _, err := Marshal((*item)(nil)); err == nil {
-		t.Error("Marshal of a nil pointer: no error")
+	if got != want || id == 0 {
+		t.Errorf("got %s and id %d, want %s", got, id, want)
 	}
 }
 
 func TestErrorsOfEncodingAreThoseOfGob(t *testing.T) {
-	var nilPointer *int
-	for name, v := range map[string]any{
-		"unregistered": unknown{1}, "channel": make(chan int), "function": func() {}, "nil pointer": nilPointer,
-		"unregistered in a map":    map[string]any{"u": unknown{2}},
-		"unregistered in a struct": item{Extra: unknown{3}},
-	} {
-		s := sessionWith(map[string]any{"attr": v})
-		for i := 0; i < 3; i++ {
-			if _, err := Marshal(fourScalars()); err != nil { // so that an encoder is kept
-				t.Fatal(err)
-			}
-			_, want := memcache.Gob.Marshal(s)
-			if _, err := Marshal(s); errText(err) != errText(want) || err == nil {
-				t.Errorf("%s: got %v, want %v", name, err, want)
-			}
+	badTime := sessionWith(fourScalars)
+	*reflect.ValueOf(badTime).Elem().Field(1).Addr().Interface().(*time.Time) = time.Now().In(time.FixedZone("", 1<<21))
+	for _, v := range []any{nil, badTime, sessionWith(attrs{"a": unknown{1}}), sessionWith(attrs{"a": make(chan int)}),
+		sessionWith(attrs{"a": (*int)(nil), "b": 1})} {
+		_, want := memcache.Gob.Marshal(v)
+		if _, err := Marshal(v); want == nil || err == nil || err.Error() != want.Error() {
+			t.Errorf("%#v: got %v, want %v", v, err, want)
+		}
+	}
+	if got, err := Marshal(item{Name: "x"}); err != nil || !bytes.Equal(got, plainBytes(t, item{Name: "x"})) {
+		t.Errorf("a struct: got %x, %v", got, err)
+	}
+}
+
+// read calls f and returns a panic as an error.
+func read(f func() (session.Session, error)) (s session.Session, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return f()
+}
+
+// agree checks that data is read as plain gob reads it.
+func agree(t testing.TB, data []byte) {
+	t.Helper()
+	if claimsTooMuch(data) {
+		return
+	}
+	plain := func() (session.Session, error) {
+		s := session.NewSession()
+		return s, memcache.Gob.Unmarshal(data, s)
+	}
+	want, wantErr := read(plain)
+	got, err := read(func() (session.Session, error) { return UnmarshalSession(data) })
+	if fmt.Sprint(err) != fmt.Sprint(wantErr) {
+		t.Errorf("got error %v, want %v; data %x", err, wantErr, data)
+		return
+	}
+	if err != nil {
+		return
+	}
+	again, _ := read(plain)
+	for i := range 6 {
+		g, w, a := value(got, i), value(want, i), value(again, i)
+		// A field that is not in the data is random, or the time of the call.
+		if g != w && w == a {
+			t.Errorf("got %s, want %s; data %x", g, w, data)
 		}
 	}
 }
 
-func TestErrorsOfDecodingAreThoseOfGob(t *testing.T) {
-	good := plainBytes(t, sessionWith(map[string]any{"attr": "value"}))
-	mark := func(old, new string) []byte { return bytes.Replace(good, []byte(old), []byte(new), 1) }
-	hush := plainBytes(t, sessionWith(map[string]any{"attr": secret{"hush"}}))
-	for name, data := range map[string][]byte{
-		"a name nobody registered": mark("\x06string", "\x06strinh"),
-		"a name of another type":   mark("\x06string", "\x06uint16"),
-		"GobDecode fails":          bytes.Replace(hush, []byte("hush"), []byte("!ush"), 1),
-		"an int instead":           plainBytes(t, 5),
-		"another struct instead":   plainBytes(t, item{Name: "x"}),
-	} {
-		for i := 0; i < 3; i++ {
-			if _, err := UnmarshalSession(good); err != nil { // so that a decoder is kept
-				t.Fatal(err)
-			}
-			_, want := plainSession(data)
-			if s, err := UnmarshalSession(data); errText(err) != errText(want) || err == nil || s != nil {
-				t.Errorf("%s: got %v, %v, want nil, %v", name, s, err, want)
-			}
-			agree(t, data)
-		}
+// value prints a field so that NaN equals NaN, and nil differs from empty.
+func value(s session.Session, field int) string {
+	v := reflect.ValueOf(s).Elem().Field(field).Interface()
+	if at, ok := v.(time.Time); ok {
+		text, _ := at.MarshalBinary()
+		return fmt.Sprintf("%x", text)
 	}
+	return fmt.Sprintf("%#v", v)
 }
 
-func TestBytesAfterTheValueAreIgnored(t *testing.T) {
-	data := plainBytes(t, fourScalars())
-	for _, tail := range []string{"\x00", "garbage", string(data)} {
-		agree(t, append(bytes.Clone(data), tail...))
-		if _, err := UnmarshalSession(append(bytes.Clone(data), tail...)); err != nil {
-			t.Errorf("with %.10q: %v", tail, err)
+// claimsTooMuch reports whether plain gob would make a map of more entries than
+// data has bytes: some bytes ask for more memory than there is.
+func claimsTooMuch(data []byte) bool {
+	for r := (reader{rest: data}); !r.bad; {
+		message := reader{rest: r.text()}
+		if message.int() < 0 {
+			continue
 		}
-	}
-}
-
-func TestEveryTruncationIsAnError(t *testing.T) {
-	for name, s := range damaged() {
-		data := plainBytes(t, s)
-		for n := range data {
-			agree(t, data[:n])
-			if _, err := UnmarshalSession(data[:n]); err == nil {
-				t.Errorf("%s cut to %d of %d bytes: no error", name, n, len(data))
+		for field := uint64(0); !message.bad; {
+			distance := message.uint()
+			switch field += distance; field {
+			case 1, 2, 3:
+				message.text()
+			case 4:
+				return message.uint() > uint64(len(data))
+			default:
+				return false
 			}
 		}
 	}
-	if _, err := UnmarshalSession(nil); !errors.Is(err, io.EOF) || !errors.Is(err, ErrMalformed) {
-		t.Errorf("no bytes at all: got %v, want EOF and ErrMalformed", err)
+	return false
+}
+
+func damaged(t testing.TB) [][]byte {
+	return [][]byte{
+		plainBytes(t, session.NewSessionOptions(&session.SessOptions{CAttrs: attrs{"c": true}, Attrs: attrs{"a": "text", "b": -5, "d": 1.5, "e": int8(9)}})),
+		plainBytes(t, sessionWith(attrs{"a": 1, "b": item{"book", 1, []string{"x"}}, "c": secret{"hush"}})),
 	}
 }
 
-func TestEveryFlippedBitIsReadLikePlainGob(t *testing.T) {
-	for _, s := range damaged() {
-		data := plainBytes(t, s)
+func TestDamagedStreams(t *testing.T) {
+	for _, data := range damaged(t) {
 		for i := range data {
-			for bit := 0; bit < 8; bit++ {
-				flipped := bytes.Clone(data)
-				flipped[i] ^= 1 << bit
-				agree(t, flipped)
+			agree(t, data[:i])
+			for _, b := range []byte{data[i] ^ 1, data[i] ^ 2, data[i] ^ 0x80, data[i] + 1, data[i] - 1, 0, 1, 0x7f, 0x80, 0xf7, 0xf8, 0xfe, 0xff} {
+				changed := bytes.Clone(data)
+				changed[i] = b
+				agree(t, changed)
+			}
+			agree(t, append(bytes.Clone(data[:i]), data[i+1:]...))
+		}
+	}
+}
+
+func TestRandomStreams(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	good := damaged(t)
+	for range 5000 {
+		data := bytes.Clone(good[rng.IntN(len(good))])
+		for range 1 + rng.IntN(4) {
+			i, j := rng.IntN(len(data)), rng.IntN(len(data))
+			if rng.IntN(4) > 0 { // mostly in the value
+				i = len(head) + rng.IntN(len(data)-len(head))
+			}
+			switch rng.IntN(4) {
+			case 0:
+				data[i] = byte(rng.Uint32())
+			case 1:
+				data[i] = data[j]
+			case 2:
+				data = append(data[:i:i], append([]byte{byte(rng.Uint32())}, data[i:]...)...)
+			case 3:
+				data = append(data[:i:i], data[min(len(data)-1, i+1+rng.IntN(3)):]...)
 			}
 		}
 		agree(t, data)
+		noise := make([]byte, rng.IntN(40))
+		for i := range noise {
+			noise[i] = byte(rng.Uint32())
+		}
+		agree(t, noise)
+		agree(t, append(bytes.Clone(head), noise...))
 	}
 }
 
-// damaged are the sessions whose bytes are cut and flipped.
-func damaged() map[string]session.Session {
-	return map[string]session.Session{
-		"scalars": sessionWith(map[string]any{"a": "text", "b": 5, "c": time.Unix(1e9, 0), "d": map[string]any{"e": 1.5}}),
-		"structs": sessionWith(map[string]any{"a": item{"book", 1, roles{"x"}}, "b": map[string]any{"c": cart{Owner: "o"}}}),
+// withAttrs returns a stream of a session with these bytes for the attributes.
+func withAttrs(attrs string) []byte {
+	value := append(appendUint(nil, zigzag(id)), 5)
+	return appendText(bytes.Clone(head), append(append(value, attrs...), 0))
+}
+
+func TestStreamsNoEncoderWrites(t *testing.T) {
+	for name, attrs := range map[string]string{
+		"good":                       "\x01\x01a\x03int\x04\x02\x00\x0a",
+		"a wrong length of a value":  "\x01\x01a\x03int\x04\x01\x00\x0a",
+		"a longer number":            "\x01\x01a\x03int\x04\x0a\x00\xf8\x00\x00\x00\x00\x00\x00\x00\x0a",
+		"a number too long":          "\x01\x01a\x03int\x04\x0b\x00\xf7\x00\x00\x00\x00\x00\x00\x00\x00\x0a",
+		"int8 out of range":          "\x01\x01a\x04int8\x04\x04\x00\xfe\x01\x00",
+		"bool 2":                     "\x01\x01a\x04bool\x02\x02\x00\x02",
+		"float32 with more digits":   "\x01\x01a\x07float32\x08\x0a\x00\xf8\x9a\x99\x99\x99\x99\x99\xf1\x3f",
+		"a huge float32":             "\x01\x01a\x07float32\x08\x0a\x00\xf8\xff\xff\xff\xff\xff\xff\xef\x7f",
+		"not zero before a value":    "\x01\x01a\x03int\x04\x02\x01\x0a",
+		"another type's id":          "\x01\x01a\x03int\x06\x02\x00\x0a",
+		"no id":                      "\x01\x01a\x03int\x00\x02\x00\x0a",
+		"unknown name":               "\x01\x01a\x03inT\x00\x02\x00\x0a",
+		"a definition before an int": "\x01\x01a\x03int\xfe\x0f\x9f\x02\x01\x01\x01s\x00\x01\x04\x00\x00\x03\x04\x02\x00\x0a",
+		"an attribute twice":         "\x02\x01a\x03int\x04\x02\x00\x0a\x01a\x03int\x04\x02\x00\x0c",
+		"good, then damaged":         "\x02\x01a\x03int\x04\x02\x00\x0a\x01b\x04bool\x02\x02\x00\x02",
+		"a negative count":           "\xf8\xff\xff\xff\xff\xff\xff\xff\xff",
+		"a count too large":          "\xfc\x01\x00\x00\x00",
+		"nil":                        "\x01\x01a\x00",
+		"bytes behind the end":       "\x01\x01a\x03int\x04\x02\x00\x0a\x00\x01",
+		"a seventh field":            "\x00\x01\x0a\x01\x05",
+		"a field too far":            "\x00\xf8\xff\xff\xff\xff\xff\xff\xff\xff",
+		"a text too long":            "\x01\xf8\x7f\xff\xff\xff\xff\xff\xff\xff",
+	} {
+		data := withAttrs(attrs)
+		agree(t, data)
+		if s, err := UnmarshalSession(data); strings.HasPrefix(name, "good") && (err != nil || s.Attr("a") != 5) {
+			t.Errorf("%s: got %v, %v", name, s, err)
+		}
+		data = appendText(bytes.Clone(head), data[len(head)+1:len(data)-1])
+		agree(t, data) // without an end
 	}
 }
 
-// The sessions of older and newer builds.
-type (
-	skippedNil struct {
-		IDF     string
-		Removed map[string]any
-		AttrsF  map[string]any
+func TestMoreThan32AttributesAreReadByGob(t *testing.T) {
+	many := attrs{}
+	for i := range 33 {
+		data := plainBytes(t, sessionWith(many))
+		if ours := decode(data[len(head):], session.NewSession(), false); !ours {
+			t.Errorf("%d are left to gob", i)
+		}
+		many[fmt.Sprint("attribute", i)] = i
 	}
-	olderSession struct {
-		IDF               string
-		CreatedF          time.Time
-		AttrsF            map[string]any
-		TimeoutF          time.Duration
-		Removed           any
-		RemovedMap        map[string]any
-		RemovedSliceOfAny []any
+	data := plainBytes(t, sessionWith(many))
+	if decode(data[len(head):], session.NewSession(), false) {
+		t.Errorf("%d are not", len(many))
 	}
-	newerSession struct {
-		Version                   int
-		IDF                       string
-		CreatedF, AccessedF, Used time.Time
-		CAttrsF, AttrsF           map[string]any
-		TimeoutF                  time.Duration
-	}
-	otherTypes struct {
-		IDF      string
-		CreatedF int
-		AttrsF   map[string]any
-	}
-	noCommonField struct{ X string }
-)
-
-// foreign are streams with other prefixes than this build's sessions have.
-func foreign(t testing.TB) map[string][]byte {
-	now := time.Unix(1e9, 0)
-	attrs := map[string]any{"a": "b"}
-	return map[string][]byte{
-		"older": plainBytes(t, olderSession{"id", now, attrs, 5, 7, attrs, []any{1, "x", attrs}}),
-		"older, dropped attribute of a struct type": plainBytes(t, olderSession{"id", now, attrs, 5, item{Name: "i"}, attrs, nil}),
-		"newer":                  plainBytes(t, newerSession{3, "id", now, now, now, attrs, attrs, 9}),
-		"nil in a dropped field": plainBytes(t, skippedNil{"id", map[string]any{"n": nil}, attrs}),
-		"other types":            plainBytes(t, otherTypes{"id", 4, attrs}),
-		"no common field":        plainBytes(t, noCommonField{"x"}),
-	}
+	agree(t, data)
 }
 
-func TestSessionsOfOtherBuildsAreReadLikePlainGob(t *testing.T) {
-	mine := plainBytes(t, fourScalars())
-	for i := 0; i < 3; i++ {
-		for name, data := range foreign(t) {
-			agree(t, data)
-			agree(t, mine)
-			_, err := UnmarshalSession(data)
-			if fine := name == "older" || name == "newer" || strings.HasPrefix(name, "older,"); fine != (err == nil) {
-				t.Errorf("%s: got error %v", name, err)
-			}
+// What gob has to do is not done before as well.
+func TestNothingIsDoneTwice(t *testing.T) {
+	many := attrs{}
+	for i := range 30 {
+		many[fmt.Sprint("attribute", i)] = fmt.Sprint("text", i)
+	}
+	s := session.NewSessionOptions(&session.SessOptions{CAttrs: many, Attrs: attrs{"a": item{Name: "b"}}})
+	data := plainBytes(t, s)
+	for name, do := range map[string][2]func() error{
+		"Marshal":          {func() error { _, err := memcache.Gob.Marshal(s); return err }, func() error { _, err := Marshal(s); return err }},
+		"UnmarshalSession": {func() error { return memcache.Gob.Unmarshal(data, session.NewSession()) }, func() error { _, err := UnmarshalSession(data); return err }},
+	} {
+		var allocs [2]float64
+		for i, do := range do {
+			allocs[i] = testing.AllocsPerRun(100, func() {
+				if err := do(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if allocs[1] > allocs[0]+3 {
+			t.Errorf("%s: got %v allocations, plain gob makes %v", name, allocs[1], allocs[0])
 		}
 	}
 }
 
-func TestPrefixesOfOneBuildAndValuesOfAnother(t *testing.T) {
-	all := foreign(t)
-	all["mine"] = plainBytes(t, sessionWith(map[string]any{"a": "b"}))
-	all["structs"] = plainBytes(t, sessionWith(map[string]any{"a": item{Name: "b"}}))
+func TestHeadsOfOtherBuilds(t *testing.T) {
+	mine, now := plainBytes(t, sessionWith(fourScalars)), time.Now()
+	all := [][]byte{mine,
+		plainBytes(t, oldSession{"id", now, fourScalars, 5}),
+		plainBytes(t, oldSession{"id", now, fourScalars, item{Name: "x"}}),
+		plainBytes(t, newSession{3, "id", now, now, now, fourScalars, fourScalars, 9}),
+		plainBytes(t, item{Name: "x"}), plainBytes(t, 5), nil}
 	for _, a := range all {
+		agree(t, a)
 		for _, b := range all {
-			i, err := valueOffset(a)
-			if err != nil {
-				t.Fatal(err)
-			}
-			j, err := valueOffset(b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			agree(t, append(bytes.Clone(a[:i]), b[j:]...))
-			agree(t, append(bytes.Clone(a[:i]), b...))
+			agree(t, append(bytes.Clone(a[:min(len(a), len(head))]), b[min(len(b), len(head)):]...))
+			agree(t, append(bytes.Clone(a), b...))
 		}
 	}
-}
-
-func TestAFailedAttemptLeavesNothingBehind(t *testing.T) {
-	data := plainBytes(t, sessionWith(map[string]any{"mine": 1}))
-	at, err := valueOffset(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A kept decoder gone wrong: it answers with somebody else's session.
-	alien := plainBytes(t, session.NewSessionOptions(&session.SessOptions{
-		CAttrs: map[string]any{"alien": true}, Attrs: map[string]any{"alien": 1}}))
-	spoil := func() {
-		p := prefixes.find(data[:at])
-		if p == nil {
-			t.Fatal("the prefix is not known")
-		}
-		for p.free.Get() != nil {
-		}
-		p.free.Put(&keptDecoder{dec: gob.NewDecoder(bytes.NewReader(alien))})
-	}
-	if _, err := UnmarshalSession(data); err != nil {
-		t.Fatal(err)
-	}
-	want := mustDecode(t, data)
-	spoil()
-	got, err := UnmarshalSession(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantSame(t, "UnmarshalSession", got, want)
-	if _, err := UnmarshalSession(data); err != nil {
-		t.Fatal(err)
-	}
-	spoil()
-	own := session.NewSession()
-	if err := Unmarshal(data, own); err != nil {
-		t.Fatal(err)
-	}
-	wantSame(t, "Unmarshal", own, want)
-	spoil()
-	used, plain := sessionWith(map[string]any{"old": 2}), sessionWith(map[string]any{"old": 2})
-	if err := Unmarshal(data, used); err != nil {
-		t.Fatal(err)
-	}
-	if err := memcache.Gob.Unmarshal(data, plain); err != nil {
-		t.Fatal(err)
-	}
-	wantSame(t, "Unmarshal into a session in use", used, plain)
-}
-
-func TestUnmarshalIntoASessionInUseAddsToIt(t *testing.T) {
-	data := plainBytes(t, sessionWith(map[string]any{"new": 1}))
-	ours, plain := sessionWith(map[string]any{"old": 2}), sessionWith(map[string]any{"old": 2})
-	if err := Unmarshal(data, ours); err != nil {
-		t.Fatal(err)
-	}
-	if err := memcache.Gob.Unmarshal(data, plain); err != nil {
-		t.Fatal(err)
-	}
-	wantSame(t, "Unmarshal", ours, plain)
-}
-
-func TestRememberedPrefixesAreBounded(t *testing.T) {
-	defer func(before *prefixTable) { prefixes = before }(prefixes)
-	prefixes = newPrefixTable()
-	good := plainBytes(t, fourScalars())
-	at, err := valueOffset(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A definition nobody uses makes a prefix as different as one likes.
-	strange := func(i int) []byte {
-		name := fmt.Sprintf("strange%05d", i)
-		body := append([]byte{0xfe, 0x0f, 0x9f, 0x02, 0x01, 0x01, byte(len(name))}, name...) // id -2000: slice type, name,
-		body = append(body, 0x00, 0x01, 0x04, 0x00, 0x00)                                    // of ints
-		return append(append([]byte{byte(len(body))}, body...), good...)
-	}
-	for i := 0; i < 500; i++ {
-		if _, err := UnmarshalSession(strange(i)); err != nil {
-			t.Fatalf("strange prefix %d: %v", i, err)
-		}
-		if i%10 == 0 { // Used now and then, the good one stays.
-			if _, err := UnmarshalSession(good); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if n := len(prefixes.known); n > maxPrefixes {
-			t.Fatalf("got %d prefixes, want at most %d", n, maxPrefixes)
-		}
-	}
-	if prefixes.known[string(good[:at])] == nil {
-		t.Error("strange prefixes pushed out the one in use")
-	}
-	for i := 0; i < 100; i++ {
-		if _, err := UnmarshalSession(strange(i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := UnmarshalSession(good); err != nil {
-		t.Fatal(err)
-	}
-	if prefixes.known[string(good[:at])] == nil {
-		t.Error("the good prefix does not come back after strange ones")
-	}
-	long := strange(1)
-	for i := 2; len(long) < maxPrefix+len(good); i++ {
-		next := strange(i)
-		next = next[:len(next)-len(good)]
-		next[2], next[3] = byte(((2000+i)*2-1)>>8), byte((2000+i)*2-1)
-		long = append(next, long...)
-	}
-	if _, err := UnmarshalSession(long); err != nil {
-		t.Fatalf("long prefix: %v", err)
-	}
-	for p := range prefixes.known {
-		if len(p) > maxPrefix {
-			t.Errorf("a prefix of %d bytes is remembered, want at most %d", len(p), maxPrefix)
+	for _, data := range all[:4] {
+		if s, err := UnmarshalSession(data); err != nil || s.Attr("visits") != 42 {
+			t.Errorf("got %v, %v", s, err)
 		}
 	}
 }
 
 func TestManyGoroutines(t *testing.T) {
-	all := samples()
-	delete(all, "big *")
-	delete(all, "attribute string of 500 KB")
-	delete(all, "attribute NaN")
-	others := foreign(t)
+	var all []session.Session
+	eachSample(func(s session.Session, _ bool) { all = append(all, s) })
 	var wg sync.WaitGroup
-	for g := 0; g < 8; g++ {
+	for range 8 {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			for round := 0; round < 3; round++ {
-				for name, s := range all {
-					data, err := Marshal(s)
-					if err != nil {
-						t.Errorf("%s: Marshal: %v", name, err)
-						return
-					}
-					got, err := UnmarshalSession(data)
-					if err != nil {
-						t.Errorf("%s: UnmarshalSession: %v", name, err)
-						return
-					}
-					want, err := plainSession(data)
-					if err != nil {
-						t.Errorf("%s: plain gob: %v", name, err)
-						return
-					}
-					wantSame(t, name, got, want)
+			for _, i := range rand.Perm(len(all)) {
+				data, err := Marshal(all[i])
+				if err != nil {
+					t.Error(err)
 				}
-				for name, data := range others {
-					_, want := plainSession(data)
-					if _, err := UnmarshalSession(data); errText(err) != errText(want) {
-						t.Errorf("%s: got %v, want %v", name, err, want)
-					}
-				}
+				agree(t, data)
 			}
 		}()
 	}
