@@ -53,16 +53,12 @@ func onEach(t *testing.T, f func(t *testing.T, d database)) {
 	}
 }
 
-// open returns a Backup in a namespace of the test's own, whose calls go through
-// interceptors.
+// open returns a Backup whose calls go through interceptors.
 func open(t *testing.T, d database, o clouddatastore.Options, interceptors ...grpc.UnaryClientInterceptor) *clouddatastore.Backup {
 	t.Helper()
 	t.Setenv("DATASTORE_EMULATOR_HOST", emulators.Start(t, d.Database))
 	if d.ignoresVersions {
 		interceptors = append(interceptors, ignoreVersions)
-	}
-	if o.Namespace == "" {
-		o.Namespace = newNamespace()
 	}
 	o.ClientOptions = append(slices.Clone(o.ClientOptions), option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(interceptors...)))
 	b, err := clouddatastore.New(context.Background(), project, &o)
@@ -75,6 +71,11 @@ func open(t *testing.T, d database, o clouddatastore.Options, interceptors ...gr
 		}
 	})
 	return b
+}
+
+// inNewNamespace keeps tests apart that share an emulator.
+func inNewNamespace() clouddatastore.Options {
+	return clouddatastore.Options{Namespace: newNamespace()}
 }
 
 func newNamespace() string { return fmt.Sprintf("ns%016x", rand.Uint64()) }
@@ -114,7 +115,7 @@ func (c *calls) since() []string {
 
 func TestBackup(t *testing.T) {
 	onEach(t, func(t *testing.T, d database) {
-		b := open(t, d, clouddatastore.Options{})
+		b := open(t, d, inNewNamespace())
 		tiertest.TestBackup(t, func(*testing.T) tier.Backup { return b })
 	})
 }
@@ -137,7 +138,7 @@ func to(r *tier.Record) func(*tier.Record) (*tier.Record, error) {
 func TestCallsOfEachOperation(t *testing.T) {
 	onEach(t, func(t *testing.T, d database) {
 		var calls calls
-		b := open(t, d, clouddatastore.Options{}, calls.intercept)
+		b := open(t, d, inNewNamespace(), calls.intercept)
 		ctx := context.Background()
 		id := newID()
 		wants := func(what string, want ...string) {

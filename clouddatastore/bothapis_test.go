@@ -144,16 +144,6 @@ func onBoth(t *testing.T, f func(t *testing.T, n names, cloud, appEngine tier.Ba
 		} {
 			t.Run(appID+" "+name, func(t *testing.T) {
 				appEngine(t, appID)
-				if n.namespace == "" { // open would draw one
-					t.Setenv("DATASTORE_EMULATOR_HOST", emulators.Start(t, emulators.Datastore))
-					b, err := clouddatastore.New(context.Background(), project, &clouddatastore.Options{
-						Kind: n.kind, Prefix: n.prefix, Value: n.value, Expires: n.expires,
-					})
-					must(t, err)
-					t.Cleanup(func() { must(t, b.Close()) })
-					f(t, n, b, n.appEngine())
-					return
-				}
 				f(t, n, n.cloud(t), n.appEngine())
 			})
 		}

@@ -38,6 +38,9 @@ type PurgeResult struct {
 // minutes, or when ctx is done, without an error and with Completed false. A
 // query or delete that keeps failing is an error; the result then says what was
 // deleted before.
+//
+// A session that is saved more than five minutes after its expiry, at the moment
+// when it is purged, may be lost with it.
 func (b *Backup) Purge(ctx context.Context) (PurgeResult, error) {
 	ctx, stop := context.WithTimeout(ctx, purgeTime)
 	defer stop()
