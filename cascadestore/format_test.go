@@ -117,39 +117,6 @@ func expectEmptied(t testing.TB, s *gaetest.Service, id string, want time.Durati
 	}
 }
 
-func TestSessionsOfTheOriginalGoOn(t *testing.T) {
-	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-		a := newApp(t, s, cascadestore.DistributedBackends)
-		ctx := s.Context()
-		for name, cached := range map[string]bool{"in both": true, "in Datastore": false} {
-			t.Run(name, func(t *testing.T) {
-				id := "ORIGINAL" + map[bool]string{true: "A", false: "B"}[cached]
-				value := gobOf(t, values{"n": 0, 1: "one"})
-				putEntity(t, ctx, id, &entity{value, time.Now().Add(time.Hour)})
-				if cached {
-					if err := memcache.Set(ctx, &memcache.Item{Key: "session." + id, Value: value, Expiration: time.Hour}); err != nil {
-						t.Fatal(err)
-					}
-				}
-				b := a.newBrowser()
-				b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
-				b.expectNow(t, "as the original left it", values{"n": 0, 1: "one"})
-				b.mustChange(t, values{"n": 1})
-				b.expect(t, cascadestore.DistributedBackends, values{"n": 1, 1: "one"})
-				if idIn(t, a, b.cookie()) != id {
-					t.Error("the session has another id")
-				}
-			})
-		}
-		t.Run("expired", func(t *testing.T) {
-			putEntity(t, ctx, "EXPIRED", &entity{gobOf(t, values{"n": 0}), time.Now().Add(-time.Second)})
-			b := a.newBrowser()
-			b.setCookie(sign(t, a.store.Codecs[0], sessionName, "EXPIRED"))
-			b.expectNow(t, "expired", nil)
-		})
-	})
-}
-
 func TestMaxAgeZeroMeansDefaultMaxAgeInTheServices(t *testing.T) {
 	for _, test := range []struct {
 		set  int

@@ -1,6 +1,7 @@
 package cascadestore_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"sync/atomic"
@@ -218,5 +219,55 @@ func TestRegenerateIDOfASessionThatCouldNotBeLoadedReturnsWhy(t *testing.T) {
 			}
 		}, hook)
 		b.expect(t, backends, values{"n": 0})
+	})
+}
+
+// The request's context ends during the commit, as the client has gone away.
+func TestRegenerateIDIsWholeOrNotAtAllWhenItsContextEnds(t *testing.T) {
+	onEach(t, durable, func(t *testing.T, a *app, backends int) {
+		for name, applied := range map[string]bool{"commit applied": true, "commit not made": false} {
+			b := a.login(t, values{"n": 0})
+			old := b.clone()
+			var end context.CancelFunc
+			var ended atomic.Bool
+			atCommit := func(_ context.Context, c gaetest.Call) error {
+				if c.Method != "Commit" || ended.Swap(true) {
+					return nil
+				}
+				end()
+				return context.Canceled
+			}
+			hook := gaetest.Hook{Before: atCommit}
+			if applied {
+				hook = gaetest.Hook{After: atCommit}
+			}
+			var moved bool
+			var err error
+			b.visit(func(_ http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithCancel(r.Context())
+				defer cancel()
+				end = cancel
+				b.with(r.WithContext(ctx), func(s *sessions.Session) error {
+					id := s.ID
+					err = a.store.RegenerateID(r.WithContext(ctx), s)
+					moved = s.ID != id
+					return nil
+				})
+			}, hook)
+			if !ended.Load() {
+				t.Errorf("%s: the context has not ended", name)
+			}
+			want := values{"n": 0}
+			if moved || errors.Is(err, cascadestore.ErrRemoved) {
+				want = nil
+			}
+			if applied && err != nil && !moved && !errors.Is(err, cascadestore.ErrRemoved) {
+				t.Errorf("%s: got %v; want none, or one that says that the session is removed", name, err)
+			}
+			if err == nil && !moved {
+				t.Errorf("%s: no error, and the id is the same", name)
+			}
+			old.expect(t, backends, want)
+		}
 	})
 }

@@ -1,0 +1,213 @@
+package cascadestore_test
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/sessions"
+	"google.golang.org/appengine/v2/memcache"
+
+	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/oldlib"
+)
+
+// What is stored and cannot be read: because it is damaged, or because another
+// version of the app has written it.
+
+// older is the serializer of an instance that does not know a type which newer
+// ones write.
+type older struct{ cascadestore.GobSerializer }
+
+var errUnknownType = errors.New("type is not registered")
+
+func (older) Deserialize(d []byte, s *sessions.Session) error {
+	if bytes.Contains(d, []byte("of a new type")) {
+		return errUnknownType
+	}
+	return cascadestore.GobSerializer{}.Deserialize(d, s)
+}
+
+// newerAndOlder runs f with a browser whose session instances like older cannot
+// decode. It was saved by this package, or by the original one.
+func newerAndOlder(t *testing.T, f func(t *testing.T, newer, older *browser, backends int)) {
+	values := values{"v": "of a new type"}
+	for _, original := range []bool{false, true} {
+		t.Run(map[bool]string{true: "saved by the original", false: "saved by cascadestore"}[original], func(t *testing.T) {
+			onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+				b := a.newBrowser()
+				if original {
+					const id = "OF-THE-ORIGINAL"
+					old := oldlib.Cascade{OnlyMemcache: backends&durable == 0}
+					if err := old.Save(a.service.Context(), id, values); err != nil {
+						t.Fatal(err)
+					}
+					if backends&cascadestore.MemcacheBackend == 0 {
+						a.service.Flush()
+					}
+					b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
+				} else {
+					b.mustChange(t, values)
+				}
+				store := newStore(t, backends)
+				store.Codecs = a.store.Codecs
+				store.Logger = new(logBuffer).logger()
+				store.SetSerializer(older{})
+				other := newAppWith(t, a.service, store).newBrowser()
+				other.setCookie(b.cookie())
+				f(t, b, other, backends)
+			})
+		})
+	}
+}
+
+// unreadable is Get of a session that cannot be decoded.
+func (b *browser) unreadable(t testing.TB, r *http.Request) *sessions.Session {
+	t.Helper()
+	s, err := b.app.store.Get(r, sessionName)
+	if !errors.Is(err, errUnknownType) || !s.IsNew || s.ID == "" || len(s.Values) > 0 {
+		t.Errorf("got new=%v, values %v, %v; want a new session and the serializer's error", s.IsNew, s.Values, err)
+	}
+	return s
+}
+
+func TestALogoutEndsASessionThatCannotBeDecoded(t *testing.T) {
+	newerAndOlder(t, func(t *testing.T, newer, older *browser, backends int) {
+		newer.expectNow(t, "before", values{"v": "of a new type"})
+		older.visit(func(w http.ResponseWriter, r *http.Request) {
+			s := older.unreadable(t, r)
+			s.Options.MaxAge = -1
+			if err := s.Save(r, w); err != nil {
+				t.Error(err)
+			}
+		})
+		if older.cookie() != "" {
+			t.Error("the browser still has a cookie")
+		}
+		newer.expect(t, backends, nil)
+	})
+}
+
+func TestRegenerateIDEndsASessionThatCannotBeDecoded(t *testing.T) {
+	newerAndOlder(t, func(t *testing.T, newer, older *browser, backends int) {
+		older.visit(func(w http.ResponseWriter, r *http.Request) {
+			s := older.unreadable(t, r)
+			if err := older.app.store.RegenerateID(r, s); err != nil {
+				t.Error(err)
+			}
+			s.Values["n"] = 1
+			if err := s.Save(r, w); err != nil {
+				t.Error(err)
+			}
+		})
+		newer.expect(t, backends, nil)
+		older.expect(t, backends, values{"n": 1})
+	})
+}
+
+func TestInThePlaceOfASessionThatCannotBeDecodedAnotherOneIsSaved(t *testing.T) {
+	newerAndOlder(t, func(t *testing.T, newer, older *browser, backends int) {
+		older.visit(func(w http.ResponseWriter, r *http.Request) {
+			s := older.unreadable(t, r)
+			s.Values["n"] = 1
+			if err := s.Save(r, w); err != nil {
+				t.Error(err)
+			}
+		})
+		if older.cookie() == newer.cookie() {
+			t.Error("the id is the same")
+		}
+		older.expect(t, backends, values{"n": 1})
+		newer.expect(t, backends, values{"v": "of a new type"}) // for those who can
+	})
+}
+
+func TestADamagedEntityIsAnErrorAndGivesANewSession(t *testing.T) {
+	onEach(t, durable, func(t *testing.T, a *app, backends int) {
+		putEntity(t, a.service.Context(), "DAMAGED", &entity{[]byte("no gob"), time.Now().Add(time.Hour)})
+		b := a.newBrowser()
+		b.setCookie(sign(t, a.store.Codecs[0], sessionName, "DAMAGED"))
+		old := b.clone()
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			s, err := a.store.Get(r, sessionName)
+			if err == nil || !s.IsNew || s.ID == "DAMAGED" {
+				t.Errorf("got new=%v, %v; want a new session and an error", s.IsNew, err)
+			}
+			s.Values["n"] = 1
+			if err := s.Save(r, w); err != nil {
+				t.Error(err)
+			}
+		})
+		b.expect(t, backends, values{"n": 1})
+		old.visit(func(w http.ResponseWriter, r *http.Request) {
+			s, _ := a.store.Get(r, sessionName) // the error of above
+			s.Options.MaxAge = -1
+			if err := s.Save(r, w); err != nil {
+				t.Error(err)
+			}
+		})
+		old.expect(t, backends, nil)
+	})
+}
+
+func TestADamagedItemHidesNoEntity(t *testing.T) {
+	damages := map[string]func(it *memcache.Item){
+		"other flags":   func(it *memcache.Item) { it.Flags = 7 },
+		"another value": func(it *memcache.Item) { it.Value = []byte("not of this package") },
+		"no value":      func(it *memcache.Item) { it.Value = []byte{} },
+		"a bit":         func(it *memcache.Item) { it.Value[5] ^= 1 },
+		"cut off":       func(it *memcache.Item) { it.Value = it.Value[:len(it.Value)/2] },
+	}
+	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
+		for name, damage := range damages {
+			log := &logBuffer{}
+			a.store.Logger = log.logger()
+			b := a.login(t, values{"n": 0, "text": text(100)})
+			id := idIn(t, a, b.cookie())
+			it, _ := stored(t, a.service.Context(), id)
+			damage(it)
+			if err := memcache.Set(a.service.Context(), it); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := b.read(); err != nil || got["n"] != 0 {
+				t.Errorf("%s: got %v, %v; want the session", name, got, err)
+			}
+			if out := log.String(); !strings.Contains(out, "level=ERROR") || strings.Contains(out, id) {
+				t.Errorf("%s: logged %q, want an error", name, out)
+			}
+			// The item is replaced.
+			if v := b.get(); len(v.request.Calls()) != 1 {
+				t.Errorf("%s: the next read makes calls %v, want one", name, v.request.Calls())
+			}
+			b.mustChange(t, values{"n": 1})
+			b.expect(t, backends, values{"n": 1, "text": text(100)})
+		}
+	})
+}
+
+func TestIDsAreRejectedByTheServiceThatDoesNotTakeThem(t *testing.T) {
+	const id = "__x__" // not for Datastore
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		a.store.SetKeyPrefix("")
+		a.store.Logger = new(logBuffer).logger()
+		b := a.newBrowser()
+		err := b.use(func(_ *http.Request, s *sessions.Session) { s.ID, s.Values["n"] = id, 1 })
+		if backends&durable == 0 {
+			if err != nil {
+				t.Error(err)
+			}
+			b.expectNow(t, "Memcache", values{"n": 1})
+			return
+		}
+		if err == nil || b.cookie() != "" {
+			t.Errorf("got %v and cookie %q, want an error and no cookie", err, b.cookie())
+		}
+		b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
+		if v := b.get(); len(v.request.Calls()) > 0 {
+			t.Errorf("got calls %v, want none", v.request.Calls())
+		}
+	})
+}
