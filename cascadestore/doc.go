@@ -1,7 +1,7 @@
 // Package cascadestore keeps gorilla/sessions on App Engine: in Memcache for
 // speed, backed up in Datastore so that nothing is lost. It takes the place of
 // github.com/dsoprea/goappenginesessioncascade, with the same names, types and
-// stored format.
+// stored format. NewTieredStore keeps sessions in other services.
 //
 //	var store = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, key)
 //
@@ -16,93 +16,108 @@
 // The request's context has to be one that App Engine's APIs know: on App Engine
 // wrap the app's handler with appengine.Middleware, or call appengine.Main.
 //
-// # Backends
+// # What is promised
 //
-// A session is looked for in the request, then in Memcache, then in Datastore,
-// in those that were chosen, and what a slower one has is put into the faster
-// ones. It is saved in all of them.
+// With DistributedBackends. Saved and removed mean that Save returned no error.
 //
-// With DistributedBackends both services are kept in step by the protocol that
-// the package documentation of internal/tiered describes. With "saved" meaning
-// that Save returned no error:
-//
-//   - Requests that overlap and change different keys lose nothing. Of changes
-//     to one key the one that is saved last wins, and flashes are one key. A
-//     change inside of a value, of a map, slice or pointer, is a change of its
-//     key.
-//   - A removed session does not come back, whatever is in flight. Who saves it
-//     gets ErrRemoved, and no cookie; its id is not used again.
-//   - What was saved is seen by every later load.
+//   - No lost update. Requests that overlap and change different keys all
+//     survive. On the same key the last one saved wins, also when it sets the key
+//     back to what it was, or deletes it. All flashes are one key, and a change
+//     inside of a map, slice or pointer is a change of its key.
+//   - No resurrection. A removed session does not come back, whatever is in
+//     flight. Who saves it gets ErrRemoved, and no cookie; its id is not used
+//     again.
+//   - Read your writes. What was saved is seen by every later load, whichever
+//     instance asks.
 //   - Memcache may lose anything at any time.
-//   - While Datastore is down sessions live on in Memcache; Save returns the
-//     error and writes the cookie. The next request that loads the session
-//     brings Datastore up to date.
+//   - Datastore may be down. Sessions live on in Memcache; Save returns the error
+//     and writes the cookie. The next change of the session brings Datastore up
+//     to date, and so does any load three seconds later.
 //   - A request may die between any two calls.
+//
+// Where this ends is written in the package documentation of internal/tiered.
+//
+// # Backends
 //
 // With MemcacheBackend alone a session is lost when Memcache loses it, and a
 // removed one stays removed for as long as Memcache keeps the removal marker,
 // 24 hours at most. With DatastoreBackend alone every load is a Datastore call.
 //
-// RequestBackend alone keeps sessions no longer than the request. With the
-// services beside it, further calls of New in a request cost nothing, but they
-// give the session as this request loaded or saved it last: what other requests
-// change meanwhile is not seen. Nothing is lost by that, as changes are merged
-// when they are saved; yet gorilla's registry, which Get uses, already makes
-// sure that a request loads a session once, so there is little to gain.
+// RequestBackend keeps sessions with the request. Beside the services it makes
+// further calls of New in a request cost nothing, but they do not see what other
+// requests change meanwhile. There is little to gain, as Get loads a session
+// once per request anyway.
 //
 // # Calls
 //
-// How many calls to the services a request makes, after and including the load:
+// How many calls to the services a request makes, its load included:
 //
 //	                         both  Memcache  Datastore
 //	no cookie, forged cookie    0         0          0
 //	new session                 2         1          1
 //	read                        1         1          1
 //	read, and Save unchanged    1         1          1
-//	change                      8         2          5
+//	change                      6         2          5
 //	read, evicted               6                    1
-//	change, evicted            15                    5
+//	change, evicted            12                    5
 //	unknown id                  2         1          1
 //	removal                     4         2          2
-//	RegenerateID and Save      10         3          6
+//	RegenerateID and Save       9         3          6
 //
 // # Expiry
 //
-// A session ends MaxAge after it was saved last, in the services, in the browser
-// and in the signature of the cookie. Save writes the expiry into the services
-// again when a tenth of MaxAge has passed since it was, or when MaxAge is
-// another one; so that this ends no session early, the services get a tenth
-// more than MaxAge. Who never calls Save in requests that only read has sessions
-// that end MaxAge after the last change.
+// A session ends MaxAge after it was saved last: in the browser, in the
+// signature of its cookie, and in the services, which keep it for a tenth of
+// MaxAge longer. Saving a session that has not changed writes the cookie, but
+// writes to the services only once per tenth of MaxAge.
+//
+// If read-only requests never call Save, a session ends MaxAge after its last
+// change.
+//
+// In the services the latest end counts that a request has saved, so that a slow
+// request ends no session early. Lowering MaxAge therefore ends sessions by their
+// cookies only.
 //
 // # Stored format
 //
-// In Datastore a session is an entity of kind Session; its key's name is the
-// prefix and the id, its properties are Value and ExpiresAt, which is indexed.
-// The entity of a removed session has an empty Value, for 24 hours. In Memcache
-// the key is the same, and the value what the serializer made of Values. Flags,
-// which the original ignores, say what else an item may be, and carry the
-// expiry. Both are read as the original wrote them. The original must not serve
-// beside this package: it writes without regard to what others saved.
+// In Datastore a session is an entity of kind Session. Its key's name is the
+// prefix and the id; its properties are Value and ExpiresAt, which is indexed. In
+// Memcache the key is the same. The value is, in both, what the serializer made
+// of Values, and behind that a trailer, which says when each key was changed
+// last. gob ignores it, so that the original package can read what is saved here;
+// encoding/json does not. The entity of a removed session has an empty Value, for
+// 24 hours or an hour longer than the session would have lived. Flags say what
+// else a Memcache item may be; those of a session are 0.
 //
-// An app of the original's that kept sessions in Memcache alone and chooses
-// Datastore as well loses those sessions at their next change, as it looks as
-// if they had been removed from Datastore.
+// What the original has stored is read as it is. Everything saved here counts as
+// later than that; where the services differ, Datastore's entity decides.
+// Instances of the original overwrite without regard to others what overlaps
+// with their requests.
 //
 // # Security
 //
 // The cookie has nothing in it but the id, 256 random bits, signed and, with a
 // second key, encrypted. An id that is not signed is not looked for. Ids are
-// never logged and are in no error's text; a short hash stands for them. New
-// apps should set HttpOnly, Secure and SameSite in the store's Options; the
-// defaults are the original's, which has none of them. Call RegenerateID when
-// somebody logs in.
+// never logged and are in no error's text; a short hash stands for them. New apps
+// should set HttpOnly, Secure and SameSite in the store's Options: the defaults
+// are the original's, which has none of them. Call RegenerateID when somebody
+// logs in.
 //
-// A request that was in flight while the session got a new id, or was removed
-// and another one was made, and that changed nothing, writes the cookie it came
-// with, as with every gorilla store. If its answer is the last to arrive the
-// browser goes on with the old id, which leads to a new session. Requests that
-// only read should not call Save when they can overlap with a login.
+// The original accepts short keys. An app that has one has to choose another one;
+// so that live cookies stay valid, it can append the old key's to Codecs before
+// it calls SetMaxAge:
+//
+//	store.Codecs = append(store.Codecs, securecookie.CodecsFromPairs(old)...)
+//
+// A session whose stored value cannot be decoded, as a newer version of the app
+// has saved it, is a new session to New, with an error. Removing that one or
+// calling RegenerateID removes the stored one, too; saving it does not.
+//
+// A request that was in flight while the session got a new id, and that changed
+// nothing, writes the cookie it came with, as with every gorilla store. If its
+// answer arrives last, the browser goes on with the old id, which leads to a new
+// session. Requests that only read should not call Save if they can overlap with
+// a login.
 //
 // # Differences from gorilla's FilesystemStore
 //
