@@ -11,33 +11,33 @@ import (
 	"github.com/gaesession/gaesession"
 )
 
-func Example() {
-	http.HandleFunc("/purge", gaesession.PurgeExpiredSessFromDSFunc(""))
-	handler := func(w http.ResponseWriter, r *http.Request) {
-		sessions := session.NewCookieManager(gaesession.NewMemcacheStore(appengine.NewContext(r)))
-		defer sessions.Close() // if the handler leaves early
+// countVisits is a handler of an app.
+func countVisits(w http.ResponseWriter, r *http.Request) {
+	sessions := session.NewCookieManager(gaesession.NewMemcacheStore(appengine.NewContext(r)))
+	defer sessions.Close() // if the handler leaves early
 
-		sess := sessions.Get(r)
-		if sess == nil {
-			sess = session.NewSession()
-			sessions.Add(sess, w)
-		}
-		visits, _ := sess.Attr("visits").(int)
-		sess.SetAttr("visits", visits+1)
-
-		sessions.Close() // saves what was changed
-		fmt.Fprintf(w, "Visits: %d\n", visits+1)
+	sess := sessions.Get(r)
+	if sess == nil {
+		sess = session.NewSession()
+		sessions.Add(sess, w)
 	}
+	visits, _ := sess.Attr("visits").(int)
+	sess.SetAttr("visits", visits+1)
 
-	// What a browser does:
+	sessions.Close() // saves what was changed
+	fmt.Fprintf(w, "Visits: %d\n", visits+1)
+}
+
+// A browser that comes three times.
+func Example() {
 	var cookies []*http.Cookie
 	for range 3 {
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		for _, c := range cookies {
 			r.AddCookie(c)
 		}
 		w := httptest.NewRecorder()
-		handler(w, r)
+		countVisits(w, r)
 		fmt.Print(w.Body)
 		cookies = append(cookies, w.Result().Cookies()...)
 	}
@@ -45,16 +45,4 @@ func Example() {
 	// Visits: 1
 	// Visits: 2
 	// Visits: 3
-}
-
-func ExampleMemcacheStoreOptions() {
-	handler := func(w http.ResponseWriter, r *http.Request) {
-		store := gaesession.NewMemcacheStoreOptions(appengine.NewContext(r), &gaesession.MemcacheStoreOptions{
-			KeyPrefix:          "session:",
-			AsyncDatastoreSave: true,
-		})
-		sessions := session.NewCookieManager(store)
-		defer sessions.Close()
-	}
-	http.HandleFunc("/fast", handler)
 }
