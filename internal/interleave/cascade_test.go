@@ -3,8 +3,9 @@
 package interleave
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/oldlib"
 )
 
 const (
@@ -41,7 +43,6 @@ var cascade = newCascadeStore()
 
 func newCascadeStore() cascadeStore {
 	cs := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, hashKey)
-	cs.SetSerializer(cascadestore.JSONSerializer{})
 	cs.SetMaxAge(int(timeout / time.Second))
 	cs.Logger = slog.New(errorLog{})
 	return cascadeStore{cs, securecookie.New(hashKey, nil).MaxAge(0)}
@@ -83,11 +84,15 @@ func (cascadeStore) purge(ctx context.Context) error {
 }
 
 func (cascadeStore) decode(value []byte) (s stored, err error) {
-	err = json.Unmarshal(value, &s.attrs)
-	return s, err
+	var values map[any]any
+	err = gob.NewDecoder(bytes.NewReader(value)).Decode(&values)
+	return stored{attrs: texts(values)}, err
 }
 
-func (cs cascadeStore) visit(ctx context.Context, _ scenario, _ op, returned, logged func(error)) visit {
+func (cs cascadeStore) visit(ctx context.Context, _ scenario, o op, returned, logged func(error)) visit {
+	if o.old {
+		return &oldCascadeVisit{ctx: ctx, returned: returned}
+	}
 	ctx = context.WithValue(ctx, logKey{}, logged)
 	return &cascadeVisit{cs: cs, ctx: ctx, returned: returned}
 }
@@ -207,4 +212,44 @@ func (v *cascadeVisit) save() error {
 		}
 	}
 	return err
+}
+
+// An oldCascadeVisit is a request of an instance with dsoprea's store.
+type oldCascadeVisit struct {
+	ctx      context.Context
+	returned func(error)
+	id       string
+	values   map[any]any
+}
+
+var oldCascade = oldlib.Cascade{MaxAge: timeout}
+
+func (v *oldCascadeVisit) create() string { return "" }
+
+func (v *oldCascadeVisit) load(id string) *view {
+	var err error
+	if v.values, err = oldCascade.Load(v.ctx, id); err != nil {
+		v.returned(err)
+	}
+	if v.id = id; v.values == nil {
+		return &view{none: true}
+	}
+	return &view{attrs: texts(v.values)}
+}
+
+func (v *oldCascadeVisit) act(o op, value string) {
+	if o.attr != "" && v.values != nil {
+		v.values[o.attr] = value
+	}
+}
+
+func (v *oldCascadeVisit) moved() string { return "" }
+
+func (v *oldCascadeVisit) close() {
+	if v.values == nil {
+		return
+	}
+	if err := oldCascade.Save(v.ctx, v.id, v.values); err != nil {
+		v.returned(err)
+	}
 }

@@ -14,25 +14,26 @@ const (
 	makeCall      kind = iota // a call is made
 	failCall                  // a call fails and is not made
 	loseAnswer                // a call is made and its answer lost
-	failAll                   // a call fails as often as it is tried
-	loseAll                   // a call is made, its answer lost, and it fails when it is tried again
+	failAll                   // a call fails, and so do all later ones of the request to that service
+	loseAll                   // a call is made, its answer lost, and all later ones fail
+	outage                    // a service fails, whoever asks it
 	crash                     // a request makes no call any more
 	flush                     // Memcache is emptied
 	evict                     // Memcache drops the session
-	expireLock                // a minute passes
+	minute                    // a minute passes
 	expireSession             // the session expires
 )
 
 var eventNames = map[kind]string{
-	failCall: "fail", loseAnswer: "ambiguous", failAll: "down", loseAll: "cut", crash: "crash",
-	flush: "flush", evict: "evict", expireLock: "minute", expireSession: "expiry",
+	failCall: "fail", loseAnswer: "lost", failAll: "down", loseAll: "cut", outage: "outage", crash: "crash",
+	flush: "flush", evict: "evict", minute: "minute", expireSession: "expiry",
 }
 
 // A choice is a step of a schedule.
 type choice struct {
 	kind  kind
 	actor int
-	call  string
+	call  string // outage: the service
 }
 
 // String returns what parseChoice reads: "0.get", "fail(1.commit)", "crash(0)", "flush".
@@ -45,6 +46,8 @@ func (c choice) String() string {
 		return fmt.Sprintf("%s(%d.%s)", name, c.actor, c.call)
 	case crash:
 		return fmt.Sprintf("%s(%d)", name, c.actor)
+	case outage:
+		return fmt.Sprintf("%s(%s)", name, c.call)
 	}
 	return name
 }
@@ -61,13 +64,14 @@ func parseChoice(text string) (c choice, err error) {
 	}
 	switch c.kind {
 	case makeCall, failCall, loseAnswer, failAll, loseAll:
-		if _, err := fmt.Sscanf(arg, "%d.%s", &c.actor, &c.call); err != nil {
-			return c, fmt.Errorf("step %q of a trace: %w", text, err)
-		}
+		_, err = fmt.Sscanf(arg, "%d.%s", &c.actor, &c.call)
 	case crash:
-		if _, err := fmt.Sscanf(arg, "%d", &c.actor); err != nil {
-			return c, fmt.Errorf("step %q of a trace: %w", text, err)
-		}
+		_, err = fmt.Sscanf(arg, "%d", &c.actor)
+	case outage:
+		c.call = arg
+	}
+	if err != nil {
+		return c, fmt.Errorf("step %q of a trace: %w", text, err)
 	}
 	return c, nil
 }
@@ -106,50 +110,47 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 	calls := w.calls()
 	for _, c := range calls {
 		if c.hidden() {
-			calls = []*call{c}
-			break
+			// Nothing else is worth while: made later, it is the same.
+			return []choice{{makeCall, c.actor.index, c.name}}
 		}
 	}
 	var all []choice
 	for _, c := range calls {
 		all = append(all, choice{makeCall, c.actor.index, c.name})
 	}
-	if !moreEvents {
+	if !moreEvents || len(calls) == 0 {
 		return all
 	}
+	services := map[string]bool{}
 	for _, c := range calls {
-		if c.name == "rollback" || c.name == "start" || c.name == c.actor.outage.call {
-			continue // its answer is not looked at; it is no call; it fails anyway
+		if c.name == "start" {
+			continue // it is no call
 		}
-		all = append(all, choice{failCall, c.actor.index, c.name})
-		if c.writes() {
-			all = append(all, choice{loseAnswer, c.actor.index, c.name})
-		}
-		if w.scenario.cascade {
-			all = append(all, choice{failAll, c.actor.index, c.name})
-			if c.writes() {
-				all = append(all, choice{loseAll, c.actor.index, c.name})
+		services[c.service] = true
+		for _, k := range []kind{failCall, loseAnswer, failAll, loseAll} {
+			if k == failCall || k == failAll || c.writes() {
+				all = append(all, choice{k, c.actor.index, c.name})
 			}
 		}
 	}
-	if len(calls) == 0 || calls[0].hidden() {
-		return all
+	for _, service := range []string{"memcache", "datastore_v3"} {
+		if services[service] {
+			all = append(all, choice{kind: outage, call: service})
+		}
 	}
 	for i, a := range w.actors {
 		if !a.crashed && w.hasCall(a) {
 			all = append(all, choice{kind: crash, actor: i})
 		}
 	}
-	if it := w.peek(); it != nil {
+	if w.peek() != nil {
 		all = append(all, choice{kind: flush})
 		if evictToo {
 			all = append(all, choice{kind: evict})
 		}
-		if it.flags == 1 {
-			all = append(all, choice{kind: expireLock})
-		}
 	}
-	if !w.expired && !w.lapsed {
+	all = append(all, choice{kind: minute})
+	if !w.expired {
 		all = append(all, choice{kind: expireSession})
 	}
 	return all

@@ -118,10 +118,6 @@ func (x *explorer) batch(t *testing.T, ctx context.Context) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	if x.scenario.async() {
-		backgroundSaves.Lock()
-		defer backgroundSaves.Unlock()
-	}
 	done := ctx.Done()
 	synctest.Test(t, func(t *testing.T) {
 		for range schedulesPerServer {
@@ -170,7 +166,7 @@ func (x *explorer) schedule(t *testing.T, s service, prefix trace) {
 			x.visited[key] = struct{}{}
 		}
 		choices := w.choices(w.events < x.events, x.evict)
-		if w.over() {
+		if len(choices) == 0 {
 			x.stats.Ends++
 			w.judgeEnd()
 			return
@@ -213,7 +209,7 @@ func (x *explorer) walk(t *testing.T, s service) {
 	for w.violation == nil {
 		event := w.events < x.events && x.random.IntN(12) == 0
 		choices := w.choices(event, true)
-		if w.over() {
+		if len(choices) == 0 {
 			x.stats.Ends++
 			w.judgeEnd()
 			return
@@ -250,9 +246,6 @@ func (x *explorer) end(t *testing.T, w *world) {
 func (w *world) hasHidden() bool {
 	return slices.ContainsFunc(w.calls(), (*call).hidden)
 }
-
-// over tells that no request can go on.
-func (w *world) over() bool { return w.idle() }
 
 // replay runs one schedule to its end: the trace, and then always the first choice.
 func replay(t *testing.T, sc scenario, b breach, tr trace, log func(string, ...any)) (w *world) {
@@ -295,23 +288,31 @@ func replay(t *testing.T, sc scenario, b breach, tr trace, log func(string, ...a
 func (w *world) describe() string {
 	text := "memcache: "
 	if it := w.peek(); it != nil {
-		for _, tok := range w.itemTokens(it.flags, it.value) {
-			if tok.id {
-				text += fmt.Sprintf("%x ", tok.text[len(tok.text)-2:])
-			} else {
-				text += tok.text + " "
-			}
-		}
+		text += readable(w.itemTokens(it))
 	} else {
 		text += "- "
 	}
-	text += "| datastore: " + w.recordText()
+	text += "| datastore: " + readable(w.recordTokens())
 	for _, a := range w.actors {
 		if a.saw != nil {
 			text += fmt.Sprintf(" | %d saw %v", a.index, a.saw)
 		}
-		if w.ended.has(a.index) {
+		if a.judge.Ended != 0 {
 			text += fmt.Sprintf(", ended (%v)", a.err())
+		}
+	}
+	return text
+}
+
+func readable(tokens []token) (text string) {
+	for _, t := range tokens {
+		switch t.kind {
+		case plain:
+			text += t.text + " "
+		case renamed:
+			text += fmt.Sprintf("%x ", t.text[len(t.text)-2:])
+		case ranked:
+			text += fmt.Sprintf("@%d ", t.stamp>>12%1e9)
 		}
 	}
 	return text

@@ -3,19 +3,24 @@
 package interleave
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/oldlib"
 )
 
-// codec is quicker than gob, and a session has one encoding, so that schedules
-// can be repeated exactly.
-var codec = memcache.Codec{Marshal: json.Marshal, Unmarshal: json.Unmarshal}
+// codec is quicker than gob, and a session has one encoding. As gob does it
+// ignores what follows, so that the old library can read what ours wrote.
+var codec = memcache.Codec{Marshal: json.Marshal, Unmarshal: func(b []byte, v any) error {
+	return json.NewDecoder(bytes.NewReader(b)).Decode(v)
+}}
 
 // gaesessionStore is the store of the root package.
 type gaesessionStore struct{}
@@ -32,11 +37,17 @@ func (gaesessionStore) decode(value []byte) (stored, error) {
 		AccessedF time.Time
 		AttrsF    map[string]string
 	}
-	err := json.Unmarshal(value, &v)
+	err := codec.Unmarshal(value, &v)
 	return stored{v.AccessedF, v.AttrsF}, err
 }
 
 func (gaesessionStore) visit(ctx context.Context, sc scenario, o op, returned, _ func(error)) visit {
+	v := &gaesessionVisit{returned: returned}
+	if o.old {
+		v.old = oldlib.New(ctx, oldlib.Options{Codec: &codec, Retries: sc.retries})
+		v.store = v.old
+		return v
+	}
 	opt := gaesession.MemcacheStoreOptions{
 		Codec:              &codec,
 		Retries:            sc.retries,
@@ -47,12 +58,20 @@ func (gaesessionStore) visit(ctx context.Context, sc scenario, o op, returned, _
 	if o.refresh {
 		opt.RefreshInterval = time.Minute
 	}
-	return &gaesessionVisit{store: gaesession.NewMemcacheStoreOptions(ctx, &opt)}
+	if v.again = o.again; v.again {
+		opt.OnError = func(_ context.Context, err error) { v.errs = append(v.errs, err) }
+	}
+	v.store = gaesession.NewMemcacheStoreOptions(ctx, &opt)
+	return v
 }
 
 type gaesessionVisit struct {
-	store session.Store
-	sess  session.Session // nil: there is none
+	store    session.Store
+	old      *oldlib.Store   // nil: it is none
+	sess     session.Session // nil: there is none
+	returned func(error)
+	again    bool
+	errs     []error // of a request that saves again
 }
 
 func (v *gaesessionVisit) create() string {
@@ -66,7 +85,9 @@ func (v *gaesessionVisit) create() string {
 }
 
 func (v *gaesessionVisit) load(id string) *view {
-	if v.sess = v.store.Get(id); v.sess == nil {
+	v.sess = v.store.Get(id)
+	v.report()
+	if v.sess == nil {
 		return &view{none: true}
 	}
 	return &view{attrs: texts(v.sess.Attrs())}
@@ -86,4 +107,21 @@ func (v *gaesessionVisit) act(o op, value string) {
 
 func (v *gaesessionVisit) moved() string { return "" }
 
-func (v *gaesessionVisit) close() { v.store.Close() }
+func (v *gaesessionVisit) close() {
+	v.store.Close()
+	if v.old != nil && v.old.Err() != nil {
+		v.returned(v.old.Err())
+	}
+	if err := errors.Join(v.errs...); v.again && err != nil && !errors.Is(err, gaesession.ErrRemoved) {
+		v.errs = nil
+		v.store.Close()
+	}
+	v.report()
+}
+
+func (v *gaesessionVisit) report() {
+	for _, err := range v.errs {
+		v.returned(err)
+	}
+	v.errs = nil
+}

@@ -10,7 +10,7 @@ import (
 )
 
 // A session's attributes at the beginning. An attribute c has "c1" instead in
-// the state ahead.
+// the states unsaved and outlived.
 var initial = map[string]string{"a": "a0", "b": "b0", "c": "c0"}
 
 const (
@@ -28,22 +28,28 @@ const (
 	lapse   = 10 * time.Minute
 	// saveTimeout is what a background save is given.
 	saveTimeout = 30 * time.Second
+	// skew is how far the clock of an instance may be off.
+	skew = 30 * time.Second
 )
 
 // An op is what a request does with the session.
 type op struct {
-	name    string
-	attr    string // it changes; "": none
-	delete  bool
-	to      string // what it is set to; "": a value of its own
-	async   bool
-	refresh bool
-	logout  bool
-	login   bool
-	purge   bool
+	name   string
+	attr   string // it changes; "": none
+	to     string // what it is set to; "": a value of its own
+	delete bool
 
+	async      bool
+	refresh    bool // saves that the session was used
+	logout     bool
 	regenerate bool // moves the session to a new id
+	login      bool
+	purge      bool
 	again      bool // saves again when that has failed
+	old        bool // loads and saves as the library before this one
+
+	skew   time.Duration // of its instance's clock
+	shared bool          // it is on one instance with others
 }
 
 var ops = []op{
@@ -59,17 +65,37 @@ var ops = []op{
 	{name: "again:a", attr: "a", again: true},
 	{name: "async:a", attr: "a", async: true},
 	{name: "async:b", attr: "b", async: true},
+	{name: "async-delete:a", attr: "a", delete: true, async: true},
+	{name: "async-reset:a", attr: "a", to: "a0", async: true},
+	{name: "async-reset:c", attr: "c", to: "c0", async: true},
 	{name: "async:read", async: true},
 	{name: "purge", purge: true},
 	{name: "login", login: true},
+	{name: "old:a", attr: "a", old: true},
+	{name: "old:read", old: true},
 }
 
-func opNamed(name string) (op, error) {
+// opNamed returns an op, perhaps with where it runs: "change:a~ahead".
+func opNamed(text string) (op, error) {
+	name, where, _ := strings.Cut(text, "~")
 	i := slices.IndexFunc(ops, func(o op) bool { return o.name == name })
 	if i < 0 {
-		return op{}, fmt.Errorf("no such request: %q", name)
+		return op{}, fmt.Errorf("no such request: %q", text)
 	}
-	return ops[i], nil
+	o := ops[i]
+	o.name = text
+	switch where {
+	case "":
+	case "ahead":
+		o.skew = skew
+	case "behind":
+		o.skew = -skew
+	case "shared":
+		o.shared = true
+	default:
+		return op{}, fmt.Errorf("no such request: %q", text)
+	}
+	return o, nil
 }
 
 // value is what the request number i gives its attribute.
@@ -80,34 +106,28 @@ func (o op) value(i int) string {
 	return fmt.Sprintf("v%d", i)
 }
 
-// of tells that the store can do this.
+// of reports whether the store can do this.
 func (o op) of(isCascade bool) bool {
 	if isCascade {
 		return !o.async
 	}
-	return !o.regenerate && !o.again
+	return !o.regenerate
 }
 
 // States that a session may be in when the requests begin.
 const (
-	cached   = "cached"   // in both services
-	evicted  = "evicted"  // in Datastore alone
-	ahead    = "ahead"    // changed in Memcache, but not yet in Datastore
-	unsaved  = "unsaved"  // new in Memcache, and not in Datastore, which failed
-	created  = "created"  // a first request creates it; the others begin after it
-	idle     = "idle"     // in both services, and about to expire
-	outlived = "outlived" // as ahead, and purged from Datastore meanwhile
+	cached     = "cached"      // in both services
+	evicted    = "evicted"     // in Datastore alone
+	unsaved    = "unsaved"     // changed in Memcache, but not yet in Datastore
+	newUnsaved = "new-unsaved" // new in Memcache, and not in Datastore, which failed
+	created    = "created"     // a first request creates it; the others begin after it
+	idle       = "idle"        // in both services, and about to expire
+	outlived   = "outlived"    // as unsaved, and purged from Datastore meanwhile
+	old        = "old"         // in both services, written by the library before this one
+	oldAlone   = "old-alone"   // the same in Memcache alone
 )
 
-var states = []string{cached, evicted, ahead, unsaved, created, idle, outlived}
-
-// isAhead tells that the session was changed in Memcache alone.
-func (s scenario) isAhead() bool { return s.start == ahead || s.start == outlived }
-
-// isUnsaved tells that the session is not in Datastore when the requests begin.
-func (s scenario) isUnsaved() bool {
-	return s.start == unsaved || s.start == created || s.start == outlived
-}
+var states = []string{cached, evicted, unsaved, newUnsaved, created, idle, outlived, old, oldAlone}
 
 // A scenario is a state and the requests that overlap.
 type scenario struct {
@@ -143,6 +163,9 @@ func parseScenario(text string) (scenario, error) {
 		return scenario{}, fmt.Errorf("a scenario is a state and requests, as in %q", "cached change:a+logout")
 	}
 	s := scenario{start: words[0], retries: 1}
+	if !slices.Contains(states, s.start) {
+		return scenario{}, fmt.Errorf("scenario %q: no such state", text)
+	}
 	for _, name := range strings.Split(words[1], "+") {
 		o, err := opNamed(name)
 		if err != nil {
@@ -171,6 +194,9 @@ func parseScenario(text string) (scenario, error) {
 }
 
 func newScenario(isCascade bool, start string, names ...string) scenario {
+	if start == created {
+		names = append([]string{"login"}, names...)
+	}
 	text := start + " " + strings.Join(names, "+")
 	if isCascade {
 		text += " cascade"
@@ -185,12 +211,14 @@ func newScenario(isCascade bool, start string, names ...string) scenario {
 // pairs are all pairs of requests, each with itself included, on a session in
 // that state. Of pairs that differ in the names of their attributes alone there
 // is one: a request that changes b is paired with those that change a. A request
-// that saves again after a failure is like another one while nothing fails.
+// that saves again after a failure is like another one while nothing fails, and
+// only a state in which c was changed is one to set it back in.
 func pairs(start string, isCascade bool) []scenario {
 	var all []scenario
 	var names []string
 	for _, o := range ops {
-		if !o.login && !o.again && o.of(isCascade) {
+		if !o.login && !o.again && !o.old && o.of(isCascade) &&
+			(o.attr != "c" || start == unsaved || start == outlived) {
 			names = append(names, o.name)
 		}
 	}
@@ -200,37 +228,34 @@ func pairs(start string, isCascade bool) []scenario {
 				strings.HasSuffix(first, ":a") || strings.HasSuffix(second, ":a"); b && !a {
 				continue
 			}
-			requests := []string{first, second}
-			if start == created {
-				requests = []string{"login", first, second}
-			}
-			all = append(all, newScenario(isCascade, start, requests...))
+			all = append(all, newScenario(isCascade, start, first, second))
 		}
 	}
 	return all
 }
 
-// isLong tells of a pair on cascadestore's store that it has thousands of
-// schedules. That store brings the services up to date while it loads a session,
-// so there may be two changes of each request.
-func (s scenario) isLong() bool {
-	changes := 0
-	for _, o := range s.ops {
-		if o.refresh || o.regenerate || o.attr != "" && o.to == "" || s.start == ahead && o.to == "c0" || s.start == evicted && o.logout {
-			changes++
+// unlike are pairs on instances that are not alike: their clocks differ, or one
+// is of the old library.
+func unlike(start string, isCascade bool) []scenario {
+	var all []scenario
+	add := func(first, second string) { all = append(all, newScenario(isCascade, start, first, second)) }
+	changes := []string{"change:a", "delete:a"}
+	if !isCascade {
+		changes = append(changes, "async:a", "async-delete:a")
+	}
+	for i, first := range changes {
+		for _, second := range changes[i:] {
+			add(first+"~ahead", second+"~behind")
+			if first != second {
+				add(first+"~behind", second+"~ahead")
+			}
+		}
+		add(first+"~ahead", "logout")
+		for _, o := range []string{"old:a", "old:read"} {
+			add(o, first)
 		}
 	}
-	purges := slices.ContainsFunc(s.ops, func(o op) bool { return o.purge })
-	switch s.start {
-	case evicted:
-		return changes > 1
-	case ahead, unsaved:
-		return changes > 0 && !purges
-	}
-	return s.start != cached // much as cached or ahead
-}
-
-// async tells that there are background saves.
-func (s scenario) async() bool {
-	return s.isAhead() && !s.cascade || slices.ContainsFunc(s.ops, func(o op) bool { return o.async })
+	add("old:a", "read")
+	add("old:a", "logout")
+	return all
 }

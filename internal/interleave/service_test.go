@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/gaelocal"
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 // apiError is an error as the client library makes it of a service's answer. Its
@@ -83,7 +84,8 @@ func (s service) call(service, method string, request []byte) ([]byte, error) {
 // names.
 func (s service) context(fail func(service, method string) bool) context.Context {
 	var transaction []byte
-	return appengine.WithAPICallFunc(context.Background(), func(_ context.Context, service, method string, in, out protoadapt.MessageV1) error {
+	alone := tiered.OnInstance(context.Background(), &transaction)
+	return appengine.WithAPICallFunc(alone, func(_ context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		if fail != nil && fail(service, method) {
 			return failure(service)
 		}

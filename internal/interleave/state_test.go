@@ -16,91 +16,132 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 )
 
-// lockedRetries is how often a background save waits for the owner of a lock.
-const lockedRetries = 12
-
-// A token is a part of a state: text, or an id that has to be renamed because it
-// is another one in every schedule.
+// A token is a part of a state: text, or something that is another one in every
+// schedule and is renamed: an id by the order in which the ids come up, a stamp
+// by its rank among all of them.
 type token struct {
-	id   bool
-	text string
+	kind  tokenKind
+	text  string
+	stamp uint64
 }
 
-func word(text string) token { return token{text: text} }
+type tokenKind byte
+
+const (
+	plain tokenKind = iota
+	renamed
+	ranked
+)
+
+func word(text string) token { return token{kind: plain, text: text} }
 
 // ident is a nonce or a CAS id.
-func ident(kind string, id any) token { return token{true, fmt.Sprint(kind, id)} }
+func ident(kind string, id any) token { return token{kind: renamed, text: fmt.Sprint(kind, id)} }
 
 // A stateKey identifies a state.
 type stateKey [16]byte
 
 // state returns the key of the state that the world is in: what the services
-// hold, and of each request what its calls were answered.
+// hold, of each request what its calls were answered, and what the judge knows.
 func (w *world) state() stateKey {
-	tokens := []token{word(fmt.Sprintf("%d %v %v %v %v %v %d %d %d %d",
-		w.events, w.lossy, w.deleted, w.expired, w.lapsed, w.jumped, w.closed, w.ended, w.acked, time.Since(w.began)/time.Minute))}
-	if it := w.peek(); it != nil {
-		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(w.ttl)))
-		tokens = append(tokens, w.expiryToken(it), word("item"))
-		tokens = append(tokens, w.itemTokens(it.flags, it.value)...)
+	tokens := []token{word(fmt.Sprint(w.events, w.expired, w.jumped, w.hurt, w.down, time.Since(w.began)/time.Minute))}
+	for _, a := range w.actors {
+		if a.op.skew != 0 {
+			tokens = append(tokens, stampAt(time.Now()), stampAt(time.Now().Add(skew)), stampAt(time.Now().Add(-skew)))
+			break
+		}
 	}
-	tokens = append(tokens, word(w.recordText()), word(fmt.Sprint(w.stale, w.moved)))
+	if it := w.peek(); it != nil {
+		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(w.ttl/60)))
+		tokens = append(tokens, w.itemTokens(it)...)
+	}
+	tokens = append(tokens, w.recordTokens()...)
 	for _, a := range w.actors {
 		tokens = append(tokens, a.tokens()...)
 	}
+	return hash(tokens)
+}
+
+func stampAt(t time.Time) token { return token{kind: ranked, stamp: uint64(t.UnixMicro()) << 12} }
+
+func hash(tokens []token) stateKey {
+	var stamps []uint64
+	for _, t := range tokens {
+		if t.kind == ranked {
+			stamps = append(stamps, t.stamp)
+		}
+	}
+	slices.Sort(stamps)
+	stamps = slices.Compact(stamps)
 	names := map[string]int{}
 	h := fnv.New128a()
-	var number [2]byte
+	var number [3]byte
 	for _, t := range tokens {
-		if t.id {
-			n, ok := names[t.text]
-			if !ok {
+		n, ok := 0, true
+		switch t.kind {
+		case plain:
+			h.Write([]byte(t.text))
+			h.Write([]byte{0})
+			continue
+		case renamed:
+			if n, ok = names[t.text]; !ok {
 				n = len(names)
 				names[t.text] = n
 			}
-			binary.LittleEndian.PutUint16(number[:], uint16(n))
-			h.Write([]byte{0xff})
-			h.Write(number[:])
-		} else {
-			h.Write([]byte(t.text))
+		case ranked:
+			n, _ = slices.BinarySearch(stamps, t.stamp)
 		}
-		h.Write([]byte{0})
+		number[0] = 0xfe + byte(t.kind-renamed)
+		binary.LittleEndian.PutUint16(number[1:], uint16(n))
+		h.Write(number[:])
 	}
 	return stateKey(h.Sum(nil))
 }
 
 // tokens are what the request will do from here on depends on, and what the
 // judge has to know of it. The goroutines of a request that run side by side
-// speak to one service each, so the order of answers is kept for each service
-// alone. What an attempt at a transaction was answered is of no account once the
-// attempt has failed because of another one, or a background save has put it
-// off; how often it has done so counts when nobody else goes on.
+// speak to one service each, or make calls that nobody else can notice, so the
+// order of answers is kept for each service alone. What an attempt at a
+// transaction was answered is of no account once the attempt has failed because
+// of another one.
 func (a *actor) tokens() []token {
-	w := a.w
-	tokens := []token{word(fmt.Sprintf("| %v %v %d %+v %+v", a.crashed, a.phase, a.hits, a.at[loading], a.at[saving]))}
+	w, r := a.w, a.judge
+	text := fmt.Sprint("| ", a.crashed, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.Sets)
+	for _, b := range w.session.Requests {
+		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving)
+	}
+	for _, t := range w.session.Losses {
+		text += fmt.Sprint(" ", t >= r.Saving)
+	}
 	if a.saw != nil {
-		tokens = append(tokens, word(a.saw.String()))
+		text += a.saw.String()
 	}
-	tokens = append(tokens, a.movedTokens()...)
-	if w.ended.has(a.index) {
-		return append(tokens, word(fmt.Sprint(a.failed)))
+	tokens := append([]token{word(text)}, a.movedTokens()...)
+	if r.Ended != 0 || a.crashed {
+		return tokens
 	}
-	tokens = append(tokens, word(fmt.Sprint(a.outage, a.failed, a.hasLogged(), a.txn != nil && a.txnRead != 0 && a.txnRead != w.version)))
+	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.txn != nil && a.txnRead != 0 && a.txnRead != w.version)))
 	for _, answers := range a.answers {
 		tokens = append(append(tokens, word("/")), answers...)
 	}
-	alone := true
 	for _, c := range w.calls() {
-		if c.actor != a {
-			alone = false
-			continue
+		if c.actor == a {
+			tokens = append(tokens, word(c.name))
 		}
-		tokens = append(tokens, word(c.name))
-	}
-	if alone {
-		tokens = append(tokens, word(fmt.Sprint(a.polls)))
 	}
 	return tokens
+}
+
+// movedTokens are what the services hold under the request's new id.
+func (a *actor) movedTokens() []token {
+	if a.newID == "" {
+		return nil
+	}
+	tokens := []token{word("moved")}
+	if it := a.w.peekAt(a.newID); it != nil {
+		tokens = append(tokens, a.w.itemTokens(it)...)
+	}
+	return append(tokens, a.w.recordTokensAt(a.newID)...)
 }
 
 // remember adds the answer of a call to what the request knows.
@@ -110,41 +151,38 @@ func (a *actor) remember(c *call) {
 		i = 0
 	}
 	if c.name == "begin" {
-		a.attempt = [2]int{len(a.answers[0]), len(a.answers[1])}
-	}
-	if c.name == "rollback" && a.phase == returned {
-		if a.polls++; a.polls >= lockedRetries {
-			a.w.deleted = true
-		}
-		for i := range a.answers {
-			a.answers[i] = a.answers[i][:a.attempt[i]]
-		}
-		return
+		a.attempt = len(a.answers[1])
 	}
 	if c.name == "commit" && c.err != nil && strings.Contains(c.err.Error(), "CONCURRENT_TRANSACTION") {
-		a.answers[i] = a.answers[i][:a.attempt[i]]
+		// The time of the change is fixed now: what was put says which it is.
+		put := slices.IndexFunc(a.answers[1][a.attempt:], func(t token) bool { return t.kind == plain && t.text == "txn-put" })
+		if put >= 0 {
+			a.answers[1] = slices.Delete(a.answers[1], a.attempt, a.attempt+put)
+		}
 		return
 	}
 	h := append(a.answers[i], word(c.name))
 	if c.item != nil {
-		h = append(h, word(fmt.Sprint(c.item.expiration)), a.w.expiryToken(c.item), ident("cas", c.item.cas))
-		h = append(h, a.w.itemTokens(c.item.flags, c.item.value)...)
+		h = append(h, word(fmt.Sprint(c.item.expiration/60)), ident("cas", c.item.cas))
+		h = append(h, a.w.itemTokens(c.item)...)
 	}
 	switch {
 	case c.err != nil:
 		h = append(h, word(c.err.Error()))
 	case c.service == "memcache" && c.method == "Get":
 		if it := gotItem(c.response); it != nil {
-			h = append(h, ident("cas", it.cas), a.w.expiryToken(it))
-			h = append(h, a.w.itemTokens(it.flags, it.value)...)
+			h = append(append(h, ident("cas", it.cas)), a.w.itemTokens(it)...)
 		}
 	case c.service == "memcache":
 		h = append(h, word(string(c.response)))
+	case c.method == "Put":
+		_, value := putEntity(c.request, a.w.store.kept().value)
+		h = append(h, a.w.valueTokens(value)...)
 	case c.method == "Get":
-		h = append(h, word(a.w.recordText()))
+		h = append(h, a.w.recordTokens()...)
 		if c.name == "txn-get" && a.txnRead != a.w.version {
 			// It reads what was there when it began to read.
-			h = append(h, word("stale"), word(string(c.response)))
+			h = append(h, word("stale"), ident("response", string(c.response)))
 		}
 	case c.method == "RunQuery" || c.method == "Next":
 		h = append(h, word(fmt.Sprint(strings.Contains(string(c.response), a.w.id))))
@@ -152,40 +190,69 @@ func (a *actor) remember(c *call) {
 	a.answers[i] = h
 }
 
-// itemTokens takes an item of Memcache apart. Its form is described in
-// internal/tiered/item.go.
-func (w *world) itemTokens(flags uint32, value []byte) []token {
-	tokens := []token{word(kindName(flags))}
-	switch {
-	case flags == 0:
-		return append(tokens, word(w.valueText(value)))
-	case flags == 1 && len(value) >= 8:
-		tokens = append(tokens, ident("nonce", string(value[:8])))
-		if len(value) > 12 {
-			tokens = append(tokens, w.itemTokens(binary.BigEndian.Uint32(value[8:]), value[12:])...)
+func kindName(it *item) string {
+	switch it.flags {
+	case 0:
+		tr, err := parseTrailer(it.value)
+		switch {
+		case err != nil:
+			return "damaged"
+		case tr.isMissing:
+			return "old"
+		case time.Now().Before(tr.sealed):
+			return "sealed"
+		case tr.isUnsaved():
+			return "unsaved"
 		}
-		return tokens
-	case flags == 3 || flags == 4:
-		count, n := binary.Uvarint(value)
-		if n <= 0 || count > uint64(len(value))/8 {
-			break
-		}
-		value = value[n:]
-		for range count {
-			tokens = append(tokens, ident("nonce", string(value[:8])))
-			value = value[8:]
-		}
-		if flags == 4 {
-			return append(tokens, word(w.valueText(value)))
-		}
-		size, n := binary.Uvarint(value)
-		if n <= 0 || uint64(len(value)-n) < size {
-			break
-		}
-		base, value := value[n:n+int(size)], value[n+int(size):]
-		return append(tokens, word(w.valueText(base)), word(w.valueText(value)))
+		return "value"
+	case 1:
+		return "lease"
+	case 2:
+		return "removed"
 	}
-	return append(tokens, word(string(value)))
+	return fmt.Sprint("flags", it.flags)
+}
+
+func (w *world) itemTokens(it *item) []token {
+	tokens := []token{word(kindName(it))}
+	switch it.flags {
+	case 0:
+		return append(tokens, w.valueTokens(it.value)...)
+	case 1:
+		return append(tokens, ident("nonce", string(it.value)))
+	}
+	return append(tokens, word(string(it.value)))
+}
+
+// valueTokens takes an encoded session apart: times are told to the minute.
+func (w *world) valueTokens(b []byte) []token {
+	tr, err := parseTrailer(b)
+	if err != nil {
+		return []token{word(string(b))}
+	}
+	tokens := []token{word(w.valueText(tr.value))}
+	if tr.isMissing {
+		return tokens
+	}
+	text := fmt.Sprint("used ", w.minutes(tr.used), " ends ", w.minutes(tr.ends))
+	if tr.isItem {
+		now := time.Now()
+		text += fmt.Sprint(" marks ", tr.marks, " next ", w.minutes(tr.next), now.Before(tr.next),
+			" sealed ", now.Before(tr.sealed), " late ", now.Sub(tr.unsavedSince) > 3*time.Second)
+	}
+	tokens = append(tokens, word(text))
+	for _, c := range tr.cells {
+		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&1)), token{kind: ranked, stamp: c.stamp})
+	}
+	return tokens
+}
+
+// minutes since the session was created.
+func (w *world) minutes(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return fmt.Sprint(int64(t.Sub(w.born).Minutes()))
 }
 
 // valueText is an encoded session with its access time in minutes.
@@ -202,7 +269,7 @@ func (w *world) valueText(value []byte) string {
 	}
 	var b strings.Builder
 	if !v.accessed.IsZero() {
-		fmt.Fprintf(&b, "accessed %d", v.accessed.Sub(w.born)/time.Minute)
+		fmt.Fprintf(&b, "accessed %s", w.minutes(v.accessed))
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.attrs)) {
 		fmt.Fprintf(&b, " %s=%s", name, v.attrs[name])
@@ -244,28 +311,23 @@ func (w *world) recordAt(id string) *record {
 	return r
 }
 
-func (w *world) recordText() string {
+func (w *world) recordTokens() []token {
 	if w.textOf != w.version {
-		w.textOf, w.text = w.version, w.recordTextAt(w.id)
+		w.textOf, w.text = w.version, w.recordTokensAt(w.id)
 	}
 	return w.text
 }
 
-func (w *world) recordTextAt(id string) string {
+func (w *world) recordTokensAt(id string) []token {
 	e := w.recordAt(id)
-	if e == nil {
-		return "missing"
+	switch {
+	case e == nil:
+		return []token{word("missing")}
+	case len(e.value) == 0:
+		// For how long it says so is drawn at random.
+		return []token{word("emptied")}
 	}
-	return fmt.Sprintf("expires %d %s", e.expires.Sub(w.born)/time.Minute, w.valueText(e.value))
-}
-
-// expiryToken is the expiry in an item's flags, in minutes.
-func (w *world) expiryToken(it *item) token {
-	if it.expiry == 0 {
-		return word("")
-	}
-	const cycle = 1 << (32 - protocolBits)
-	return word(fmt.Sprint("until ", (int64(it.expiry)-w.born.Unix()%cycle+cycle)%cycle/60))
+	return append([]token{word("expires " + w.minutes(e.expires))}, w.valueTokens(e.value)...)
 }
 
 func (w *world) key(ctx context.Context, id string) *datastore.Key {

@@ -16,20 +16,11 @@ const (
 // An item is one of a memcache Get's answer or of a Set's request.
 type item struct {
 	key, value []byte
-	flags      uint32 // the protocol's
-	expiry     uint32 // what cascadestore keeps in the flags above the protocol's
+	flags      uint32
 	cas        uint64
 	policy     uint64 // Set
 	expiration uint32 // Set: seconds
 }
-
-const protocolBits = 4
-
-func (it *item) setFlags(flags uint32) {
-	it.flags, it.expiry = flags&(1<<protocolBits-1), flags>>protocolBits
-}
-
-func (it *item) allFlags() uint32 { return it.flags | it.expiry<<protocolBits }
 
 func fields(b []byte, f func(num protowire.Number, typ protowire.Type, value []byte, number uint64)) {
 	for len(b) > 0 {
@@ -77,30 +68,13 @@ func gotItem(response []byte) *item {
 			case 3:
 				it.value = value
 			case 4:
-				it.setFlags(uint32(number))
+				it.flags = uint32(number)
 			case 5:
 				it.cas = number
 			}
 		})
 	})
 	return it
-}
-
-// getAnswer is the answer of a memcache Get.
-func getAnswer(it *item) []byte {
-	if it == nil {
-		return nil
-	}
-	b := protowire.AppendTag(nil, 1, protowire.StartGroupType)
-	b = protowire.AppendTag(b, 2, protowire.BytesType)
-	b = protowire.AppendBytes(b, it.key)
-	b = protowire.AppendTag(b, 3, protowire.BytesType)
-	b = protowire.AppendBytes(b, it.value)
-	b = protowire.AppendTag(b, 4, protowire.Fixed32Type)
-	b = protowire.AppendFixed32(b, it.allFlags())
-	b = protowire.AppendTag(b, 5, protowire.Fixed64Type)
-	b = protowire.AppendFixed64(b, it.cas)
-	return protowire.AppendTag(b, 1, protowire.EndGroupType)
 }
 
 // setItem is the item in the request of a memcache Set.
@@ -117,7 +91,7 @@ func setItem(request []byte) *item {
 			case 3:
 				it.value = value
 			case 4:
-				it.setFlags(uint32(number))
+				it.flags = uint32(number)
 			case 5:
 				it.policy = number
 			case 6:
@@ -138,7 +112,7 @@ func setRequest(it *item) []byte {
 	b = protowire.AppendTag(b, 3, protowire.BytesType)
 	b = protowire.AppendBytes(b, it.value)
 	b = protowire.AppendTag(b, 4, protowire.Fixed32Type)
-	b = protowire.AppendFixed32(b, it.allFlags())
+	b = protowire.AppendFixed32(b, it.flags)
 	b = protowire.AppendTag(b, 5, protowire.VarintType)
 	b = protowire.AppendVarint(b, it.policy)
 	b = protowire.AppendTag(b, 6, protowire.Fixed32Type)
@@ -148,18 +122,6 @@ func setRequest(it *item) []byte {
 		b = protowire.AppendFixed64(b, it.cas)
 	}
 	return protowire.AppendTag(b, 1, protowire.EndGroupType)
-}
-
-// answerStored is the answer of a memcache Set that has stored its item.
-var answerStored = []byte{1 << 3, 1}
-
-func setStatus(response []byte) (status uint64) {
-	fields(response, func(num protowire.Number, _ protowire.Type, _ []byte, number uint64) {
-		if num == 1 {
-			status = number
-		}
-	})
-	return status
 }
 
 // peekRequest asks memcache for an item and its CAS id, without using it.
@@ -181,10 +143,9 @@ func withTransaction(request, transaction []byte) []byte {
 	return protowire.AppendBytes(b, transaction)
 }
 
-// putEntity is what a datastore_v3 Put stores: its key, encoded, and whether the
-// property of that name is empty.
-func putEntity(request []byte, property string) (key []byte, emptied bool) {
-	emptied = true
+// putEntity is what a datastore_v3 Put stores: its key, encoded, and the value
+// of a property.
+func putEntity(request []byte, property string) (key, of []byte) {
 	fields(request, func(num protowire.Number, _ protowire.Type, entity []byte, _ uint64) {
 		if num != 1 {
 			return
@@ -195,7 +156,7 @@ func putEntity(request []byte, property string) (key []byte, emptied bool) {
 				key = value
 			case 14, 15:
 				var name string
-				var size int
+				var text []byte
 				fields(value, func(num protowire.Number, _ protowire.Type, value []byte, _ uint64) {
 					switch num {
 					case 3:
@@ -203,18 +164,18 @@ func putEntity(request []byte, property string) (key []byte, emptied bool) {
 					case 5:
 						fields(value, func(num protowire.Number, _ protowire.Type, value []byte, _ uint64) {
 							if num == 3 {
-								size = len(value)
+								text = value
 							}
 						})
 					}
 				})
-				if name == property && size > 0 {
-					emptied = false
+				if name == property {
+					of = text
 				}
 			}
 		})
 	})
-	return key, emptied
+	return key, of
 }
 
 // deleteRequest is the request of a datastore_v3 Delete.

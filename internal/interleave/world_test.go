@@ -14,11 +14,15 @@ import (
 	"time"
 
 	"google.golang.org/appengine/v2"
+	"google.golang.org/appengine/v2/datastore"
+	"google.golang.org/appengine/v2/memcache"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/judge"
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 // A world is one schedule of a scenario: the services, the requests and what has
@@ -33,6 +37,7 @@ type world struct {
 	born     time.Time // when the session was created
 	began    time.Time // when the requests began
 	actors   []*actor
+	session  judge.Session // what the judge knows
 
 	mu      sync.Mutex // guards what follows against the requests' goroutines
 	pending []*call
@@ -40,36 +45,22 @@ type world struct {
 
 	// What has happened.
 	trace   []choice
+	clock   judge.Time
 	events  int
-	lossy   bool // what Memcache alone had may be lost, or out of sight
-	forgot  bool // Memcache has lost the session
-	deleted bool // a request has deleted it from Memcache, could not ask for it, or has waited too long for a lock
-	expired bool // the session has expired, whoever used it
-	lapsed  bool // it has expired, unless a request has saved it
+	expired bool // time has passed after which the session may have ended
 	jumped  bool // more time has passed than a background save may take
-	closed  mask // requests that have returned
-	ended   mask // those whose background save has ended, too, or that crashed
-	acked   mask // those that ended and reported no error
-	stale   bool // an item was put again that should have expired meanwhile
-	moved   mask // those that have given the session a new id
-	version int  // of the entity
+	hurt    bool // Memcache may show what is behind Datastore until the next change
+	down    map[string]bool
+	version int // of the entity
 	ttl     uint32
-	noisy   *actor // whose last call was answered in a way after which it may be tried again
 
 	violation error
 
 	// Remembered, as they are needed at every step.
 	texts  map[string]string // of values
-	text   string            // of the entity, at the version textOf
+	text   []token           // of the entity, at the version textOf
 	textOf int
 }
-
-// A mask is a set of requests.
-type mask uint
-
-func (m mask) has(i int) bool { return m>>i&1 == 1 }
-
-func bit(i int) mask { return 1 << i }
 
 // What a request is doing.
 type phase int
@@ -81,19 +72,12 @@ const (
 	returned
 )
 
-// known is what is known at an instant about what has been saved.
-type known struct {
-	begun                 bool
-	closed, ended, acked  mask
-	moved                 mask
-	expired, lossy, event bool
-}
-
 // An actor is a request.
 type actor struct {
 	w     *world
 	index int
 	op    op
+	judge *judge.Request
 	gate  chan struct{} // nil: it may begin
 	over  chan struct{} // closed when its goroutine has ended
 
@@ -101,26 +85,25 @@ type actor struct {
 	phase phase
 	saw   *view // by its load
 	newID string
+	used  time.Time
 	mu    sync.Mutex
 	errs  []error
-	logs  []error // that were no more than logged
+	logs  []error           // that were no more than logged
+	works []context.Context // of what goes on in the background; guarded by w.mu
 
 	// The explorer's.
-	at       [returned]known // when the first call of a phase was made
-	crashed  bool
-	failed   bool // it has reported an error
-	judged   bool // its load
-	saved    bool // it has begun a transaction
-	hits     int  // calls that were made to fail
-	outage   outage
-	noises   int
-	txn      []byte
-	txnBegan time.Time
-	txnRead  int        // version of the entity it read; 0: not yet
-	answers  [2][]token // of Memcache and of Datastore
-	attempt  [2]int     // how many there were when the transaction began
-	polls    int        // transactions that its background save has put off
-	breached breachState
+	crashed   bool
+	judged    bool // its load
+	fromCache bool // its load found a value there
+	hits      int  // calls that were made to fail
+	hurt      bool // one of them in Memcache
+	down      map[string]bool
+	txn       []byte
+	txnBegan  time.Time
+	txnRead   int        // version of the entity it read; 0: not yet
+	answers   [2][]token // of Memcache and of Datastore
+	attempt   int        // how many of Datastore's there were when the transaction began
+	breached  breachState
 }
 
 // A call is a request's call that is held.
@@ -132,7 +115,6 @@ type call struct {
 	item            *item // of a memcache Set
 	name            string
 	answered        chan struct{}
-	late            bool // it is a Set that was to be made before the session expired
 	response        []byte
 	err             error
 }
@@ -159,6 +141,9 @@ func (a *actor) call(ctx context.Context, service, method string, in, out protoa
 	}
 	c := &call{actor: a, ctx: ctx, service: service, method: method, request: request, answered: make(chan struct{})}
 	a.w.mu.Lock()
+	if _, isBackground := ctx.Deadline(); isBackground && !slices.Contains(a.works, ctx) {
+		a.works = append(a.works, ctx)
+	}
 	stopped := a.w.stopped
 	if !stopped {
 		a.w.pending = append(a.w.pending, c)
@@ -180,6 +165,18 @@ func (a *actor) begin() error {
 	return a.call(context.Background(), "", "start", &emptypb.Empty{}, &emptypb.Empty{})
 }
 
+// context is that of the request, on an instance of its own as a rule.
+func (a *actor) context() context.Context {
+	ctx := appengine.WithAPICallFunc(context.Background(), a.call)
+	if a.op.skew != 0 {
+		ctx = tiered.WithClock(ctx, a.op.skew)
+	}
+	if a.op.shared {
+		return tiered.OnInstance(ctx, a.w)
+	}
+	return tiered.OnInstance(ctx, a)
+}
+
 // run is the goroutine of a request.
 func (a *actor) run() {
 	defer close(a.over)
@@ -189,7 +186,7 @@ func (a *actor) run() {
 			return
 		}
 	}
-	ctx := appengine.WithAPICallFunc(context.Background(), a.call)
+	ctx := a.context()
 	if a.op.purge {
 		a.phase = saving
 		if a.begin() != nil {
@@ -208,7 +205,7 @@ func (a *actor) run() {
 		a.phase = loading
 		a.saw = v.load(a.w.id)
 	}
-	a.phase = saving
+	a.phase, a.used = saving, time.Now()
 	v.act(a.op, a.op.value(a.index))
 	a.newID = v.moved()
 	v.close()
@@ -241,46 +238,21 @@ func (w *world) isStopped() bool {
 // newWorld brings the session into the scenario's first state and begins the
 // requests.
 func newWorld(s service, sc scenario, b breach) (*world, error) {
-	w := &world{service: s, scenario: sc, store: sc.store(), breach: b, born: time.Now(), texts: map[string]string{}}
-	if sc.start != created {
-		login := w.newRequest(func(service, _ string) bool { return sc.start == unsaved && service == "datastore_v3" }, op{})
-		w.id = login.create()
-		login.close()
-		if err := errors.Join(login.errs...); (err != nil) != (sc.start == unsaved) {
-			return nil, fmt.Errorf("login: %w", err)
-		}
+	w := &world{service: s, scenario: sc, store: sc.store(), breach: b, born: time.Now(),
+		texts: map[string]string{}, down: map[string]bool{}, clock: 1}
+	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Overdue: sc.start == outlived}
+	if err := w.prepare(); err != nil {
+		return nil, err
 	}
-	switch sc.start {
-	case evicted:
-		w.FlushMemcache()
-	case ahead, outlived:
-		change := w.newRequest(func(service, _ string) bool { return service == "datastore_v3" }, op{async: sc.async()})
-		change.load(w.id)
-		change.act(op{attr: "c"}, "c1")
-		change.close()
-		if err := w.drain(); err != nil {
-			return nil, fmt.Errorf("background save: %w", err)
-		}
-		if len(change.errs) != 1 {
-			return nil, fmt.Errorf("save with Datastore failing: got errors %v, want one", change.errs)
-		}
-	}
-	switch sc.start {
-	case created:
-	case idle:
-		time.Sleep(idleAge)
-	case outlived:
-		if err := w.forget(); err != nil {
-			return nil, err
-		}
-		fallthrough
-	default:
-		time.Sleep(age)
-	}
+	w.clock = 10
 	w.began = time.Now()
 	w.version = 1
 	for i, o := range sc.ops {
-		a := &actor{w: w, index: i, op: o, over: make(chan struct{})}
+		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
+		a.judge = &judge.Request{
+			Creates: o.login, Removes: o.logout || o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge,
+		}
+		w.session.Requests = append(w.session.Requests, a.judge)
 		if sc.start == created && i > 0 {
 			a.gate = make(chan struct{})
 		}
@@ -291,42 +263,98 @@ func newWorld(s service, sc scenario, b breach) (*world, error) {
 	return w, nil
 }
 
-// settle waits until nothing goes on any more without the explorer.
+// prepare brings the session into its first state.
+func (w *world) prepare() error {
+	start := w.scenario.start
+	if start == created {
+		return nil
+	}
+	datastoreDown := func(service, _ string) bool { return service == "datastore_v3" }
+	before := func(r judge.Request) {
+		r.Began, r.Saving, r.Closed, r.Ended, r.Saves, r.Used = w.clock, w.clock, w.clock, w.clock, true, time.Now()
+		w.session.Requests = append(w.session.Requests, &r)
+		w.clock++
+	}
+	var fail func(service, method string) bool
+	if start == newUnsaved {
+		fail = datastoreDown
+	}
+	login := w.newRequest(fail, op{})
+	w.id = login.create()
+	login.close()
+	if err := errors.Join(login.errs...); (err != nil) != (start == newUnsaved) {
+		return fmt.Errorf("login: %w", err)
+	}
+	// In Memcache alone it is not saved, whoever says so.
+	alone := start == newUnsaved || start == oldAlone
+	before(judge.Request{Creates: true, Sets: initial, Failed: alone, Kept: alone})
+	switch start {
+	case evicted:
+		w.EvictMemcache("", w.store.kept().prefix+w.id)
+	case unsaved, outlived:
+		change := w.newRequest(datastoreDown, op{})
+		change.load(w.id)
+		change.act(op{attr: "c"}, "c1")
+		change.close()
+		if len(change.errs) == 0 {
+			return errors.New("a save with Datastore failing reports no error")
+		}
+		before(judge.Request{Sets: map[string]string{"c": "c1"}, Failed: true, Kept: true})
+	case old, oldAlone:
+		if err := w.makeOld(); err != nil {
+			return err
+		}
+	}
+	switch start {
+	case idle:
+		time.Sleep(idleAge)
+	case outlived, oldAlone:
+		if err := w.forget(); err != nil {
+			return err
+		}
+		fallthrough
+	default:
+		time.Sleep(age)
+	}
+	return nil
+}
+
+// makeOld makes the session one that the library before this one has written:
+// without a trailer.
+func (w *world) makeOld() error {
+	ctx := w.context(nil)
+	it, err := memcache.Get(ctx, w.store.kept().prefix+w.id)
+	if err != nil {
+		return err
+	}
+	tr, err := parseTrailer(it.Value)
+	if err != nil {
+		return err
+	}
+	it.Value = tr.value
+	it.Expiration = timeout
+	e := datastore.PropertyList{
+		{Name: w.store.kept().value, Value: tr.value, NoIndex: true},
+		{Name: w.store.kept().expires, Value: time.Now().Add(timeout)},
+	}
+	_, err = datastore.Put(ctx, w.key(ctx, w.id), &e)
+	return errors.Join(err, memcache.Set(ctx, it))
+}
+
+// settle waits until nothing goes on any more without the explorer: until every
+// request that goes on has a call to make.
 func (w *world) settle() {
 	synctest.Wait()
-	if a := w.noisy; a != nil {
-		w.noisy = nil
-		w.awaitRetry(a)
-	}
-	for patience := 0; w.idle() && w.asleep(); patience++ {
-		if patience > 10000 {
+	for patience := 0; slices.ContainsFunc(w.actors, (*actor).asleep); patience++ {
+		if patience > 20000 {
 			w.fail("a request neither ends nor makes a call")
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 		synctest.Wait()
 	}
 	for _, a := range w.actors {
-		i := a.index
-		if a.saw != nil && !a.judged {
-			a.judged = true
-			w.judgeLoad(a)
-		}
-		if a.phase == returned && !a.crashed {
-			w.closed |= bit(i)
-		}
-		if a.newID != "" && a.err() == nil {
-			w.moved |= bit(i)
-		}
-		if a.crashed || a.phase == returned && !w.hasCall(a) {
-			if !w.ended.has(i) && !a.crashed {
-				w.judgeErrors(a)
-			}
-			if a.failed = a.err() != nil; !a.failed && !a.crashed {
-				w.acked |= bit(i)
-			}
-			w.ended |= bit(i)
-		}
+		w.note(a)
 	}
 	if first := w.actors[0]; w.scenario.start == created && first.phase == returned {
 		for _, a := range w.actors {
@@ -338,26 +366,67 @@ func (w *world) settle() {
 	}
 }
 
-// canceled is a context that is done.
-var canceled = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
-
-// awaitRetry lets time pass until a request that may try again has done so.
-func (w *world) awaitRetry(a *actor) {
-	// Longer than the store waits before its next retry. A request whose
-	// goroutines run side by side may have another call to make meanwhile.
-	time.Sleep(a.patience())
-	synctest.Wait()
-	for waited := time.Duration(0); a.phase == returned && waited < 4*time.Second; waited += 50 * time.Millisecond {
-		if w.hasCall(a) || !w.scenario.async() || gaesession.Drain(canceled) == nil {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-		synctest.Wait()
+// note keeps in mind for the judge what a request has done.
+func (w *world) note(a *actor) {
+	r := a.judge
+	if a.saw != nil && !a.judged {
+		a.judged = true
+		r.Gone = a.saw.none
+		w.judgeLoad(a)
 	}
+	if !a.used.IsZero() {
+		r.Used = a.used
+	}
+	if a.phase == returned && r.Closed == 0 && !a.crashed {
+		if r.Saving == 0 {
+			r.Saving = w.clock // it had nothing to save
+		}
+		r.Closed, r.Failed = w.clock, a.err() != nil
+		r.Kept = r.Failed && a.isKept()
+	}
+	if r.Closed != 0 && r.Ended == 0 && !a.crashed && !a.isWorking() {
+		r.Ended, r.Late = w.clock, !r.Failed && a.err() != nil
+		w.judgeEnded(a)
+	}
+	w.hurt = w.hurt || a.crashed || a.hurt
+}
+
+// isKept reports whether Datastore alone has refused the request's change, so
+// that it has to be in Memcache.
+func (a *actor) isKept() bool {
+	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared &&
+		!errors.Is(a.err(), gaesession.ErrRemoved)
+}
+
+// startsSaving notes what the request is going to save, when it begins to.
+func (a *actor) startsSaving() {
+	r := a.judge
+	r.Saving = a.w.clock
+	switch {
+	case a.op.login:
+		r.Sets = initial
+	case a.op.attr != "" && !a.saw.none && a.saw.attrs[a.op.attr] != a.op.value(a.index):
+		r.Sets = map[string]string{a.op.attr: a.op.value(a.index)}
+	}
+}
+
+// isWorking reports whether the request has begun, and it or its background work
+// has not ended.
+func (a *actor) isWorking() bool {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	a.works = slices.DeleteFunc(a.works, func(ctx context.Context) bool { return ctx.Err() != nil })
+	return a.phase == loading || a.phase == saving || len(a.works) > 0
+}
+
+// asleep reports whether the request goes on when time passes.
+func (a *actor) asleep() bool {
+	if a.crashed || !a.isWorking() {
+		return false
+	}
+	return !slices.ContainsFunc(a.w.actors, func(b *actor) bool {
+		return (a == b || a.op.shared && b.op.shared) && a.w.hasCall(b)
+	})
 }
 
 func isClosed(c chan struct{}) bool {
@@ -381,20 +450,6 @@ func (a *actor) err() error {
 	return errors.Join(a.errs...)
 }
 
-// idle tells that no call can be made.
-func (w *world) idle() bool { return len(w.calls()) == 0 }
-
-// asleep tells that a request has begun and not returned, or that a background
-// save goes on.
-func (w *world) asleep() bool {
-	if w.scenario.async() && gaesession.Drain(canceled) != nil && !slices.ContainsFunc(w.actors, func(a *actor) bool { return a.crashed }) {
-		return true
-	}
-	return slices.ContainsFunc(w.actors, func(a *actor) bool {
-		return !a.crashed && (a.phase == loading || a.phase == saving)
-	})
-}
-
 func (w *world) hasCall(a *actor) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -408,9 +463,7 @@ func (w *world) calls() []*call {
 	var all []*call
 	for _, c := range w.pending {
 		if !c.actor.crashed {
-			if c.name == "" {
-				c.describe()
-			}
+			c.describe()
 			all = append(all, c)
 		}
 	}
@@ -420,24 +473,18 @@ func (w *world) calls() []*call {
 	return all
 }
 
-var kinds = []string{"value", "lock", "removed", "ahead", "settled"}
-
-func kindName(flags uint32) string {
-	if int(flags) < len(kinds) {
-		return kinds[flags]
-	}
-	return fmt.Sprint("flags", flags)
-}
-
 // describe gives a call the name it has in a trace.
 func (c *call) describe() {
+	if c.name != "" {
+		return
+	}
 	switch c.service + "." + c.method {
 	case "memcache.Get":
 		c.name = "get"
 	case "memcache.Set":
 		c.item = setItem(c.request)
 		policy := map[uint64]string{policySet: "set", policyAdd: "add", policyCAS: "cas"}[c.item.policy]
-		c.name = policy + ":" + kindName(c.item.flags)
+		c.name = policy + ":" + kindName(c.item)
 	case "memcache.Delete":
 		c.name = "delete"
 	case "datastore_v3.BeginTransaction":
@@ -462,17 +509,20 @@ func (c *call) describe() {
 	}
 }
 
-// hidden tells that nobody else can notice when the call is made.
+// hidden reports whether nobody else can notice when the call is made.
 func (c *call) hidden() bool {
 	switch c.name {
 	case "begin", "txn-put", "rollback":
 		return true
 	}
-	return false
+	return c.isDown()
 }
 
-// writes tells that a call whose answer is lost is another thing than one that
-// was not made.
+// isDown reports whether the call fails anyway.
+func (c *call) isDown() bool { return c.actor.down[c.service] || c.actor.w.down[c.service] }
+
+// writes reports whether a call whose answer is lost is another thing than one
+// that was not made.
 func (c *call) writes() bool {
 	switch c.name {
 	case "delete", "ds-put", "ds-delete", "commit":
@@ -494,37 +544,43 @@ func (w *world) peekAt(id string) *item {
 	return gotItem(response)
 }
 
+// lose notes that Memcache has lost the session.
+func (w *world) lose() { w.session.Losses = append(w.session.Losses, w.clock) }
+
 // apply makes a choice come true.
 func (w *world) apply(ch choice) error {
 	w.trace = append(w.trace, ch)
+	w.clock++
+	time.Sleep(time.Microsecond) // no two changes are made at the same time
 	if ch.kind != makeCall {
 		w.events++
 	}
 	switch ch.kind {
 	case flush:
-		w.lossy, w.forgot = true, true
+		w.lose()
 		w.FlushMemcache()
 	case evict:
-		w.lossy, w.forgot = true, true
+		w.lose()
 		w.EvictMemcache("", w.store.kept().prefix+w.id)
-	case expireLock:
-		w.lossy, w.jumped = true, true
+	case outage:
+		w.down[ch.call] = true
+	case minute:
+		w.jumped = true
 		time.Sleep(time.Minute + time.Second)
 	case expireSession:
-		for _, c := range w.calls() {
-			c.late = c.item != nil
-		}
-		w.lossy, w.forgot, w.jumped = true, true, true
+		w.jumped, w.expired = true, true
+		w.lose()
 		if w.scenario.start == idle {
-			w.lapsed = true
 			time.Sleep(lapse)
 		} else {
-			w.expired = true
 			time.Sleep(gone)
 		}
 	case crash:
-		w.lossy = true
-		w.actors[ch.actor].crashed = true
+		for _, a := range w.actors {
+			if a.index == ch.actor || a.op.shared && w.actors[ch.actor].op.shared {
+				a.crashed = true
+			}
+		}
 	default:
 		calls := w.calls()
 		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.name == ch.call })
@@ -543,41 +599,49 @@ func (w *world) make(c *call, how kind) {
 	w.mu.Lock()
 	w.pending = slices.DeleteFunc(w.pending, func(p *call) bool { return p == c })
 	w.mu.Unlock()
-	if a.phase < returned && !a.at[a.phase].begun {
-		now := w.known()
-		a.at[a.phase] = now
+	if a.judge.Began == 0 {
+		a.judge.Began = w.clock
 	}
-	how = a.outage.next(c, how)
+	if a.phase == saving && a.judge.Saving == 0 {
+		a.startsSaving()
+	}
+	if c.isDown() && how == makeCall {
+		how = failCall
+	}
+	if how == failAll || how == loseAll {
+		a.down[c.service] = true
+	}
 	switch {
 	case c.ctx.Err() != nil:
 		c.err = c.ctx.Err()
-	case how == failCall:
+	case how == failCall || how == failAll:
 		a.hits++
-		w.deleted = w.deleted || c.service == "memcache"
+		a.hurt = a.hurt || c.service == "memcache"
 		c.err = failure(c.service)
 	default:
+		if c.name == "begin" || c.name == "ds-put" {
+			a.judge.Saves = a.judge.Saves || a.phase >= saving
+		}
 		c.response, c.err = w.perform(c)
-		if how == loseAnswer {
+		if c.name == "get" && a.phase == loading {
+			it := gotItem(c.response)
+			a.fromCache = it != nil && it.flags == 0
+		}
+		if how == loseAnswer || how == loseAll {
 			a.hits++
+			a.hurt = a.hurt || c.service == "memcache"
 			c.response, c.err = nil, failure(c.service)
 		}
 	}
-	w.stale = w.stale || c.late && c.err != nil
 	if c.name == "commit" {
 		a.txn = nil // however it has ended
 	}
-	// A rollback is made after an attempt that was given up.
-	if c.err != nil || c.name == "rollback" || c.service == "memcache" && c.method == "Set" && setStatus(c.response) != 1 {
-		w.noisy = a
-	}
 	a.remember(c)
 	close(c.answered)
-}
-
-func (w *world) known() known {
-	return known{
-		begun: true, closed: w.closed, ended: w.ended, acked: w.acked, moved: w.moved,
-		expired: w.expired, lossy: w.lossy, event: w.events > 0,
+	if c.err != nil && w.hasCall(a) {
+		// It is tried again beside another call.
+		synctest.Wait()
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 
@@ -608,11 +672,11 @@ func (w *world) perform(c *call) ([]byte, error) {
 	response, err := w.call(c.service, c.method, request)
 	switch c.name {
 	case "begin":
-		a.txn, a.txnBegan, a.txnRead, a.saved = response, time.Now(), 0, true
+		a.txn, a.txnBegan, a.txnRead = response, time.Now(), 0
 	case "rollback":
 		a.txn = nil
 	}
-	w.note(c, err)
+	w.changed(c, err)
 	return response, err
 }
 
@@ -634,8 +698,8 @@ func (w *world) expireTransaction(c *call) error {
 	return newAPIError("datastore_v3", 1, "the transaction has expired")
 }
 
-// note keeps in mind what a call has changed.
-func (w *world) note(c *call, err error) {
+// changed keeps in mind what a call has changed.
+func (w *world) changed(c *call, err error) {
 	switch c.name {
 	case "commit", "ds-put", "ds-delete":
 		if err == nil && !c.actor.isMoving(c) {
@@ -645,7 +709,22 @@ func (w *world) note(c *call, err error) {
 	if c.item != nil {
 		w.ttl = c.item.expiration
 	}
-	w.deleted = w.deleted || c.name == "delete"
+}
+
+// isMoving reports whether a call is for the session under the request's new id.
+func (a *actor) isMoving(c *call) bool {
+	return a.newID != "" && bytes.Contains(c.request, []byte(a.newID))
+}
+
+// ids are all that the session has had.
+func (w *world) ids() []string {
+	ids := []string{w.id}
+	for _, a := range w.actors {
+		if a.newID != "" {
+			ids = append(ids, a.newID)
+		}
+	}
+	return ids
 }
 
 func (w *world) fail(format string, args ...any) {
@@ -673,19 +752,12 @@ func (w *world) stop() error {
 	for _, a := range w.actors {
 		<-a.over
 	}
-	if err := w.drain(); err != nil {
+	// Background work ends by itself when its calls fail.
+	if err := gaesession.Drain(context.Background()); err != nil || w.id == "" {
 		return err
 	}
 	for _, id := range w.ids() {
 		w.EvictMemcache("", w.store.kept().prefix+id)
 	}
 	return w.forget()
-}
-
-// drain waits for background saves, of which only scenarios with some may ask.
-func (w *world) drain() error {
-	if !w.scenario.async() {
-		return nil
-	}
-	return gaesession.Drain(context.Background())
 }
