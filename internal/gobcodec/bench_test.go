@@ -15,8 +15,9 @@ import (
 // work on the machine then slows down both. It reports how many times as fast
 // this package is: the median, and what lies between the quartiles.
 func BenchmarkBesidePlainGob(b *testing.B) {
-	many, manyAndStruct, nested := attrs{}, attrs{"item": item{"book", 9.5, []string{"a"}}}, attrs{}
-	for i := range 60 {
+	book := item{"book", 9.5, []string{"a"}}
+	many, manyAndStruct, nested := attrs{}, attrs{"item": book}, attrs{}
+	for i := range 32 {
 		name := fmt.Sprint("attribute", i)
 		many[name], manyAndStruct[name] = i, i
 		nested[name] = attrs{"number": i, "text": "text", "map": attrs{"float": 1.5}}
@@ -26,17 +27,18 @@ func BenchmarkBesidePlainGob(b *testing.B) {
 		o    session.SessOptions
 	}{
 		{"4 scalars", session.SessOptions{Attrs: fourScalars}},
-		{"60 scalars", session.SessOptions{Attrs: many}},
-		{"a struct", session.SessOptions{Attrs: attrs{"user": "alice@example.com", "visits": 42, "item": item{"book", 9.5, []string{"a"}}}}},
-		{"60 scalars and a struct", session.SessOptions{Attrs: manyAndStruct}},
-		{"60 constant scalars and a struct", session.SessOptions{CAttrs: many, Attrs: attrs{"item": item{"book", 9.5, []string{"a"}}}}},
+		{"32 scalars", session.SessOptions{Attrs: many}},
+		{"a struct", session.SessOptions{Attrs: attrs{"user": "alice@example.com", "visits": 42, "item": book}}},
+		{"32 scalars and a struct", session.SessOptions{Attrs: manyAndStruct}},
+		{"32 constant scalars and a struct", session.SessOptions{CAttrs: many, Attrs: attrs{"item": book}}},
 		{"a nested map", session.SessOptions{Attrs: attrs{"map": nested}}},
 		{"100 KB", session.SessOptions{Attrs: attrs{"text": strings.Repeat("x", 100<<10)}}},
 	} {
 		s := session.NewSessionOptions(&bench.o)
 		data := plainBytes(b, s)
 		b.Run(bench.name+"/Marshal", func(b *testing.B) {
-			inTurns(b, func() error { _, err := memcache.Gob.Marshal(s); return err }, func() error { _, err := Marshal(s); return err })
+			inTurns(b, func() error { _, err := memcache.Gob.Marshal(s); return err },
+				func() error { _, err := Marshal(s); return err })
 		})
 		b.Run(bench.name+"/Unmarshal", func(b *testing.B) {
 			inTurns(b, func() error { return memcache.Gob.Unmarshal(data, session.NewSession()) },

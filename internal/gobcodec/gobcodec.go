@@ -2,10 +2,10 @@
 //
 // A gob stream begins with definitions of types, its head. Most of gob's time
 // goes into the head, though it is the same for all sessions. So it is made once,
-// when the program starts: later, each instance could number its types otherwise.
+// at the start of the program: later, instances could number types differently.
 // Booleans, numbers and strings need no definitions. If all attributes are such,
 // what follows the head is written here, and read here if it follows this head.
-// Gob does the rest: other attributes, other heads, anything unusual in a stream.
+// Gob does the rest: other attributes, other heads, anything unusual.
 package gobcodec
 
 import (

@@ -67,14 +67,19 @@ func samples() map[bool][]attrs {
 			{"a": strings.Repeat("x", 100), "b": []int{1, 2, 3}},
 		},
 	}
-	for _, v := range []any{true, false, 0, 63, 64, -1, -64, -65, 1 << 40, math.MinInt64, math.MaxInt64, int8(-128), int8(127),
-		int16(-1 << 15), int32(math.MaxInt32), int64(-5), uint(0), uint(127), uint(128), uint8(255), uint16(256), uint32(1 << 31),
-		uint64(math.MaxUint64), uintptr(9), float32(1.1), float32(math.Inf(1)), 0.0, math.Copysign(0, -1), math.Pi, math.NaN(),
-		math.SmallestNonzeroFloat64, "", "x", "\xff\x00ä", strings.Repeat("y", 127), strings.Repeat("y", 128), strings.Repeat("z", 70000)} {
+	for _, v := range []any{
+		true, false, 0, 63, 64, -1, -64, -65, 1 << 40, math.MinInt64, math.MaxInt64, int8(-128), int8(127),
+		int16(-1 << 15), int32(math.MaxInt32), int64(-5), uint(0), uint(127), uint(128), uint8(255), uint16(256),
+		uint32(1 << 31), uint64(math.MaxUint64), uintptr(9), float32(1.1), float32(math.Inf(1)), 0.0,
+		math.Copysign(0, -1), math.Pi, math.NaN(), math.SmallestNonzeroFloat64, "", "x", "\xff\x00ä",
+		strings.Repeat("y", 127), strings.Repeat("y", 128), strings.Repeat("z", 70000),
+	} {
 		byScalars[true] = append(byScalars[true], attrs{"attr": v}, attrs{"": v})
 	}
-	for _, v := range []any{nil, item{}, item{"a", 1, nil}, secret{"hush"}, userID("u"), time.Unix(5, 6), time.Second, attrs{}, attrs{"a": 1},
-		attrs{"a": nil}, []byte{}, []byte("bytes"), []string{"a"}, 1i, complex64(1)} {
+	for _, v := range []any{
+		nil, item{}, item{"a", 1, nil}, secret{"hush"}, userID("u"), time.Unix(5, 6), time.Second, attrs{},
+		attrs{"a": 1}, attrs{"a": nil}, []byte{}, []byte("bytes"), []string{"a"}, 1i, complex64(1),
+	} {
 		byScalars[false] = append(byScalars[false], attrs{"attr": v})
 	}
 	return byScalars
@@ -257,7 +262,8 @@ func claimsTooMuch(data []byte) bool {
 
 func damaged(t testing.TB) [][]byte {
 	return [][]byte{
-		plainBytes(t, session.NewSessionOptions(&session.SessOptions{CAttrs: attrs{"c": true}, Attrs: attrs{"a": "text", "b": -5, "d": 1.5, "e": int8(9)}})),
+		plainBytes(t, session.NewSessionOptions(&session.SessOptions{
+			CAttrs: attrs{"c": true}, Attrs: attrs{"a": "text", "b": -5, "d": 1.5, "e": int8(9)}})),
 		plainBytes(t, sessionWith(attrs{"a": 1, "b": item{"book", 1, []string{"x"}}, "c": secret{"hush"}})),
 	}
 }
@@ -266,7 +272,10 @@ func TestDamagedStreams(t *testing.T) {
 	for _, data := range damaged(t) {
 		for i := range data {
 			agree(t, data[:i])
-			for _, b := range []byte{data[i] ^ 1, data[i] ^ 2, data[i] ^ 0x80, data[i] + 1, data[i] - 1, 0, 1, 0x7f, 0x80, 0xf7, 0xf8, 0xfe, 0xff} {
+			old := data[i]
+			for _, b := range []byte{
+				old ^ 1, old ^ 2, old ^ 0x80, old + 1, old - 1, 0, 1, 0x7f, 0x80, 0xf7, 0xf8, 0xfe, 0xff,
+			} {
 				changed := bytes.Clone(data)
 				changed[i] = b
 				agree(t, changed)
@@ -373,8 +382,14 @@ func TestNothingIsDoneTwice(t *testing.T) {
 	s := session.NewSessionOptions(&session.SessOptions{CAttrs: many, Attrs: attrs{"a": item{Name: "b"}}})
 	data := plainBytes(t, s)
 	for name, do := range map[string][2]func() error{
-		"Marshal":          {func() error { _, err := memcache.Gob.Marshal(s); return err }, func() error { _, err := Marshal(s); return err }},
-		"UnmarshalSession": {func() error { return memcache.Gob.Unmarshal(data, session.NewSession()) }, func() error { _, err := UnmarshalSession(data); return err }},
+		"Marshal": {
+			func() error { _, err := memcache.Gob.Marshal(s); return err },
+			func() error { _, err := Marshal(s); return err },
+		},
+		"UnmarshalSession": {
+			func() error { return memcache.Gob.Unmarshal(data, session.NewSession()) },
+			func() error { _, err := UnmarshalSession(data); return err },
+		},
 	} {
 		var allocs [2]float64
 		for i, do := range do {

@@ -94,8 +94,8 @@ func (r *reader) scalar(v reflect.Value) {
 	r.bad = r.bad || same != x
 }
 
-func zigzag(x int64) uint64   { return uint64(x)<<1 ^ uint64(x>>63) }
-func unzigzag(x uint64) int64 { return int64(x>>1) ^ -int64(x&1) }
+func zigzag(x int64) uint64    { return uint64(x)<<1 ^ uint64(x>>63) }
+func unzigzag(x uint64) int64  { return int64(x>>1) ^ -int64(x&1) }
 func (r *reader) int() int64   { return unzigzag(r.uint()) }
 func (r *reader) text() []byte { return r.take(r.uint()) }
 
