@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/http"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -144,6 +145,21 @@ func TestManyKeysThatAreNaNAreKept(t *testing.T) {
 				t.Fatal(err)
 			}
 			b.expectKeys(t, 5, values{"n": n, "m": n})
+		}
+	})
+}
+
+func TestAChangeOfOneOfManyKeysThatAreNaNIsSaved(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		for range 10 { // which one is found first is random
+			b := a.login(t, values{math.NaN(): 0, math.NaN(): 0, math.NaN(): 0})
+			err := b.use(func(_ *http.Request, s *sessions.Session) {
+				s.Values = values{math.NaN(): 0, math.NaN(): 0, math.NaN(): 9}
+			})
+			got, rerr := b.read()
+			if found := find(got, math.NaN()); err != nil || rerr != nil || len(found) != 3 || !slices.Contains(found, 9) {
+				t.Fatalf("got %v, %v, %v; want a 9 and two 0", found, err, rerr)
+			}
 		}
 	})
 }

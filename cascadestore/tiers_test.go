@@ -279,8 +279,9 @@ func TestSessionsLiveOnOtherServices(t *testing.T) {
 
 			durable.calls = 0
 			v.expect(t, want)
-			if asked := durable.calls > 0; asked == withCache {
-				t.Errorf("a read asked the backup %d times", durable.calls)
+			reads := map[bool]int{true: 0, false: 1}[withCache]
+			if durable.calls != reads {
+				t.Errorf("a read asked the backup %d times, want %d", durable.calls, reads)
 			}
 			if !withCache && fast.calls > 0 {
 				t.Errorf("%d calls of a cache that the store does not have", fast.calls)
