@@ -11,9 +11,9 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 )
 
-// BenchmarkBesidePlainGob measures this package and plain gob in turns, as other
-// work on the machine then slows down both. It reports how many times as fast
-// this package is: the median, and what lies between the quartiles.
+// BenchmarkBesidePlainGob measures this package and plain gob in turns, as then
+// other work on the machine slows down both. It reports how many times as fast
+// this package is: the median and the quartiles.
 func BenchmarkBesidePlainGob(b *testing.B) {
 	book := item{"book", 9.5, []string{"a"}}
 	many, manyAndStruct, nested := attrs{}, attrs{"item": book}, attrs{}

@@ -28,9 +28,11 @@ func FuzzMarshal(f *testing.F) {
 	f.Add("key", "text", int64(-5), 1.5, true)
 	f.Add("", "\xff", int64(math.MinInt64), math.NaN(), false)
 	f.Fuzz(func(t *testing.T, key, text string, n int64, x float64, b bool) {
-		a := attrs{key: text, "n": n, "i": int(n), "i8": int8(n), "u": uint64(n), "u16": uint16(n), "x": x, "y": float32(x), "b": b}
+		a := attrs{key: text, "n": n, "i": int(n), "i8": int8(n), "u": uint64(n), "x": x, "y": float32(x), "b": b}
 		s := session.NewSessionOptions(&session.SessOptions{CAttrs: attrs{key: n}, Attrs: a, Timeout: time.Duration(n)})
-		for _, s := range []session.Session{s, sessionWith(attrs{key: text}), sessionWith(attrs{key: item{Name: text, Price: x}})} {
+		for _, s := range []session.Session{
+			s, sessionWith(attrs{key: text}), sessionWith(attrs{key: item{Name: text, Price: x}}),
+		} {
 			got, err := Marshal(s)
 			if err != nil {
 				t.Fatal(err)

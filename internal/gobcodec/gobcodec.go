@@ -1,11 +1,11 @@
 // Package gobcodec is memcache.Gob, but faster with sessions.
 //
 // A gob stream begins with definitions of types, its head. Most of gob's time
-// goes into the head, though it is the same for all sessions. So it is made once,
-// at the start of the program: later, instances could number types differently.
-// Booleans, numbers and strings need no definitions. If all attributes are such,
-// what follows the head is written here, and read here if it follows this head.
-// Gob does the rest: other attributes, other heads, anything unusual.
+// goes into the head, though it is the same for all sessions. So it is made
+// once, at the start: later, instances could number types differently. If all
+// attributes are booleans, numbers or strings, which need no definitions, the
+// rest is written here, and it is read here if it follows the same head. All
+// other sessions are left to gob, and so is a stream with anything unusual.
 package gobcodec
 
 import (
@@ -41,15 +41,10 @@ func UnmarshalSession(data []byte) (session.Session, error) {
 var sessionType = reflect.TypeOf(session.NewSession())
 var head, id = makeHead() // the id is gob's number of the session struct
 
-// makeHead returns 0 if sessions have other fields than those known here.
+// makeHead returns 0 if icza/session has another number of fields than it had.
 func makeHead() (head []byte, id int64) {
-	var fields string
-	for _, f := range reflect.VisibleFields(sessionType.Elem()) {
-		fields += f.Type.String() + " "
-	}
-	const known = "string time.Time time.Time map[string]interface {} map[string]interface {} time.Duration *sync.RWMutex "
 	data, err := memcache.Gob.Marshal(session.NewSession())
-	r := reader{rest: data, bad: err != nil || fields != known}
+	r := reader{rest: data, bad: err != nil || sessionType.Elem().NumField() != 7}
 	for id <= 0 && !r.bad {
 		head = data[:len(data)-len(r.rest)]
 		id = (&reader{rest: r.text()}).int() // that of a definition is negative
@@ -102,7 +97,8 @@ func decode(data []byte, session any, build bool) bool {
 		case *map[string]any:
 			r.attrs(f, build)
 		case *time.Time:
-			r.bad = f.GobDecode(r.text()) != nil || r.bad
+			t := r.text()
+			r.bad = r.bad || build && f.GobDecode(t) != nil
 		default:
 			r.scalar(sess.Field(i))
 		}

@@ -100,12 +100,16 @@ func (r *reader) int() int64   { return unzigzag(r.uint()) }
 func (r *reader) text() []byte { return r.take(r.uint()) }
 
 func (r *reader) uint() (x uint64) {
-	n := 1
-	if len(r.rest) > 0 && r.rest[0] > 0x7f {
-		n, r.rest = 256-int(r.rest[0]), r.rest[1:]
+	if len(r.rest) > 0 && r.rest[0] <= 0x7f {
+		x, r.rest = uint64(r.rest[0]), r.rest[1:]
+		return x
 	}
-	r.bad = r.bad || n > 8
-	for _, b := range r.take(uint64(n)) {
+	number := r.take(1)
+	if len(number) > 0 {
+		number = r.take(256 - uint64(number[0]))
+	}
+	r.bad = r.bad || len(number) > 8
+	for _, b := range number {
 		x = x<<8 | uint64(b)
 	}
 	return x
