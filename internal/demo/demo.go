@@ -82,7 +82,7 @@ func (d Demo) runOnAppEngine(ctx context.Context, host string, p Place) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, l, h, d.Drain)
+	return Serve(ctx, l, h, d.Drain)
 }
 
 func (d Demo) runLocally(ctx context.Context, args []string, out io.Writer) (err error) {
@@ -125,7 +125,7 @@ func (d Demo) runLocally(ctx context.Context, args []string, out io.Writer) (err
 	if _, err := fmt.Fprintf(out, "The %s is at http://%s/\n%s are kept %s. Ctrl-C ends it.\n", d.Title, l.Addr(), d.Keeps, kept); err != nil {
 		return err
 	}
-	return serve(ctx, l, h, d.Drain)
+	return Serve(ctx, l, h, d.Drain)
 }
 
 // startServices starts Memcache and Datastore, the latter in a file in the

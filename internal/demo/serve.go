@@ -14,9 +14,9 @@ import (
 // https://cloud.google.com/appengine/docs/standard/how-instances-are-managed#shutdown
 const shutdownTime = 2500 * time.Millisecond
 
-// serve serves h at l until ctx is done. Requests that have begun by then are
+// Serve serves h at l until ctx is done. Requests that have begun by then are
 // finished, and so are the saves they left behind, which drain waits for.
-func serve(ctx context.Context, l net.Listener, h http.Handler, drain func(context.Context) error) error {
+func Serve(ctx context.Context, l net.Listener, h http.Handler, drain func(context.Context) error) error {
 	var silent silentConns
 	server := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ConnState: silent.connState,
