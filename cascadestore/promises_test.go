@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -81,6 +82,46 @@ func TestChangeSurvivesAnotherOneAtAnyOfItsCalls(t *testing.T) {
 				})
 			})
 		}
+	})
+}
+
+func TestChangesOfOneSessionOnOneInstanceAreSavedTogether(t *testing.T) {
+	onEach(t, durable, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		want := values{"n": 0}
+		instance := a.service.NewRequest() // for all of them
+		const requests = 30
+		var loaded, saved sync.WaitGroup
+		loaded.Add(requests)
+		for i := range requests {
+			want[i] = i
+			saved.Add(1)
+			go func() {
+				defer saved.Done()
+				r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(instance.Context())
+				r.AddCookie(&http.Cookie{Name: sessionName, Value: b.cookie()})
+				s, err := a.store.Get(r, sessionName)
+				loaded.Done()
+				loaded.Wait()
+				s.Values[i] = i
+				if err = errors.Join(err, s.Save(r, httptest.NewRecorder())); err != nil {
+					t.Errorf("request %d: %v", i, err)
+				}
+			}()
+		}
+		saved.Wait()
+		commits := 0
+		for _, c := range instance.Calls() {
+			if c.Method == "Commit" {
+				commits++
+			}
+		}
+		// Those that come while one is saved wait, and are saved together. How many
+		// come one by one at the end depends on the machine.
+		if commits > requests/2 {
+			t.Errorf("%d changes took %d transactions", requests, commits)
+		}
+		b.expect(t, backends, want)
 	})
 }
 
