@@ -109,6 +109,34 @@ func TestTheRequestBackendDoesNotSeeWhatOthersChange(t *testing.T) {
 	b.expect(t, cascadestore.AllBackends, values{"n": 1, "theirs": 1, "mine": 1})
 }
 
+func TestASessionThatOthersRemovedIsNotSeenAgainOnceThatIsKnown(t *testing.T) {
+	for name, find := range map[string]func(a *app, w http.ResponseWriter, r *http.Request, s *sessions.Session) error{
+		"Save": func(_ *app, w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			s.Values["n"] = 1
+			return s.Save(r, w)
+		},
+		"RegenerateID": func(a *app, _ http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			return a.store.RegenerateID(r, s)
+		},
+	} {
+		a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
+		b := a.login(t, values{"n": 0})
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			s := again(t, a, r)
+			b.clone().mustLogout(t)
+			if got := again(t, a, r); got.IsNew {
+				t.Errorf("%s: the request asked the services again", name)
+			}
+			if err := find(a, w, r, s); !errors.Is(err, cascadestore.ErrRemoved) {
+				t.Errorf("%s: got %v, want ErrRemoved", name, err)
+			}
+			if got := again(t, a, r); !got.IsNew || got.ID == s.ID {
+				t.Errorf("%s: the session was found that is known to be removed", name)
+			}
+		})
+	}
+}
+
 func TestARegeneratedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 	onRequestBackends(t, func(t *testing.T, a *app) {
 		b := a.newBrowser()

@@ -92,6 +92,9 @@ func (cs *CascadeStore) save(ctx context.Context, req *request, session *session
 		Value: value, Set: set, Deleted: deleted, Used: now, Ends: cs.expiry(session.Options, now),
 	})
 	t.saved = true
+	if errors.Is(err, ErrRemoved) {
+		req.drop(cs, session.Name(), t)
+	}
 	if err != nil {
 		return err
 	}
@@ -181,12 +184,14 @@ func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session)
 	}
 	moved, err := cs.take(ctx, session, t)
 	err = cs.logs().returned(ctx, describe(doing, t.id, err))
+	if moved || errors.Is(err, ErrRemoved) {
+		req.drop(cs, session.Name(), t)
+	}
 	if !moved {
 		return err
 	}
 	old := t.id
 	session.ID = newID()
-	req.drop(cs, session.Name(), t)
 	req.tracks[session] = &track{id: session.ID, cookieID: t.cookieID}
 	cs.logs().step(ctx, "new id", old, "new", sessionid.Hash(session.ID))
 	return err
