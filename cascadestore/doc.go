@@ -123,7 +123,7 @@
 //
 //   - A cookie whose session is gone gives a new session with a new id, and no
 //     error.
-//   - A MaxAge of 0 is a cookie for as long as the browser runs, and DefaultMaxAge
-//     in the services, not a removal.
+//   - A MaxAge of 0 is a cookie for as long as the browser runs, and
+//     DefaultMaxAge in the services, not a removal.
 //   - A session has its id before it is saved.
 package cascadestore

@@ -17,7 +17,7 @@ type PurgeResult struct {
 // than five minutes ago, those of removed sessions and of the original package
 // included. It stops after eight minutes, or when ctx is done, without an error
 // and with Completed false. A query or delete that keeps failing is an error;
-// the result then tells what was deleted before.
+// the result then says what was deleted before.
 func PurgeExpired(ctx context.Context) (PurgeResult, error) {
 	done, err := gae.PurgeExpired(ctx, kind, expiresProperty)
 	return PurgeResult(done), err

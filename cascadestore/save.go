@@ -162,8 +162,9 @@ func (cs *CascadeStore) removeUnreadable(ctx context.Context, session *sessions.
 //
 // Requests that overlap and save under the old id later get ErrRemoved; so does
 // RegenerateID when the session was removed. After another error the session is
-// what it was, with its old ID. If it has a new ID all the same, it has moved, but
-// Memcache failed and may show the old session to readers until it expires there.
+// what it was, with its old ID. If it has a new ID all the same, it has moved,
+// but Memcache failed and may show the old session to readers until it expires
+// there.
 func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session) error {
 	const doing = "regenerate id of session"
 	if err := cs.Err(); err != nil {
@@ -243,4 +244,29 @@ func (cs *CascadeStore) setOptions(session *sessions.Session) {
 	if session.Options == nil {
 		session.Options = cs.blank(session.Name()).Options
 	}
+}
+
+// maxAge is how long the services keep a session after it was saved.
+func (cs *CascadeStore) maxAge(o *sessions.Options) time.Duration {
+	seconds := o.MaxAge
+	if seconds == 0 {
+		seconds = cs.DefaultMaxAge
+		if seconds < 1 {
+			seconds = DefaultMaxAgeSeconds
+		}
+	}
+	const longest = 100 * 365 * 24 * time.Hour // so that nothing overflows
+	return time.Duration(min(int64(seconds), int64(longest/time.Second))) * time.Second
+}
+
+// refreshInterval is how old the expiry in the services may become before a
+// Save that changes nothing writes it again.
+func refreshInterval(maxAge time.Duration) time.Duration { return maxAge / 10 }
+
+// expiry is when the services are to let go a session that is saved now. So
+// that skipped refreshes never end a session early it is one interval late; the
+// cookie, and its signature, end in time.
+func (cs *CascadeStore) expiry(o *sessions.Options, now time.Time) time.Time {
+	maxAge := cs.maxAge(o)
+	return now.Add(maxAge + refreshInterval(maxAge))
 }
