@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,12 +125,12 @@ func (s *services) fail(who string, ops ...string) {
 
 // at runs f at the next call of that name by a request, before or after it.
 func (s *services) at(who, op string, done bool, f func() error) {
-	var once sync.Once
-	s.hook(func(c step) (err error) {
-		if c.op == op && c.who == who && c.done == done {
-			once.Do(func() { err = f() })
+	var met atomic.Bool
+	s.hook(func(c step) error {
+		if c.op == op && c.who == who && c.done == done && !met.Swap(true) {
+			return f()
 		}
-		return err
+		return nil
 	})
 }
 

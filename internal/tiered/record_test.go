@@ -304,6 +304,11 @@ func TestATrailerThatContradictsItselfIsDamaged(t *testing.T) {
 		"no marks":              forged(func(b []byte) []byte { return b[:head+4+2*cellSize+5] }),
 		"no value":              forged(func(b []byte) []byte { return b[len(sample(2).value):] }),
 		"no head":               forged(func(b []byte) []byte { return b[:len(sample(2).value)+10] }),
+		"longer than it is": func() []byte {
+			b := append(sample(2).encode(true)[:20:20], 0xff, 0, 0, 0)
+			sum := checksumOf(b)
+			return append(append(b, byte(sum>>24), byte(sum>>16), byte(sum>>8), byte(sum)), trailerMagic...)
+		}(),
 	} {
 		if st, hasTrailer, err := decode(b); st != nil || !hasTrailer || !errors.Is(err, errDamaged) {
 			t.Errorf("%s: got %v, %v, %v; want that it is damaged", name, st, hasTrailer, err)

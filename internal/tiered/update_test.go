@@ -276,8 +276,10 @@ func TestAPublishThatFailsForGoodIsGivenUpAndReported(t *testing.T) {
 		r := s.opened(t, "A")
 		s.fail("A", "cache")
 		expectErr(t, "change", r.update("a=2"), errDown)
+		s.forgetCalls()
 		begin := time.Now()
 		drain(t)
+		expect(t, "attempts", s.count("cache.get"), publishAttempts)
 		if took := time.Since(begin); took < time.Second || took > 10*time.Second {
 			t.Errorf("it was tried for %v", took)
 		}
