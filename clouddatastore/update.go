@@ -186,9 +186,13 @@ func (b *Backup) updateInTransaction(ctx context.Context, id string, f func(*tie
 
 // ended tells what ended a transaction for others' sake from other errors.
 func ended(err error) (contended, other error) {
-	code := status.Code(err)
-	if code == codes.Aborted || code == codes.InvalidArgument && strings.Contains(err.Error(), "transaction") {
+	switch status.Code(err) {
+	case codes.Aborted:
 		return err, nil
+	case codes.InvalidArgument: // "Transaction is invalid or closed", say
+		if strings.Contains(strings.ToLower(err.Error()), "transaction") {
+			return err, nil
+		}
 	}
 	return nil, err
 }
