@@ -255,8 +255,10 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 		}
 		return it, time.Until(kept.ends), false, nil
 	})
+	if err != nil && !errors.Is(err, errNotCached) {
+		fix(parts) // the cache may have it all the same
+	}
 	if err != nil {
-		fix(parts)
 		return nil, err
 	}
 	return kept, nil
