@@ -31,8 +31,8 @@ func (v *view) String() string {
 }
 
 // check judges what somebody has seen between two instants.
-func (w *world) check(what string, v *view, began judge.Time, blind bool) *view {
-	l := judge.Load{Began: began, Ended: w.clock, Wall: time.Now(), None: v.none, Attrs: v.attrs, Blind: blind}
+func (w *world) check(what string, v *view, began judge.Time, since time.Time, blind bool) *view {
+	l := judge.Load{Began: began, Ended: w.clock, Since: since, Wall: time.Now(), None: v.none, Attrs: v.attrs, Blind: blind}
 	if err := w.session.Check(l); err != nil {
 		w.fail("%s %v: %w", what, v, err)
 	}
@@ -46,7 +46,7 @@ func (w *world) judgeLoad(a *actor) {
 	if a.op.old || failed && a.saw.none {
 		return
 	}
-	w.check(fmt.Sprintf("request %d loaded", a.index), a.saw, a.judge.Began, failed)
+	w.check(fmt.Sprintf("request %d loaded", a.index), a.saw, a.judge.Began, a.since, failed)
 }
 
 // judgeEnded says which errors a request may have reported: those whose calls
@@ -86,7 +86,7 @@ func (w *world) look(what string, o op) (*request, *view) {
 	w.clock++
 	time.Sleep(time.Microsecond)
 	r := w.newRequest(nil, o)
-	return r, w.check(what, r.load(w.id), w.clock, false)
+	return r, w.check(what, r.load(w.id), w.clock, time.Now(), false)
 }
 
 // expectNoErrors allows ErrRemoved where there may be no session.
@@ -106,7 +106,7 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
-	backup := func(what string) *view { return w.check(what+" Datastore has", w.backup(), w.clock, true) }
+	backup := func(what string) *view { return w.check(what+" Datastore has", w.backup(), w.clock, time.Now(), true) }
 
 	if !w.scenario.only {
 		w.judgeCache(backup("at the end"))
@@ -133,7 +133,7 @@ func (w *world) judgeEnd() {
 	// One more change.
 	change, v := w.look("before a change a load saw", op{})
 	if !v.none {
-		more := &judge.Request{Sets: map[string]string{"z": "z"}, Saves: true, Used: time.Now(), Began: w.clock, Saving: w.clock, Closed: w.clock, Ended: w.clock}
+		more := &judge.Request{Sets: map[string]string{"z": "z"}, Saves: true, Used: time.Now(), Latest: time.Now(), Began: w.clock, Saving: w.clock, Closed: w.clock, Ended: w.clock}
 		change.act(op{attr: "z"}, "z")
 		change.close()
 		w.expectNoErrors("a change at the end", change.errs)
@@ -212,8 +212,7 @@ func (w *world) judgeMoved(when string) {
 		if hasMoved {
 			movers++
 		}
-		s := w.session
-		s.Requests = slices.DeleteFunc(slices.Clone(s.Requests), func(r *judge.Request) bool { return r.Removes || r.Sets["z"] != "" })
+		s := w.until(a)
 		r := w.newRequest(nil, op{})
 		loaded, inBackup := r.load(a.newID), w.backupAt(a.newID)
 		for _, v := range []*view{loaded, inBackup} {
@@ -232,4 +231,19 @@ func (w *world) judgeMoved(when string) {
 	if movers > 1 {
 		w.fail("P2: the session was moved more than once")
 	}
+}
+
+// until is the session as it was when a request began to move it.
+func (w *world) until(a *actor) judge.Session {
+	s := w.session
+	s.Requests = nil
+	for _, r := range w.session.Requests {
+		if r.Removes || r.Sets["z"] != "" {
+			continue
+		}
+		then := *r
+		then.Kept = r.Kept && r.Closed < a.judge.Saving
+		s.Requests = append(s.Requests, &then)
+	}
+	return s
 }

@@ -93,10 +93,11 @@ type actor struct {
 
 	// The explorer's.
 	crashed   bool
-	judged    bool // its load
-	fromCache bool // its load found a value there
-	hits      int  // calls that were made to fail
-	hurt      bool // one of them in Memcache
+	since     time.Time // when it began to load
+	judged    bool      // its load
+	fromCache bool      // its load found a value there
+	hits      int       // calls that were made to fail
+	hurt      bool      // one of them in Memcache
 	down      map[string]bool
 	txn       []byte
 	txnBegan  time.Time
@@ -272,6 +273,7 @@ func (w *world) prepare() error {
 	datastoreDown := func(service, _ string) bool { return service == "datastore_v3" }
 	before := func(r judge.Request) {
 		r.Began, r.Saving, r.Closed, r.Ended, r.Saves, r.Used = w.clock, w.clock, w.clock, w.clock, true, time.Now()
+		r.Latest = r.Used
 		w.session.Requests = append(w.session.Requests, &r)
 		w.clock++
 	}
@@ -374,14 +376,17 @@ func (w *world) note(a *actor) {
 		r.Gone = a.saw.none
 		w.judgeLoad(a)
 	}
-	if !a.used.IsZero() {
-		r.Used = a.used
+	if r.Used = a.used; r.Latest.Before(a.used) {
+		r.Latest = a.used
 	}
 	if a.phase == returned && r.Closed == 0 && !a.crashed {
 		if r.Saving == 0 {
 			r.Saving = w.clock // it had nothing to save
 		}
 		r.Closed, r.Failed = w.clock, a.err() != nil
+		if a.op.again {
+			r.Latest = time.Now()
+		}
 		r.Kept = r.Failed && a.isKept()
 	}
 	if r.Closed != 0 && r.Ended == 0 && !a.crashed && !a.isWorking() {
@@ -416,7 +421,8 @@ func (a *actor) isWorking() bool {
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
 	a.works = slices.DeleteFunc(a.works, func(ctx context.Context) bool { return ctx.Err() != nil })
-	return a.phase == loading || a.phase == saving || len(a.works) > 0
+	return a.phase == loading || a.phase == saving || len(a.works) > 0 ||
+		slices.ContainsFunc(a.w.pending, func(c *call) bool { return c.actor == a })
 }
 
 // asleep reports whether the request goes on when time passes.
@@ -600,7 +606,7 @@ func (w *world) make(c *call, how kind) {
 	w.pending = slices.DeleteFunc(w.pending, func(p *call) bool { return p == c })
 	w.mu.Unlock()
 	if a.judge.Began == 0 {
-		a.judge.Began = w.clock
+		a.judge.Began, a.since = w.clock, time.Now()
 	}
 	if a.phase == saving && a.judge.Saving == 0 {
 		a.startsSaving()

@@ -91,7 +91,8 @@ type Request struct {
 	// Kept: the backup refused the change, which then was put into the cache.
 	Kept bool
 
-	Used time.Time // when it used the session last, if it did
+	Used   time.Time // when it used the session, if it did
+	Latest time.Time // not later than that
 }
 
 // A Session is its history, and what it was at first.
@@ -110,7 +111,7 @@ type Session struct {
 // A Load is what somebody has seen of the session.
 type Load struct {
 	Began, Ended Time
-	Wall         time.Time // when it ended
+	Since, Wall  time.Time // the same by the clock
 	None         bool      // no session
 	Attrs        map[string]string
 	Blind        bool // only the backup was asked
@@ -190,8 +191,8 @@ func (s *Session) attribute(name, got string, l Load) error {
 
 // has reports whether the load has to see what r did.
 func (s *Session) has(r *Request, l Load) bool {
-	saved := r.Saving != 0 && r.Closed != 0 && r.Closed < l.Began && !r.Gone   // Saved
-	inCache := !l.Blind && !s.lostSince(r.Saving, l.Ended) && !s.isRemoving(l) // Blind
+	saved := r.Saving != 0 && r.Closed != 0 && r.Closed < l.Began && !r.Gone                       // Saved
+	inCache := !l.Blind && !s.lostSince(r.Saving, l.Ended) && !s.isRemoving(l) && !s.isRewritten() // Blind, Old
 	switch {
 	case !saved, s.overwrittenByOld(r):
 		return false
@@ -214,6 +215,9 @@ func (s *Session) precedes(a, b *Request) bool {
 	if a.Closed == 0 || b.Saving == 0 || a.Closed >= b.Saving {
 		return false
 	}
+	if (a.Old || b.Old) && overlap(a, b) {
+		return false // Old
+	}
 	inCacheAlone := a.Failed || a.Late || a.Async && (a.Ended == 0 || a.Ended >= b.Saving)
 	if a.Skew != b.Skew && inCacheAlone && s.lostSince(a.Saving, b.Closed) {
 		return false // Clocks
@@ -222,11 +226,17 @@ func (s *Session) precedes(a, b *Request) bool {
 }
 
 // overwrittenByOld reports whether an old instance may have overwritten what r
-// did.
+// did, or r is one and a request that overlaps has saved the session.
 func (s *Session) overwrittenByOld(r *Request) bool {
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
-		return o.Old && o != r && o.Saving != 0 && overlap(o, r) // Old
+		return (o.Old || r.Old) && o != r && o.Saving != 0 && !o.Gone && overlap(o, r) // Old
 	})
+}
+
+// isRewritten reports whether an old instance has written the session, without
+// saying what the backup lacks.
+func (s *Session) isRewritten() bool {
+	return slices.ContainsFunc(s.Requests, func(r *Request) bool { return r.Old && r.Saving != 0 && !r.Gone })
 }
 
 func overlap(a, b *Request) bool {
@@ -295,11 +305,11 @@ func (s *Session) removedBy(l Load) *Request {
 func (s *Session) isOver(l Load) bool {
 	var used time.Time
 	for _, r := range s.Requests {
-		if !r.Gone && r.Used.After(used) {
-			used = r.Used
+		if !r.Gone && r.Latest.After(used) {
+			used = r.Latest
 		}
 	}
-	return !used.IsZero() && s.Timeout > 0 && l.Wall.After(used.Add(s.Timeout+s.Slack))
+	return !used.IsZero() && s.Timeout > 0 && l.Since.After(used.Add(s.Timeout+s.Slack))
 }
 
 // CheckRefusal returns what is wrong with ErrRemoved as the answer to r: there
