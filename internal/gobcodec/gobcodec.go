@@ -106,10 +106,10 @@ func decode(data []byte, session any, build bool) bool {
 	return false
 }
 
-// attrs accepts 32 at most, so that it does not take long to find no scalar.
+// attrs accepts 24 at most, so that it does not take long to find no scalar.
 func (r *reader) attrs(attrs *map[string]any, build bool) {
 	n := r.uint()
-	if r.bad = r.bad || n > 32; build && !r.bad {
+	if r.bad = r.bad || n > 24; build && !r.bad {
 		*attrs = make(map[string]any, n)
 	}
 	for ; n > 0 && !r.bad; n-- {

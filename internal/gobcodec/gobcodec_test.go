@@ -357,9 +357,9 @@ func TestStreamsNoEncoderWrites(t *testing.T) {
 	}
 }
 
-func TestMoreThan32AttributesAreReadByGob(t *testing.T) {
+func TestMoreThan24AttributesAreReadByGob(t *testing.T) {
 	many := attrs{}
-	for i := range 33 {
+	for i := range 25 {
 		data := plainBytes(t, sessionWith(many))
 		if ours := decode(data[len(head):], session.NewSession(), false); !ours {
 			t.Errorf("%d are left to gob", i)
@@ -376,7 +376,7 @@ func TestMoreThan32AttributesAreReadByGob(t *testing.T) {
 // What gob has to do is not done before as well.
 func TestNothingIsDoneTwice(t *testing.T) {
 	many := attrs{}
-	for i := range 30 {
+	for i := range 24 {
 		many[fmt.Sprint("attribute", i)] = fmt.Sprint("text", i)
 	}
 	s := session.NewSessionOptions(&session.SessOptions{CAttrs: many, Attrs: attrs{"a": item{Name: "b"}}})
