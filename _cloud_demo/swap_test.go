@@ -83,7 +83,7 @@ func service(call []byte) string {
 // startBundled points this process at App Engine's services.
 func startBundled(t *testing.T) (datastore string, memcache *gaelocal.Server) {
 	datastore = emulators.Start(t, emulators.Datastore)
-	local, err := gaelocal.Start(gaelocal.Options{AppID: "s~cloud-demo"})
+	local, err := gaelocal.Start(gaelocal.Options{AppID: "cloud-demo"})
 	if err != nil {
 		t.Fatal(err)
 	}
