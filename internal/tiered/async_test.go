@@ -39,7 +39,13 @@ func TestAReadDuringABackgroundSaveMakesOneCall(t *testing.T) {
 func TestAsynchronousChangesInQuickSuccessionAreAllAsynchronous(t *testing.T) {
 	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
 		s := created(t, "a=1")
-		commit := s.hold("A", "backup.commit", false)
+		goOn := make(chan bool)
+		s.hook(func(c step) error {
+			if c.op == "backup.commit" && !c.done {
+				<-goOn // all of their saves
+			}
+			return nil
+		})
 		for _, edits := range []string{"a=2", "b=1", "-b", "a=1", "c=1"} {
 			r := s.opened(t, "A")
 			swaps := s.count("cache.swap")
@@ -49,7 +55,7 @@ func TestAsynchronousChangesInQuickSuccessionAreAllAsynchronous(t *testing.T) {
 			expect(t, edits+": waited", time.Since(begin), 0)
 		}
 		expect(t, "in the cache", s.cached(), "unsaved a=1 c=1")
-		commit()
+		close(goOn)
 		s.expectKept(t, "a=1 c=1")
 	})
 }

@@ -536,3 +536,45 @@ func TestWhatFailsTwiceIsReportedWithBothReasons(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatAnAsynchronousRequestGoesOnFromIsNoLaterThanItsChange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a := s.opened(t, "A")
+		s.at("A", "cache.swap", true, func() error {
+			time.Sleep(time.Millisecond)
+			must(t, s.opened(t, "B").update("a=2"))
+			time.Sleep(time.Millisecond)
+			return nil
+		})
+		must(t, a.updateAsync("a=1"))
+		must(t, a.update("c=1"))
+		s.expectKept(t, "a=2 c=1")
+	})
+}
+
+func TestWithoutABackupTwoWhoPutBackWhatWasEvictedLoseNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0 b=0")
+		a, b := s.opened(t, "A"), s.opened(t, "B")
+		a.st.Backup, b.st.Backup = nil, nil
+		s.flush()
+		add := s.hold("A", "cache.add", false)
+		ended := started(func() error { return a.update("a=1") })
+		must(t, b.update("b=1"))
+		add()
+		must(t, ended())
+		expect(t, "now", s.request(t, "judge").see(), "a=1 b=1")
+	})
+}
+
+func TestAnAsynchronousChangeThatTheMarkerRefusesAsksNobodyElse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		must(t, s.opened(t, "B").remove())
+		s.forgetCalls()
+		expectErr(t, "change", r.updateAsync("a=1"), ErrRemoved)
+		expect(t, "calls", s.count(""), 2)
+	})
+}
