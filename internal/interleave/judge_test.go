@@ -124,7 +124,7 @@ func (w *world) judgeEnd() {
 		return
 	}
 	touched := backup("after a touch")
-	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !w.hurt && !w.jumped && !w.hasOld() {
+	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !touched.none && !w.hurt && !w.jumped && !w.hasOld() {
 		if tr, err := parseTrailer(it.value); err != nil || tr.isUnsaved() || !maps.Equal(touched.attrs, v.attrs) {
 			w.fail("P5: after a request saw %v, Datastore has %v", v, touched)
 		}
@@ -164,7 +164,7 @@ func (w *world) judgeEnd() {
 // who has died, or whose call to Memcache has failed, may have left it behind.
 func (w *world) judgeCache(now *view) {
 	it := w.peek()
-	if it == nil || it.flags != 0 || w.hurt || w.expired || w.hasOld() {
+	if it == nil || it.flags != 0 || w.hurt || w.expired || w.hasOld() || now.none {
 		return
 	}
 	tr, err := parseTrailer(it.value)
@@ -242,7 +242,8 @@ func (w *world) until(a *actor) judge.Session {
 			continue
 		}
 		then := *r
-		then.Kept = r.Kept && r.Closed < a.judge.Saving
+		then.Kept = r.Kept && r.Closed < a.judge.Saving && !a.hurt
+		then.Failed = r.Failed || r.Old // it may have come too late
 		s.Requests = append(s.Requests, &then)
 	}
 	return s

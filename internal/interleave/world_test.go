@@ -93,11 +93,12 @@ type actor struct {
 
 	// The explorer's.
 	crashed   bool
-	since     time.Time // when it began to load
-	judged    bool      // its load
-	fromCache bool      // its load found a value there
-	hits      int       // calls that were made to fail
-	hurt      bool      // one of them in Memcache
+	issued    judge.Time // when it had loaded, and issued its first call to save
+	since     time.Time  // when it began to load
+	judged    bool       // its load
+	fromCache bool       // its load found a value there
+	hits      int        // calls that were made to fail
+	hurt      bool       // one of them in Memcache
 	down      map[string]bool
 	txn       []byte
 	txnBegan  time.Time
@@ -241,7 +242,7 @@ func (w *world) isStopped() bool {
 func newWorld(s service, sc scenario, b breach) (*world, error) {
 	w := &world{service: s, scenario: sc, store: sc.store(), breach: b, born: time.Now(),
 		texts: map[string]string{}, down: map[string]bool{}, clock: 1}
-	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Overdue: sc.start == outlived}
+	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Timeless: sc.cascade, Overdue: sc.start == outlived}
 	if err := w.prepare(); err != nil {
 		return nil, err
 	}
@@ -371,6 +372,9 @@ func (w *world) settle() {
 // note keeps in mind for the judge what a request has done.
 func (w *world) note(a *actor) {
 	r := a.judge
+	if a.phase >= saving && a.issued == 0 {
+		a.issued = w.clock
+	}
 	if a.saw != nil && !a.judged {
 		a.judged = true
 		r.Gone = a.saw.none
@@ -384,8 +388,8 @@ func (w *world) note(a *actor) {
 			r.Saving = w.clock // it had nothing to save
 		}
 		r.Closed, r.Failed = w.clock, a.err() != nil
-		if a.op.again {
-			r.Latest = time.Now()
+		if a.op.again || a.op.old {
+			r.Latest = time.Now() // it saves when it was used once more
 		}
 		r.Kept = r.Failed && a.isKept()
 	}
@@ -635,6 +639,10 @@ func (w *world) make(c *call, how kind) {
 		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++
+			if a.phase >= saving && c.service == "memcache" {
+				// The change keeps the time that it had when the call was issued.
+				a.judge.Saving = a.issued
+			}
 			a.hurt = a.hurt || c.service == "memcache"
 			c.response, c.err = nil, failure(c.service)
 		}

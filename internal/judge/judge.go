@@ -39,6 +39,10 @@ const (
 	// them and the instances' clocks differ.
 	Clocks Sentence = "Where the cache was emptied between two changes of the same attribute before the first was backed up, the clocks of the two instances decide which is the later."
 
+	// FailedPublish is Clocks for a change that others did not see, because it
+	// failed.
+	FailedPublish Sentence = "a call that reported a failed publish may leave the older value in the cache until the next change"
+
 	// OnlyCache excuses everything without a backup once the cache was lost.
 	OnlyCache Sentence = "OnlyMemcache: P4 and P5 do not apply, P2 holds while the cache keeps the removal marker."
 
@@ -105,6 +109,7 @@ type Session struct {
 	Slack time.Duration
 
 	OnlyCache bool
+	Timeless  bool // the library before this one does not say when the session was used
 	Overdue   bool // it was unsaved for longer than it lives
 }
 
@@ -199,7 +204,7 @@ func (s *Session) has(r *Request, l Load) bool {
 	case s.OnlyCache && s.lostSince(r.Saving, l.Ended): // OnlyCache
 		return false
 	case r.Failed:
-		return r.Kept && inCache // Down
+		return r.Kept && inCache && !s.lostSince(r.Began, l.Ended) // Down
 	case r.Async && (r.Late || !(r.Ended != 0 && r.Ended < l.Began)):
 		return inCache // Unsaved, Down
 	}
@@ -219,17 +224,23 @@ func (s *Session) precedes(a, b *Request) bool {
 		return false // Old
 	}
 	inCacheAlone := a.Failed || a.Late || a.Async && (a.Ended == 0 || a.Ended >= b.Saving)
-	if a.Skew != b.Skew && inCacheAlone && s.lostSince(a.Saving, b.Closed) {
-		return false // Clocks
-	}
-	return true
+	unseen := a.Failed || inCacheAlone && s.lostSince(a.Saving, b.Closed)
+	return a.Skew == b.Skew || !unseen // FailedPublish, Clocks
 }
 
 // overwrittenByOld reports whether an old instance may have overwritten what r
 // did, or r is one and a request that overlaps has saved the session.
 func (s *Session) overwrittenByOld(r *Request) bool {
+	overwrites := func(o *Request) bool { return o.Saving != 0 && !o.Gone && o != r }
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
-		return (o.Old || r.Old) && o != r && o.Saving != 0 && !o.Gone && overlap(o, r) // Old
+		if (o.Old || r.Old) && overwrites(o) && overlap(o, r) {
+			return true // Old
+		}
+		// What the old instance wrote gives way to everything, also to what
+		// others had loaded before.
+		return s.Timeless && o.Old && overwrites(o) && slices.ContainsFunc(s.Requests, func(b *Request) bool {
+			return overwrites(b) && b.Began <= r.Closed && overlap(o, b) // Old
+		})
 	})
 }
 
