@@ -31,6 +31,9 @@ func (s *Store) Load(ctx context.Context, id string) (*Loaded, error) {
 		}
 	}
 	if s.Backup == nil {
+		if fill != nil {
+			return nil, cacheErr // of a damaged item: nobody can read it
+		}
 		return nil, unavailable(cacheErr)
 	}
 	l, err := s.loadBackup(ctx, id)

@@ -112,6 +112,18 @@ func TestADamagedItemIsReportedAndReplaced(t *testing.T) {
 	}
 }
 
+func TestADamagedItemWithoutABackupIsNoSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		s.item.Flags = 7
+		r := s.request(t, "A")
+		r.st.Backup = nil
+		if l, err := r.st.Load(r.ctx, id); l != nil || err == nil || errors.Is(err, ErrUnavailable) {
+			t.Errorf("got %v, %v; want no session, and why", l, err)
+		}
+	})
+}
+
 func TestADamagedRecordIsNotCachedAndCanBeRemoved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
