@@ -148,3 +148,17 @@ func TestASessionThatIsTooLargeForTheCacheIsCreatedInTheBackup(t *testing.T) {
 		s.expectKept(t, "a=1")
 	})
 }
+
+func TestWithoutABackupACreationThatTheCacheFailsIsReported(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		r := s.request(t, "A")
+		r.st.Backup = nil
+		s.fail("A", "cache")
+		expectErr(t, "create", r.create("a=1"), errDown)
+		s.well()
+		must(t, r.create("a=1"))
+		must(t, r.update("b=1"))
+		expect(t, "now", r.see(), "a=1 b=1")
+	})
+}

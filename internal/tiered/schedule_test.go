@@ -119,6 +119,7 @@ func TestAChangeThatTheBackupFailedIsNotOverwrittenByTheSaveOfWhatItStoodOn(t *t
 					release = s.hold("A", op, false)
 					must(t, r.updateAsync("a=1"))
 				}
+				synctest.Wait() // it is held
 				s.fail("B", "backup")
 				time.Sleep(time.Millisecond)
 				expectErr(t, "B's change", s.opened(t, "B").update("a=2"), errDown)
