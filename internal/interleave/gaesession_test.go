@@ -125,3 +125,6 @@ func (v *gaesessionVisit) report() {
 	}
 	v.errs = nil
 }
+
+// newID is one that session.NewSession makes.
+func (gaesessionStore) newID() string { return session.NewSession().ID() }

@@ -14,14 +14,15 @@ import (
 )
 
 var (
-	fullFlag   = flag.Bool("explore.full", false, "run every schedule of all pairs and of the selected triples, with each event at each point")
-	onlyFlag   = flag.String("explore.only", "", "explore the scenarios whose name contains each of these words, but none of those that begin with !")
-	eventsFlag = flag.Int("explore.events", -1, "explore only with that many events")
-	traceFlag  = flag.String("explore.trace", "", "run this schedule again, as a violation prints it")
-	timeFlag   = flag.Duration("explore.time", 0, "stop exploring after this time; 0: 8s, or never with -explore.full")
-	partFlag   = flag.String("explore.part", "0/1", "of the scenarios explore one in so many, beginning with that one")
-	walksFlag  = flag.Int("explore.walks", 0, "random schedules; 0: 600, or 500000 with -explore.full")
-	seedFlag   = flag.Uint64("explore.seed", 1, "seed of the random schedules; 0: a new one, which is printed")
+	fullFlag     = flag.Bool("explore.full", false, "run every schedule of all pairs and of the selected triples, with each event at each point")
+	onlyFlag     = flag.String("explore.only", "", "explore the scenarios whose name contains each of these words, but none of those that begin with !")
+	scenarioFlag = flag.String("explore.scenario", "", "explore this scenario alone")
+	eventsFlag   = flag.Int("explore.events", -1, "explore only with that many events")
+	traceFlag    = flag.String("explore.trace", "", "run this schedule again, as a violation prints it")
+	timeFlag     = flag.Duration("explore.time", 0, "stop exploring after this time; 0: 8s, or never with -explore.full")
+	partFlag     = flag.String("explore.part", "0/1", "of the scenarios explore one in so many, beginning with that one")
+	walksFlag    = flag.Int("explore.walks", 0, "random schedules; 0: 600, or 500000 with -explore.full")
+	seedFlag     = flag.Uint64("explore.seed", 1, "seed of the random schedules; 0: a new one, which is printed")
 )
 
 // shortTime bounds what a plain go test explores.
@@ -52,11 +53,15 @@ func jobs() (all []job) {
 			add(events, sc)
 		}
 	}
+	if *scenarioFlag != "" {
+		named(max(*eventsFlag, 0), *scenarioFlag)
+		return all
+	}
 	if !*fullFlag {
 		named(0,
 			"cached async:a+async-reset:a+change:b", "cached change:a~ahead+change:a~behind", "cached async:a~ahead+async-delete:a~behind",
 			"cached old:a+change:a", "cached async:a~shared+change:a~shared", "old change:a+logout", "old-alone change:a+change:b",
-			"cached change:a+regenerate cascade", "old change:a+change:b cascade", "cached old:a+change:b cascade")
+			"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "old change:a+change:b cascade", "cached old:a+change:b cascade")
 		named(1,
 			"cached change:a+logout", "cached async:a+read", "unsaved read+logout", "cached change:a+change:b only",
 			"new-unsaved read+logout", "created login+read+logout", "cached read+change:a retries=2", "cached read+regenerate cascade")
@@ -85,6 +90,11 @@ func jobs() (all []job) {
 		} {
 			add(0, newScenario(false, start, requests...))
 		}
+		for _, requests := range []string{"async:a+regenerate", "async-delete:a+regenerate", "async:a+async:b+regenerate", "read+async:a+regenerate", "logout+async:a+regenerate"} {
+			if start != created && start != idle {
+				named(0, start+" "+requests+" bare")
+			}
+		}
 		for _, requests := range [][]string{{"read", "change:a", "regenerate"}, {"logout", "change:a", "regenerate"}} {
 			add(0, newScenario(true, start, requests...))
 		}
@@ -95,6 +105,11 @@ func jobs() (all []job) {
 			add(1, unlike(start, isCascade)...)
 			for _, other := range []string{"read", "change:b", "again:a", "logout"} {
 				add(1, newScenario(isCascade, start, "again:a", other))
+			}
+		}
+		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read"} {
+			if start == cached || start == unsaved || start == evicted {
+				named(1, start+" "+other+"+regenerate bare")
 			}
 		}
 		for _, sc := range pairs(start, false) {
@@ -130,7 +145,7 @@ func TestPromisesHoldInEverySchedule(t *testing.T) {
 	switch {
 	case *timeFlag > 0:
 		ctx = within(t, *timeFlag)
-	case !*fullFlag && *onlyFlag == "":
+	case !*fullFlag && *onlyFlag == "" && *scenarioFlag == "":
 		ctx = within(t, shortTime)
 	}
 	var part, of int

@@ -106,13 +106,16 @@ func (o op) value(i int) string {
 	return fmt.Sprintf("v%d", i)
 }
 
-// of reports whether the store can do this.
+// of reports whether a store can do this.
 func (o op) of(isCascade bool) bool {
 	if isCascade {
 		return !o.async
 	}
 	return !o.regenerate
 }
+
+// ofBare reports whether requests on the protocol alone can do this.
+func (o op) ofBare() bool { return !o.refresh && !o.purge && !o.old && !o.again }
 
 // States that a session may be in when the requests begin.
 const (
@@ -136,6 +139,7 @@ type scenario struct {
 	retries int
 	only    bool // OnlyMemcache
 	cascade bool // cascadestore's store instead of the root package's
+	bare    bool // the protocol alone
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -147,6 +151,9 @@ func (s scenario) String() string {
 	text := s.start + " " + strings.Join(names, "+")
 	if s.cascade {
 		return text + " cascade"
+	}
+	if s.bare {
+		text += " bare"
 	}
 	if s.retries > 1 {
 		text += fmt.Sprintf(" retries=%d", s.retries)
@@ -178,6 +185,8 @@ func parseScenario(text string) (scenario, error) {
 			s.cascade, s.retries = true, cascadeRetries
 		} else if w == "only" {
 			s.only = true
+		} else if w == "bare" {
+			s.bare = true
 		} else if _, err := fmt.Sscanf(w, "retries=%d", &s.retries); err != nil {
 			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
 		}
@@ -186,7 +195,7 @@ func parseScenario(text string) (scenario, error) {
 		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
 	}
 	for _, o := range s.ops {
-		if !o.of(s.cascade) {
+		if s.bare && !o.ofBare() || !s.bare && !o.of(s.cascade) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
 		}
 	}

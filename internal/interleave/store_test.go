@@ -45,6 +45,9 @@ type stored struct {
 }
 
 func (s scenario) store() store {
+	if s.bare {
+		return bareStore{}
+	}
 	if s.cascade {
 		return cascade
 	}

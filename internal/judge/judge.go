@@ -231,7 +231,7 @@ func (s *Session) precedes(a, b *Request) bool {
 // overwrittenByOld reports whether an old instance may have overwritten what r
 // did, or r is one and a request that overlaps has saved the session.
 func (s *Session) overwrittenByOld(r *Request) bool {
-	overwrites := func(o *Request) bool { return o.Saving != 0 && !o.Gone && o != r }
+	overwrites := func(o *Request) bool { return o.Began != 0 && !o.Gone && o != r }
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
 		if (o.Old || r.Old) && overwrites(o) && overlap(o, r) {
 			return true // Old

@@ -1,0 +1,156 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+// bareStore is the protocol without a store: a session is a map. It can do what
+// no store does, move a session that others change asynchronously.
+type bareStore struct{}
+
+func (bareStore) kept() kept { return kept{kind: "bare", value: "value", expires: "expires"} }
+
+func (bareStore) purge(context.Context) error { return errors.New("not to be reached") }
+
+func (bareStore) decode(value []byte) (s stored, err error) {
+	err = json.Unmarshal(value, &s.attrs)
+	return s, err
+}
+
+func (b bareStore) visit(ctx context.Context, sc scenario, o op, returned, _ func(error)) visit {
+	k := b.kept()
+	v := &bareVisit{ctx: ctx, op: o, returned: returned}
+	v.Store = tiered.Store{
+		Cache:   gae.Memcache{},
+		Backup:  gae.Datastore{Kind: k.kind, Value: k.value, Expires: k.expires},
+		Retries: sc.retries,
+		Report:  func(_ string, err error) { returned(err) },
+		Shared:  func() any { return b },
+		Inspect: func(value []byte) (tiered.Info, error) {
+			s, err := b.decode(value)
+			return tiered.Info{Names: slices.Collect(maps.Keys(s.attrs))}, err
+		},
+		Merge: func(into, from []byte, take func(name string) bool) ([]byte, error) {
+			i, ierr := b.decode(into)
+			f, ferr := b.decode(from)
+			maps.DeleteFunc(i.attrs, func(name, _ string) bool { return take(name) })
+			for name, value := range f.attrs {
+				if take(name) {
+					i.attrs[name] = value
+				}
+			}
+			merged, err := json.Marshal(i.attrs)
+			return merged, errors.Join(ierr, ferr, err)
+		},
+	}
+	return v
+}
+
+type bareVisit struct {
+	tiered.Store
+	ctx      context.Context
+	op       op
+	returned func(error)
+
+	id, newID string
+	loaded    *tiered.Loaded // nil: it is not saved
+	attrs     map[string]string
+	set       []string
+	deleted   []string
+	none      bool
+}
+
+func (v *bareVisit) create() string {
+	v.id, v.attrs, v.set = gaesessionStore{}.newID(), maps.Clone(initial), slices.Collect(maps.Keys(initial))
+	return v.id
+}
+
+func (v *bareVisit) load(id string) *view {
+	l, err := v.Load(v.ctx, id)
+	if err != nil {
+		v.returned(err)
+	}
+	if v.none = l == nil; v.none {
+		return &view{none: true}
+	}
+	s, err := bareStore{}.decode(l.Value())
+	if err != nil {
+		v.returned(err)
+	}
+	v.id, v.loaded, v.attrs = id, l, s.attrs
+	return &view{attrs: maps.Clone(s.attrs)}
+}
+
+func (v *bareVisit) act(o op, value string) {
+	v.op = o
+	switch {
+	case o.regenerate && !v.none:
+		v.take()
+	case v.none || o.attr == "" || v.attrs[o.attr] == value:
+	case o.delete:
+		delete(v.attrs, o.attr)
+		v.deleted = append(v.deleted, o.attr)
+	default:
+		v.attrs[o.attr] = value
+		v.set = append(v.set, o.attr)
+	}
+}
+
+func (v *bareVisit) change() tiered.Change {
+	value, err := json.Marshal(v.attrs)
+	if err != nil {
+		v.returned(err)
+	}
+	now := time.Now()
+	return tiered.Change{Value: value, Set: v.set, Deleted: v.deleted, Used: now, Ends: now.Add(timeout + timeout/10)}
+}
+
+func (v *bareVisit) moved() string { return v.newID }
+
+func (v *bareVisit) close() {
+	var err error
+	switch {
+	case v.none:
+	case v.op.logout:
+		err = v.Remove(v.ctx, v.id, v.loaded)
+	case v.newID != "":
+		_, err = v.Create(v.ctx, v.newID, v.change())
+	case v.loaded == nil:
+		_, err = v.Create(v.ctx, v.id, v.change())
+	case len(v.set)+len(v.deleted) == 0:
+		err = v.Settle(v.ctx, v.id, v.loaded)
+	case v.op.async:
+		_, err = v.UpdateAsync(v.ctx, v.id, v.loaded, v.change())
+	default:
+		_, err = v.Update(v.ctx, v.id, v.loaded, v.change())
+	}
+	if err != nil {
+		v.returned(err)
+	}
+}
+
+// take takes the session, to be saved under a new id.
+func (v *bareVisit) take() {
+	last, err := v.Take(v.ctx, v.id, v.loaded, v.change())
+	if err != nil {
+		v.returned(err)
+	}
+	if v.none = last == nil; v.none {
+		return
+	}
+	s, err := bareStore{}.decode(last)
+	if err != nil {
+		v.returned(err)
+	}
+	v.newID, v.attrs, v.set = gaesessionStore{}.newID(), s.attrs, slices.Collect(maps.Keys(s.attrs))
+}
