@@ -150,11 +150,12 @@ func TestErrorsCarryTheirSentinelAndTheirCode(t *testing.T) {
 }
 
 func TestNoErrorNamesTheSession(t *testing.T) {
-	ids := []string{newID(), "short", "with space", "ümlaut-of-some-length", "a/b+c==of-some-length", strings.Repeat("long", 100)}
+	ids := []string{newID(), "short", "with space", "ümlaut-of-some-length", "a/b+c==of-some-length", strings.Repeat("long", 100), strings.Repeat("é", 20)}
 	for _, id := range ids {
 		for _, message := range []string{
 			"entity already exists: EntityRef{partitionRef=testapp, path=/sess_/" + id + "}",
 			fmt.Sprintf("no entity to update: name: %q", id),
+			fmt.Sprintf("no entity to update: name: %+q", id),
 			"The key " + id[:min(len(id), 30)] + "... is bad",
 			"key ending in " + id[max(0, len(id)-8):],
 		} {
