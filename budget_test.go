@@ -41,6 +41,7 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 		{"login", options{}, false, "", add, 2, 20},
 		{"read, cached", options{}, false, "", get, 1, 1.5},
 		{"change, cached", options{}, false, "", addOne, 6, 36},
+		{"change, evicted", options{}, true, "", addOne, 9, 47},
 		{"change, cached, asynchronous", async, false, "", addOne, 2, 3},
 		{"read, evicted", options{}, true, "", get, 6, 22},
 		{"unknown id", options{}, false, "unknown", get, 2, 9.5},

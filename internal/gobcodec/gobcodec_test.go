@@ -68,8 +68,8 @@ func samples() map[bool][]attrs {
 		},
 	}
 	for _, v := range []any{
-		true, false, 0, 63, 64, -1, -64, -65, 1 << 40, math.MinInt64, math.MaxInt64, int8(-128), int8(127),
-		int16(-1 << 15), int32(math.MaxInt32), int64(-5), uint(0), uint(127), uint(128), uint8(255), uint16(256),
+		true, false, 0, 63, 64, -1, -64, -65, math.MinInt, math.MaxInt, int8(-128), int8(127),
+		int16(-1 << 15), int32(math.MaxInt32), int64(-5), int64(1 << 40), int64(math.MinInt64), uint(0), uint(127), uint(128), uint8(255), uint16(256),
 		uint32(1 << 31), uint64(math.MaxUint64), uintptr(9), float32(1.1), float32(math.Inf(1)), 0.0,
 		math.Copysign(0, -1), math.Pi, math.NaN(), math.SmallestNonzeroFloat64, "", "x", "\xff\x00ä",
 		strings.Repeat("y", 127), strings.Repeat("y", 128), strings.Repeat("z", 70000),

@@ -45,6 +45,7 @@ type item struct {
 	kind  kind
 	state *state // of a value
 	nonce nonce  // of a lease
+	own   bool   // a lease of the caller's own
 	raw   *tier.Item
 	err   error // of a damaged item: why
 }

@@ -489,7 +489,8 @@ func TestAnAsynchronousChangeWithoutAnItemAsksTheCacheOnce(t *testing.T) {
 		r := s.opened(t, "A")
 		s.forgetCalls()
 		must(t, r.updateAsync("a=1"))
-		expect(t, "calls", s.count(""), 5)
+		expect(t, "calls", s.count(""), 7)
+		expect(t, "cached again", s.cached(), "a=1")
 	})
 }
 

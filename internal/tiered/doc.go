@@ -67,9 +67,9 @@
 // After a load that found nothing in the cache, or a damaged item:
 //
 //	1  cache add       a lease (a swap, in place of a damaged item)
-//	2  backup get
-//	3  cache get       still our lease? Otherwise nothing is cached
-//	4  cache swap      the lease for what the backup has
+//	2  cache get       its token; if it is not our lease, nothing is cached
+//	3  backup get
+//	4  cache swap      the lease for what the backup has, if it is still there
 //
 // # Create
 //
@@ -92,6 +92,10 @@
 // If the backup fails, the change is put into the cache's item, unsaved, and the
 // error is returned. Without an item there is only the error.
 //
+// If the load found nothing in the cache, or a damaged item, the request first
+// puts a lease there and gets it, as for a refill, and then publishes by swapping
+// its lease for what it has committed.
+//
 // # Publish
 //
 //	1  cache swap      the loaded item for what was committed
@@ -102,8 +106,8 @@
 //	                   … again from 2 after a conflict
 //
 // Where there is nothing, or the removal marker, nothing is put. What is later in
-// the item than in what was committed stays unsaved. A lease is never replaced by
-// a value: that could be older than what the refill has read. Nothing is ever
+// the item than in what was committed stays unsaved. Somebody's lease is never
+// replaced by a value: that could be older than what the refill has read. Nothing is ever
 // deleted from the cache: that could take unsaved changes with it. A session that
 // is too large for the cache leaves nobody's lease there.
 //

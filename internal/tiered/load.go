@@ -148,13 +148,9 @@ func (s *Store) Settle(ctx context.Context, id string, l *Loaded) error {
 
 // refill puts a session that was loaded from the backup into the cache.
 func (s *Store) refill(ctx context.Context, id string, l *Loaded) error {
-	mine := newLease()
-	if l.fill.raw == nil {
-		added, err := s.add(ctx, id, mine, leaseTTL)
-		if err != nil || !added {
-			return err
-		}
-	} else if out, _, err := s.swap(ctx, id, l.fill, mine, leaseTTL); err != nil || out != tier.Stored {
+	mine, err := s.lease(ctx, id, l.fill)
+	l.fill = nil
+	if err != nil || mine == nil {
 		return err
 	}
 	// Only what the backup says from here on may be cached: who changes the
@@ -162,10 +158,6 @@ func (s *Store) refill(ctx context.Context, id string, l *Loaded) error {
 	rec, err := s.read(ctx, id)
 	if err != nil || rec == nil {
 		return err // the lease expires
-	}
-	it, err := s.get(ctx, id)
-	if err != nil || it == nil || it.kind != lease || it.nonce != nonce(mine.Value) {
-		return err
 	}
 	fill, ttl := removalMarker, removedTTL
 	if len(rec.Value) > 0 {
@@ -179,6 +171,26 @@ func (s *Store) refill(ctx context.Context, id string, l *Loaded) error {
 		}
 		ttl = time.Until(st.ends)
 	}
-	_, _, err = s.swap(ctx, id, it, fill, ttl)
+	_, _, err = s.swap(ctx, id, mine, fill, ttl)
 	return err
+}
+
+// lease puts a lease of the caller's own in the place of fill, and returns it;
+// nil: others are there.
+func (s *Store) lease(ctx context.Context, id string, fill *item) (*item, error) {
+	mine := newLease()
+	if fill.raw == nil {
+		added, err := s.add(ctx, id, mine, leaseTTL)
+		if err != nil || !added {
+			return nil, err
+		}
+	} else if out, _, err := s.swap(ctx, id, fill, mine, leaseTTL); err != nil || out != tier.Stored {
+		return nil, err
+	}
+	it, err := s.get(ctx, id)
+	if err != nil || !it.is(lease) || it.nonce != nonce(mine.Value) {
+		return nil, err
+	}
+	it.own = true
+	return it, nil
 }

@@ -111,6 +111,15 @@ func (s *Store) run(ctx context.Context, id string, p *part) error {
 
 // save commits parts to the backup and publishes what it has then.
 func (s *Store) save(ctx context.Context, id string, parts []*part) error {
+	loaded := parts[0].loaded
+	seen, fill := loaded.item, loaded.fill
+	var leaseErr error
+	if s.Cache != nil && fill != nil {
+		// The cache had lost it, and gets it back: what is committed under a
+		// lease is no older than what anybody else reads or commits meanwhile.
+		seen, leaseErr = s.lease(ctx, id, fill)
+		loaded.fill = nil
+	}
 	committed, err := s.commit(ctx, id, parts)
 	if s.Cache == nil {
 		return err
@@ -119,7 +128,7 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	defer cancel()
 	switch {
 	case err == nil:
-		return s.publish(ctx, id, parts[0].loaded.item, committed)
+		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed))
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.set(ctx, id, removalMarker, removedTTL))
 	case isRefusal(err):
@@ -327,9 +336,13 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 			if it, ok := s.itemOf(id, n); ok {
 				return it, time.Until(n.ends), false, nil
 			}
+		case seen.own:
+			if it, ok := s.itemOf(id, committed); ok {
+				return it, time.Until(committed.ends), false, nil
+			}
 		}
-		// A lease is never replaced by a value: that could be older than what
-		// the refill has read.
+		// The lease of a refill is never replaced by a value: that could be
+		// older than what the refill has read.
 		return newLease(), leaseTTL, false, nil
 	})
 }

@@ -225,10 +225,9 @@ func TestAChangeThatTheBackupFailsWithoutAnItemIsReportedOnly(t *testing.T) {
 				s.flush()
 				r := s.opened(t, "A")
 				there(s)
-				was := s.cached()
 				s.fail("A", "backup")
 				expectErr(t, "change", r.update("a=2"), errDown)
-				expect(t, "cached", s.cached(), was)
+				expect(t, "cached", s.cached(), "lease")
 				s.flush()
 				s.expectKept(t, "a=1")
 			})
@@ -529,4 +528,36 @@ func TestAnItemThatOthersKeepReplacingIsContention(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// A session that every request changes is cached again after an eviction, and is
+// no older than what overlapping requests commit.
+func TestAChangeOfWhatTheCacheHadLostPutsItBack(t *testing.T) {
+	for name, meanwhile := range map[string]struct {
+		do     func(t *testing.T, s *services)
+		cached string
+		backup string
+	}{
+		"nothing":          {func(*testing.T, *services) {}, "a=2", "a=2"},
+		"another change":   {func(t *testing.T, s *services) { must(t, s.opened(t, "B").update("b=1")) }, "lease", "a=2 b=1"},
+		"a removal":        {func(t *testing.T, s *services) { must(t, s.opened(t, "B").remove()) }, "removed", ""},
+		"another eviction": {func(_ *testing.T, s *services) { s.flush() }, "-", "a=2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1")
+				s.flush()
+				r := s.opened(t, "A")
+				s.at("A", "backup.commit", false, func() error { meanwhile.do(t, s); return nil })
+				err := r.update("a=2")
+				if name == "a removal" {
+					expectErr(t, "change", err, ErrRemoved)
+				} else {
+					must(t, err)
+					expect(t, "backup", s.backedUp(), meanwhile.backup)
+				}
+				expect(t, "cached", s.cached(), meanwhile.cached)
+			})
+		})
+	}
 }

@@ -1,6 +1,10 @@
 package values
 
-import "reflect"
+import (
+	"math"
+	"math/cmplx"
+	"reflect"
+)
 
 // A visit is a pair of references that is being compared: a value may contain
 // itself.
@@ -34,10 +38,10 @@ func deepEqual(a, b reflect.Value, visited map[visit]bool) bool {
 	switch a.Kind() {
 	case reflect.Float32, reflect.Float64:
 		x, y := a.Float(), b.Float()
-		return x == y || x != x && y != y
+		return x == y || math.IsNaN(x) && math.IsNaN(y)
 	case reflect.Complex64, reflect.Complex128:
 		x, y := a.Complex(), b.Complex()
-		return x == y || x != x && y != y
+		return x == y || cmplx.IsNaN(x) && cmplx.IsNaN(y)
 	case reflect.Interface, reflect.Pointer:
 		return deepEqual(a.Elem(), b.Elem(), visited)
 	case reflect.Slice, reflect.Array:
