@@ -374,6 +374,9 @@ func (w *world) note(a *actor) {
 	r := a.judge
 	if a.phase >= saving && a.issued == 0 {
 		a.issued = w.clock
+		if a.op.shared {
+			a.startsSaving() // others may make its calls
+		}
 	}
 	if a.saw != nil && !a.judged {
 		a.judged = true
@@ -388,12 +391,14 @@ func (w *world) note(a *actor) {
 			r.Saving = w.clock // it had nothing to save
 		}
 		r.Closed, r.Failed = w.clock, a.err() != nil
-		if a.op.again || a.op.old {
-			r.Latest = time.Now() // it saves when it was used once more
-		}
 		r.Kept = r.Failed && a.isKept()
 	}
-	if r.Closed != 0 && r.Ended == 0 && !a.crashed && !a.isWorking() {
+	if (a.op.again || a.op.old) && a.phase == saving {
+		r.Latest = time.Now() // it saves when it was used once more
+	}
+	if r.Closed != 0 && r.Ended == 0 && !a.crashed && !slices.ContainsFunc(w.actors, func(b *actor) bool {
+		return (a == b || a.op.shared && b.op.shared) && b.isWorking()
+	}) {
 		r.Ended, r.Late = w.clock, !r.Failed && a.err() != nil
 		w.judgeEnded(a)
 	}
@@ -579,6 +584,9 @@ func (w *world) apply(ch choice) error {
 		time.Sleep(time.Minute + time.Second)
 	case expireSession:
 		w.jumped, w.expired = true, true
+		if it := w.peek(); it != nil && kindName(it) == "unsaved" {
+			w.session.Overdue = true
+		}
 		w.lose()
 		if w.scenario.start == idle {
 			time.Sleep(lapse)
@@ -639,16 +647,16 @@ func (w *world) make(c *call, how kind) {
 		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++
-			if a.phase >= saving && c.service == "memcache" {
-				// The change keeps the time that it had when the call was issued.
-				a.judge.Saving = a.issued
-			}
 			a.hurt = a.hurt || c.service == "memcache"
 			c.response, c.err = nil, failure(c.service)
 		}
 	}
 	if c.name == "commit" {
 		a.txn = nil // however it has ended
+	}
+	if how != makeCall && c.service == "memcache" && a.phase >= saving {
+		// The change keeps the time that it had when the call was issued.
+		a.judge.Saving = a.issued
 	}
 	a.remember(c)
 	close(c.answered)
