@@ -324,8 +324,6 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 		switch {
 		case c.at > at && (all || known || c.unsaved || from.whole || at != 0):
 			take(c)
-		case all && c.at == 0 && at == 0:
-			take(c) // nobody knows which is the later: the record decides
 		case !known && at > c.at:
 			joined.set(cell{name: c.name, at: at})
 		}
