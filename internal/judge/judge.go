@@ -224,6 +224,9 @@ func (s *Session) precedes(a, b *Request) bool {
 		return false // Old
 	}
 	inCacheAlone := a.Failed || a.Late || a.Async && (a.Ended == 0 || a.Ended >= b.Saving)
+	if a.Failed && a.Closed >= b.Began {
+		return false // FailedPublish: b had loaded before, and need not have seen it
+	}
 	unseen := a.Failed || inCacheAlone && s.lostSince(a.Saving, b.Closed)
 	return a.Skew == b.Skew || !unseen // FailedPublish, Clocks
 }
