@@ -191,11 +191,11 @@ func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Durat
 // overwrite what others wrote since.
 func (c *Cache) put(ctx context.Context, key string, item []byte, ttl time.Duration, options ...any) (set bool, stamp int, err error) {
 	args := append([]any{"set", key, item, "px", milliseconds(ttl)}, options...)
-	version := item[fenceLen:headLen]
+	head := item[:headLen]
 	for _, run := range []evaluator{stampScript.EvalSha, stampScript.Eval} {
 		p := c.client.TxPipeline()
 		setting := p.Do(ctx, args...)
-		stamping := run(ctx, p, []string{key}, version)
+		stamping := run(ctx, p, []string{key}, head)
 		_, _ = p.Exec(ctx) // the errors are with the commands
 
 		setErr := setting.Err()

@@ -203,6 +203,40 @@ func testLostAnswers(t *testing.T, p *proxy, direct, c *cache) {
 	direct.wants("swap", "after it", "after a swap whose answer was lost")
 }
 
+// Get sends two commands. What is there may change between them.
+func TestAnItemThatChangesWhileItIsRead(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	direct := s.cache(t)
+	p := newProxy(t, s.addr())
+	c := newCache(t, newClient(t, p.addr()))
+	direct.set("id", "another fence")
+	void := "f" + s.raw.Get(ctx, "id").Val()[1:]
+	for change, test := range map[string]struct {
+		do   func() error
+		want string
+	}{
+		"to a newer item":            {func() error { return direct.Set(ctx, "id", text("newer"), time.Hour) }, "newer"},
+		"to nothing":                 {func() error { return direct.Set(ctx, "id", text(""), 0) }, ""},
+		"to an item that is no item": {func() error { return s.raw.Set(ctx, "id", void, 0).Err() }, ""},
+		"to a key of others":         {func() error { return s.raw.Set(ctx, "id", "x", 0).Err() }, ""},
+	} {
+		direct.set("id", "first")
+		c.wants("id", "first", "before a change "+change)
+		done := make(chan error, 1)
+		p.splitGet(func() { done <- test.do() })
+		c.wants("id", test.want, "after a change "+change)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Errorf("nothing was changed %s", change)
+		}
+	}
+}
+
 // The client itself waits for an answer until its own timeouts.
 func TestACallEndsWithItsContext(t *testing.T) {
 	t.Parallel()

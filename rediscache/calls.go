@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -28,15 +29,39 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 		err   error
 	}
 	done := make(chan result, 1)
-	go func() {
+	call := func() {
 		value, err := f()
 		done <- result{value, err}
-	}()
+	}
+	select {
+	case calls <- call:
+	default:
+		go makeCalls(call)
+	}
 	select {
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
 		return none, ctx.Err()
+	}
+}
+
+// calls takes a call when there is a goroutine that waits for one.
+var calls = make(chan func())
+
+// makeCalls makes a call, and others that come soon after it: a goroutine for
+// each would take as long to start, and to grow its stack, as Redis to answer.
+func makeCalls(call func()) {
+	idle := time.NewTimer(time.Hour)
+	defer idle.Stop()
+	for {
+		call()
+		idle.Reset(100 * time.Millisecond)
+		select {
+		case call = <-calls:
+		case <-idle.C:
+			return
+		}
 	}
 }
 

@@ -33,6 +33,8 @@
 // That empties the cache as well. So does moving a Cluster's slot for the
 // items in it.
 //
+// Asking for the id costs the server 2 us of the 5 to 10 that a call takes it.
+//
 // Where a server does not let scripts read its replication id, [New] fails and
 // says what to permit. Redis Enterprise and Redis Cloud do not: they have no
 // INFO in scripts.

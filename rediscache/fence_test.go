@@ -66,7 +66,11 @@ func TestAServerThatGoesBackShowsNothingOlder(t *testing.T) {
 			if _, err := c.CompareAndSwap(ctx, "replaced", older, text("older and changed"), time.Hour); err != nil {
 				t.Fatal(err)
 			}
+			c.swap("removed", older, "late", tier.Absent)
 			for _, id := range []string{"replaced", "removed", "as it was"} {
+				if id == "removed" && s.do("exists", id).(int64) != 0 {
+					t.Error("what is absent once is still there, and could be there again")
+				}
 				c.wants(id, "", id+", after the server went back,")
 				if n := s.do("exists", id).(int64); n != 0 {
 					t.Errorf("%s: what is no item any more is still there, and could become one again", id)

@@ -5,7 +5,7 @@ import "github.com/redis/go-redis/v9"
 // An item is one string in Redis: the fence of the server that took it (40
 // bytes), a random version (16), the flags (4, big-endian) and the value. Fence
 // and version are the head. Scripts see the whole value only where they have
-// to: Redis 7 takes 6 us to hand 4 KB to one.
+// to: Redis 7 and Valkey take 6 us to hand 4 KB to one.
 const (
 	fenceLen = 40
 	headLen  = fenceLen + 16
@@ -45,17 +45,16 @@ if item ~= '' and from ~= '` + unstamped + `' then
 end
 return false`)
 
-	// stampScript stamps the item if it is the unstamped one of version ARGV[1].
+	// stampScript stamps the item if it is the unstamped one with the head ARGV[1].
 	// It answers 1 if so; 0 if there is another item; -1 if there is none, or
 	// none any more: it deletes what has another fence or was never stamped.
 	stampScript = redis.NewScript(fence + `
 local head = redis.call('GETRANGE', KEYS[1], 0, 55)
-local from = string.sub(head, 1, 40)
-if from == '` + unstamped + `' and string.sub(head, 41) == ARGV[1] then
+if head == ARGV[1] then
 	redis.call('SETRANGE', KEYS[1], 0, fence)
 	return 1
 end
-if from == fence then
+if string.sub(head, 1, 40) == fence then
 	return 0
 end
 redis.call('DEL', KEYS[1])
