@@ -37,15 +37,14 @@ type register struct {
 
 // effecting is a write or removal under way that flickers: until it has ended a
 // read may see what was there before it as well as what it makes of it. When a
-// later one has ended, it may not be seen any more. But of a save that goes on in
-// the background and those that overlap with it, either may win: until it has
-// ended it may be seen, and it may be there when it has.
+// later one has ended, it may not be seen any more. For an asynchronous write
+// that Memcache has lost the end is that of its background save; but its place
+// among the others it has when Close returns.
 type effecting struct {
-	id         int
-	new, old   int
-	background bool
-	effected   bool
-	over       bool
+	id       int
+	new, old int
+	effected bool
+	over     bool
 }
 
 func (r register) String() string {
@@ -67,7 +66,7 @@ func showOrGone(v int) string {
 
 func (r register) shows(v int) bool {
 	return r.value == v || slices.ContainsFunc(r.underway, func(w effecting) bool {
-		return (!w.over || w.background) && w.new == v || !w.over && w.effected && w.old == v
+		return !w.over && (w.new == v || w.effected && w.old == v)
 	})
 }
 
@@ -87,20 +86,16 @@ func (r register) step(op attributeOp) []register {
 	i := slices.IndexFunc(r.underway, func(w effecting) bool { return w.id == op.id })
 	switch op.phase {
 	case beginning:
-		next.underway = append(next.underway, effecting{id: op.id, new: op.value, background: op.background})
+		next.underway = append(next.underway, effecting{id: op.id, new: op.value})
 		return []register{next}
 	case ending:
 		if i < 0 || !next.underway[i].effected {
 			return nil
 		}
-		w := next.underway[i]
 		for j := range i {
 			next.underway[j].over = true
 		}
 		next.underway = slices.Delete(next.underway, i, i+1)
-		if w.background && r.value != w.new && r.value != gone {
-			return []register{next, {w.new, next.underway}}
-		}
 		return []register{next}
 	}
 	if op.id != 0 && i < 0 {
@@ -185,7 +180,7 @@ func attribute(history []porcupine.Operation, i int) []porcupine.Operation {
 			for _, p := range []phase{beginning, ending} {
 				at := o.Call
 				if p == ending {
-					at = o.Return
+					at = max(o.Return, in.shown)
 				}
 				if at == never {
 					continue

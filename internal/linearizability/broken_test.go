@@ -50,7 +50,7 @@ func noRemoval(_ *gaetest.Service, ctx context.Context, service, method string, 
 	return appengine.APICall(ctx, service, method, in, out)
 }
 
-// isEmptied tells whether a put is of an entity with an empty property val.
+// isEmptied reports whether a put is of an entity with an empty property val.
 func isEmptied(put protoadapt.MessageV1) bool {
 	entity := reflect.ValueOf(put).Elem().FieldByName("Entity").Index(0).Elem()
 	for _, kind := range []string{"Property", "RawProperty"} {
@@ -77,15 +77,22 @@ func TestABrokenProtocolIsCaught(t *testing.T) {
 		{"removals leave Datastore alone", noRemoval},
 	} {
 		t.Run(breach.name, func(t *testing.T) {
-			total := 0
+			total, ordered, promised := 0, false, false
 			for attempt := range uint64(10) {
 				r := newRun(gaetest.Local(t))
 				r.seed += attempt
-				r.operations, r.evicting, r.deletions, r.call = 1000, true, true, breach.call
+				r.operations, r.async, r.evicting, r.call = 1000, 0.5, true, breach.call
 				history := r.do(t)
 				total += len(history)
-				if v := judge(history); v.result == porcupine.Illegal {
+				if wrong := r.promised(history); len(wrong) > 0 {
+					t.Logf("caught by the judge after %d operations: %s", total, wrong[0])
+					promised = true
+				}
+				if v := linearize(history); v.result == porcupine.Illegal {
 					t.Logf("caught after %d operations: %s", total, v.explain(t))
+					ordered = true
+				}
+				if ordered && promised {
 					return
 				}
 			}

@@ -18,15 +18,15 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 // A run is what clients do to sessions, and what is made to happen meanwhile.
 type run struct {
 	service    *gaetest.Service
 	seed       uint64
-	operations int // at least
-	async      bool
-	deletions  bool          // attributes are deleted, too
+	operations int           // at least
+	async      float64       // how many of the changes are asynchronous
 	evicting   bool          // Memcache is emptied, or forgets one session, now and then
 	delay      time.Duration // of a call, at most
 	call       callFunc      // nil: appengine.APICall
@@ -40,7 +40,13 @@ type run struct {
 	born    int
 	live    [sessions]*record
 	errs    map[string]int // reported errors
-	evicted int
+	losses  []loss
+}
+
+// A loss is a time in which Memcache lost a session, or all.
+type loss struct {
+	session    int // 0: all
+	begin, end int64
 }
 
 type callFunc = func(s *gaetest.Service, ctx context.Context, service, method string, in, out protoadapt.MessageV1) error
@@ -55,6 +61,7 @@ const (
 type record struct {
 	session    int
 	id         string
+	first      values
 	operations atomic.Int64
 	removed    atomic.Bool
 }
@@ -155,7 +162,8 @@ func (c *client) open(o gaesession.MemcacheStoreOptions) *request {
 			return appengine.APICall(ctx, service, method, in, out)
 		}
 	}
-	ctx := appengine.WithAPICallFunc(c.service.Context(), func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
+	alone := tiered.OnInstance(c.service.Context(), q)
+	ctx := appengine.WithAPICallFunc(alone, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		if _, background := ctx.Deadline(); background && q.began.CompareAndSwap(false, true) {
 			// Requests here have no deadline, background saves do, and cancel
 			// their context when they end.
@@ -184,10 +192,10 @@ func (c *client) request() {
 	r.operations.Add(1)
 	switch k := c.rnd.IntN(100); {
 	case k < 45:
-		c.change(r, gaesession.MemcacheStoreOptions{AsyncDatastoreSave: c.async}, true)
+		c.change(r, gaesession.MemcacheStoreOptions{AsyncDatastoreSave: c.rnd.Float64() < c.async}, true)
 	case k < 55:
 		// Only the access time is written.
-		c.change(r, gaesession.MemcacheStoreOptions{AsyncDatastoreSave: c.async, RefreshInterval: -1}, false)
+		c.change(r, gaesession.MemcacheStoreOptions{AsyncDatastoreSave: c.rnd.Float64() < c.async, RefreshInterval: -1}, false)
 	case k < 97:
 		q := c.open(gaesession.MemcacheStoreOptions{})
 		c.load(q, r)
@@ -201,12 +209,19 @@ func (c *client) request() {
 func (c *client) evict() {
 	c.mu.Lock()
 	r := c.live[c.rnd.IntN(sessions)]
-	c.evicted++
 	c.mu.Unlock()
+	l := loss{begin: c.now()}
+	defer func() {
+		l.end = c.now()
+		c.mu.Lock()
+		c.losses = append(c.losses, l)
+		c.mu.Unlock()
+	}()
 	if r == nil || c.rnd.IntN(4) == 0 {
 		c.service.Flush()
 		return
 	}
+	l.session = r.session
 	err := memcache.Delete(c.service.Context(), r.id)
 	if err != nil && !errors.Is(err, memcache.ErrCacheMiss) {
 		c.note(err)
@@ -223,7 +238,7 @@ func (c *client) note(err error) {
 func (c *client) login(slot int, old *record) {
 	q := c.open(gaesession.MemcacheStoreOptions{})
 	sess := session.NewSession()
-	ch := c.newChange(values{})
+	ch := c.newChange(&record{}, values{})
 	for i, set := range ch.set {
 		if set {
 			sess.SetAttr(names[i], ch.to[i])
@@ -243,22 +258,26 @@ func (c *client) login(slot int, old *record) {
 		return
 	}
 	c.born++
-	r := &record{session: c.born, id: sess.ID()}
+	r := &record{session: c.born, id: sess.ID(), first: ch.to}
 	c.live[slot] = r
 	c.mu.Unlock()
 	c.add(c.number, operation{session: r.session, kind: login, change: ch}, begin, found{}, end)
 }
 
 // newChange changes at least one attribute of v.
-func (c *client) newChange(v values) (ch change) {
+func (c *client) newChange(r *record, v values) (ch change) {
 	for ch == (change{}) {
 		for i := range attributes {
 			switch c.rnd.IntN(4) {
 			case 0:
 				ch.set[i], ch.to[i] = true, int(c.run.number.Add(1))
 			case 1:
-				if c.deletions && v[i] != 0 && c.rnd.IntN(3) == 0 {
+				if v[i] != 0 && c.rnd.IntN(3) == 0 {
 					ch.set[i] = true // deleted
+				}
+			case 2:
+				if first := r.first[i]; first != v[i] && c.rnd.IntN(3) == 0 {
+					ch.set[i], ch.to[i] = true, first // set back
 				}
 			}
 		}
@@ -289,14 +308,15 @@ func (c *client) load(q *request, r *record) (session.Session, values, bool) {
 
 func (c *client) change(r *record, o gaesession.MemcacheStoreOptions, attrs bool) {
 	q := c.open(o)
+	began := c.now()
 	sess, v, ok := c.load(q, r)
 	if !ok {
 		q.Close()
 		return
 	}
-	op := operation{session: r.session, kind: write}
+	op := operation{session: r.session, kind: write, began: began}
 	if attrs {
-		op.change = c.newChange(v)
+		op.change = c.newChange(r, v)
 		for i, set := range op.change.set {
 			switch {
 			case set && op.change.to[i] == 0:
@@ -329,20 +349,25 @@ type saving struct {
 // finish makes an operation of w, when all background saves have ended.
 func (r *run) finish(w *saving) porcupine.Operation {
 	end, err := w.closed, w.request.err()
-	saved := w.request.saved.Load()
+	w.op.ended = max(w.closed, w.request.saved.Load())
+	w.op.shown = w.closed
 	switch {
 	case err == nil:
-		if saved != 0 {
-			w.op.background, end = true, saved
+		// Until then a change may be in Memcache alone, and out of sight when
+		// that loses the session.
+		for _, l := range r.losses {
+			if (l.session == 0 || l.session == w.op.session) && l.begin <= w.op.ended && w.begin <= l.end {
+				w.op.shown = w.op.ended
+			}
 		}
 	case errors.Is(w.err, gaesession.ErrRemoved):
 		w.op.kind = refused
 	case w.err == nil && errors.Is(err, gaesession.ErrRemoved):
 		// It was there, and was removed before it was saved.
-		w.op.kind, end = unsure, saved
+		w.op.kind, end, w.op.shown = unsure, w.op.ended, w.op.ended
 	default:
 		r.errs[err.Error()]++
-		w.op.kind, end = unsure, never
+		w.op.kind, end, w.op.shown = unsure, never, never
 	}
 	return porcupine.Operation{ClientId: w.client, Input: w.op, Call: w.begin, Output: found{}, Return: end}
 }

@@ -22,16 +22,17 @@
 //
 // # What is judged
 //
-// Every attribute of a session is a register; no session is one of its values.
+// Two things. What is promised for each load alone, and what is excused there,
+// says package judge, as in the other tests. And there is to be one order that
+// explains all of them: every attribute of a session is a register; no session is
+// one of its values.
 // There has to be an order of the writes, each within its time, such that every
 // read returns what the last write left, or what a write under way has replaced
 // or is going to leave. So what was saved is seen by every later read, nothing
 // saved is lost, and nothing removed comes back; but while a write is under way
-// some reads may see it and later ones not: two changes that break each other's
-// locks, or an eviction, do that. Of a write whose save goes on in the background
-// and those that overlap with it, either may win.
+// some reads may see it and later ones not. An asynchronous write that Memcache
+// has lost is under way until its background save has ended; its place in the
+// order it has when Close returns.
 //
-// In asynchronous runs nothing is deleted unless -linearizability.asyncdeletions
-// says so: that is the limit described at the end of the documentation of
-// internal/tiered, and histories with it fail now and then.
+// Attributes are set, deleted and set back to what they were at first in all runs.
 package linearizability

@@ -54,7 +54,7 @@ func (v verdict) String() string {
 // patience is how long a part may take to be judged.
 const patience = 10 * time.Second
 
-func judge(history []porcupine.Operation) (v verdict) {
+func linearize(history []porcupine.Operation) (v verdict) {
 	began := time.Now()
 	v.result = porcupine.Ok
 	for _, p := range parts(history) {

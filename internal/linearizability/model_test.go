@@ -42,7 +42,9 @@ type operation struct {
 	kind    kind
 	change  change // login, write, refused, unsure
 
-	background bool // a write whose save went on when Close had returned
+	began int64 // write: when its request began to load
+	ended int64 // write: when its background save had ended, too
+	shown int64 // write: from when on every read has to see it
 }
 
 // found is what a read has returned.
