@@ -106,7 +106,8 @@
 //     client makes while Close is saving the session may be undone by it.
 //   - A change whose request died before Close returned may or may not be seen.
 //   - A save that reported a Memcache error may leave the value before it in
-//     Memcache until the next change.
+//     Memcache until the next change; an attribute that it had deleted, if that
+//     change comes more than an hour later, until Memcache drops the session.
 //   - A request whose Memcache get fails sees what Datastore has.
 //   - A logout that reported an error may show the session until it ends.
 //   - A call that App Engine carries out after it has reported a failure may undo

@@ -151,7 +151,7 @@ func (s *memcacheStore) load(id string, e *entry) (errs []error) {
 			return append(errs, err)
 		}
 	}
-	was := takeSnapshot(loaded.Value(), sess.Accessed(), sess.Attrs())
+	was := loadedSnapshot(loaded.Value(), sess)
 	sess.Access()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,6 +206,10 @@ func (s *memcacheStore) Remove(sess session.Session) {
 		return
 	}
 	e.load.Do(func() {}) // a Get under way first
+	s.report(doing, id, s.remove(e))
+}
+
+func (s *memcacheStore) remove(e *entry) error {
 	e.saving.Lock()
 	defer e.saving.Unlock()
 	s.mu.Lock()
@@ -213,11 +217,11 @@ func (s *memcacheStore) Remove(sess session.Session) {
 	e.removed = true
 	s.mu.Unlock()
 	if e.gone {
-		return
+		return nil
 	}
-	err := s.tiers.Remove(s.ctx, id, e.loaded)
+	err := s.tiers.Remove(s.ctx, e.id, e.loaded)
 	e.gone = err == nil
-	s.report(doing, id, err)
+	return err
 }
 
 // isNew reports whether the services cannot know the session yet.
@@ -247,35 +251,46 @@ func (s *memcacheStore) Close() {
 
 func (s *memcacheStore) saveEntry(e *entry) {
 	e.load.Do(func() {}) // a Get under way first
+	s.report("save session", e.id, s.save(e))
+}
+
+// save saves what was changed in a session since it was loaded or saved.
+func (s *memcacheStore) save(e *entry) error {
 	e.saving.Lock()
 	defer e.saving.Unlock()
 	s.mu.Lock()
 	sess, removed := e.sess, e.removed
 	s.mu.Unlock()
-	if sess != nil && !removed {
-		s.report("save session", e.id, s.save(e, sess))
+	if sess == nil || removed {
+		return nil
 	}
-}
-
-// save saves what was changed in a session since it was loaded or saved.
-func (s *memcacheStore) save(e *entry, sess session.Session) error {
-	attrs, accessed := sess.Attrs(), sess.Accessed()
-	set, deleted, err := e.was.changes(s.codec, sess, attrs)
+	refresh := e.loaded == nil || s.needsRefresh(e, sess)
+	changed, err := e.was.differs(s.codec, sess)
 	if err != nil {
 		return err
 	}
-	if e.loaded != nil && len(set)+len(deleted) == 0 && !s.needsRefresh(e, sess) {
-		if e.settled {
-			return nil
-		}
-		e.settled = true
-		return s.tiers.Settle(s.ctx, e.id, e.loaded)
+	if !changed && !refresh {
+		return s.settle(e)
 	}
+	// What counts is what is stored: the codec may not keep all of a value, and
+	// the session may be changed meanwhile.
 	value, err := s.codec.encode(sess)
 	if err != nil {
 		return err
 	}
-	c := tiered.Change{Value: value, Set: set, Deleted: deleted, Used: accessed, Ends: s.expires(sess)}
+	stored, err := s.codec.decode(value)
+	if err != nil {
+		return err
+	}
+	now := storedSnapshot(value, stored)
+	set, deleted, err := e.was.changes(s.codec, now)
+	if err != nil {
+		return err
+	}
+	if len(set)+len(deleted) == 0 && !refresh {
+		return s.settle(e)
+	}
+	c := tiered.Change{Value: value, Set: set, Deleted: deleted, Used: now.accessed, Ends: s.expires(stored)}
 	var loaded *tiered.Loaded
 	switch {
 	case e.isNew(sess):
@@ -295,8 +310,17 @@ func (s *memcacheStore) save(e *entry, sess session.Session) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.loaded, e.was, e.settled = loaded, takeSnapshot(value, accessed, attrs), true
+	e.loaded, e.was, e.settled = loaded, now, true
 	return nil
+}
+
+// settle does once what is left to do when nothing was changed.
+func (s *memcacheStore) settle(e *entry) error {
+	if e.settled {
+		return nil
+	}
+	e.settled = true
+	return s.tiers.Settle(s.ctx, e.id, e.loaded)
 }
 
 // needsRefresh reports whether the session would end too early, or its access

@@ -15,31 +15,59 @@ import (
 type snapshot struct {
 	value    []byte
 	accessed time.Time
-	scalars  map[string]any // its attributes, if none can be changed in place
+	attrs    map[string]any // nil: decode value
+	scalars  bool           // no attribute can be changed in place
 }
 
-func takeSnapshot(value []byte, accessed time.Time, attrs map[string]any) snapshot {
-	s := snapshot{value: value, accessed: accessed}
-	if values.AreScalars(attrs) {
-		s.scalars = attrs
+// loadedSnapshot is of a session that the app gets, and may change in place.
+func loadedSnapshot(value []byte, sess session.Session) snapshot {
+	s := storedSnapshot(value, sess)
+	if !s.scalars {
+		s.attrs = nil
 	}
 	return s
 }
 
-// changes returns the names of the attributes that are not what they were, also
-// when a value was changed in place. now is a copy of the session's attributes.
-func (s snapshot) changes(c codec, sess session.Session, now map[string]any) (set, deleted []string, err error) {
-	was := s.scalars
-	if was == nil && len(s.value) > 0 {
-		before, err := c.decode(s.value)
-		if err != nil {
-			return nil, nil, err
-		}
-		was = before.Attrs()
+// storedSnapshot is of a session that nobody changes.
+func storedSnapshot(value []byte, sess session.Session) snapshot {
+	attrs := sess.Attrs()
+	return snapshot{value, sess.Accessed(), attrs, values.AreScalars(attrs)}
+}
+
+// all returns the attributes. They must not be changed.
+func (s snapshot) all(c codec) (map[string]any, error) {
+	if s.attrs != nil || len(s.value) == 0 {
+		return s.attrs, nil
 	}
+	sess, err := c.decode(s.value)
+	if err != nil {
+		return nil, err
+	}
+	return sess.Attrs(), nil
+}
+
+// differs reports whether an attribute of sess is not what it was, also when
+// its value was changed in place.
+func (s snapshot) differs(c codec, sess session.Session) (bool, error) {
+	was, err := s.all(c)
+	if err != nil {
+		return false, err
+	}
+	now := sess.Attrs()
 	sess.Mutex().RLock()
 	defer sess.Mutex().RUnlock()
-	set, deleted = values.Changes(was, now)
+	set, deleted := values.Changes(was, now)
+	return len(set)+len(deleted) > 0, nil
+}
+
+// changes returns the names of the attributes that are others in now, and of
+// those that are not there any more.
+func (s snapshot) changes(c codec, now snapshot) (set, deleted []string, err error) {
+	was, err := s.all(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, deleted = values.Changes(was, now.attrs)
 	return set, deleted, nil
 }
 

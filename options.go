@@ -50,8 +50,8 @@ type MemcacheStoreOptions struct {
 
 	// AsyncDatastoreSave saves changes in Memcache before Close returns, and in
 	// Datastore in a goroutine that may outlive the request; see Drain. Saved in
-	// both before Close returns all the same are new sessions and those that
-	// Memcache had lost. The default is to save everything before Close returns.
+	// both before Close returns all the same are new sessions, and those that
+	// Memcache has lost or is getting back at that moment. The default is to save everything before Close returns.
 	// Not used with OnlyMemcache.
 	AsyncDatastoreSave bool
 

@@ -50,8 +50,8 @@ type Record struct {
 
 // A Backup is durable and strongly consistent: a read sees every write that
 // was reported as done before the read began. Its methods may be called by
-// several goroutines at once, keep to the context's end, and do not try again
-// by themselves what may have had its effect.
+// several goroutines at once, keep to the context's end, do not try again by
+// themselves what may have had its effect, and do not panic.
 //
 // A Backup, or whoever cleans up behind it, may delete a record once its
 // Expires is at least [PurgeGrace] ago.

@@ -17,7 +17,7 @@ const saveTimeout = 30 * time.Second
 // it in the backup. Drain waits for that goroutine. Where the cache has no
 // value that could take the change, UpdateAsync is Update.
 func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
-	if s.Cache == nil || s.Backup == nil || l.item == nil {
+	if s.Cache == nil || s.Backup == nil || l.item == nil && !l.cached {
 		return s.Update(ctx, id, l, c)
 	}
 	if !s.fits(id, c) {

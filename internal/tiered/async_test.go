@@ -65,7 +65,7 @@ func TestAsynchronousChangesInQuickSuccessionAreAllAsynchronous(t *testing.T) {
 func TestWithoutAnItemAnAsynchronousChangeIsSynchronous(t *testing.T) {
 	for name, there := range map[string]func(s *services){
 		"nothing": func(s *services) { s.flush() },
-		"a lease": func(s *services) { s.keepItem(newLease(), leaseTTL) },
+		"a lease": func(s *services) { s.keepItem(newItem(lease), leaseTTL) },
 	} {
 		for _, when := range []string{"before the load", "after the load"} {
 			t.Run(name+" "+when, func(t *testing.T) {

@@ -22,7 +22,7 @@ const (
 	damaged             // read, never written: nobody can tell what it is
 )
 
-// A nonce names a lease. Nobody else ever draws it.
+// A nonce says whose an item is. Nobody else ever draws it.
 type nonce [8]byte
 
 func newNonce() (n nonce) {
@@ -44,7 +44,7 @@ const (
 type item struct {
 	kind  kind
 	state *state // of a value
-	nonce nonce  // of a lease
+	nonce nonce  // of a lease or a removal marker; zero: nobody's
 	own   bool   // a lease of the caller's own
 	raw   *tier.Item
 	err   error // of a damaged item: why
@@ -56,9 +56,8 @@ func (it *item) is(k kind) bool { return it != nil && it.kind == k }
 func (s *Store) decodeItem(raw *tier.Item) *item {
 	it := &item{kind: kind(raw.Flags), raw: raw}
 	switch it.kind {
-	case removed:
-	case lease:
-		copy(it.nonce[:], raw.Value)
+	case lease, removed:
+		copy(it.nonce[:], raw.Value) // nobody's: zero
 	case value:
 		if it.state, it.err = s.open(raw.Value); it.err != nil {
 			it.kind = damaged
@@ -69,13 +68,18 @@ func (s *Store) decodeItem(raw *tier.Item) *item {
 	return it
 }
 
-// newLease is nobody's lease: it ends a refill, and keeps others away.
-func newLease() tier.Item {
+// newItem is a lease or a removal marker that its owner can tell from others.
+func newItem(k kind) tier.Item {
 	n := newNonce()
-	return tier.Item{Flags: uint32(lease), Value: n[:]}
+	return tier.Item{Flags: uint32(k), Value: n[:]}
 }
 
-var removalMarker = tier.Item{Flags: uint32(removed)}
+var (
+	// nobodysLease ends the refill whose lease it replaces, and keeps others
+	// away.
+	nobodysLease  = tier.Item{Flags: uint32(lease)}
+	removalMarker = tier.Item{Flags: uint32(removed)}
+)
 
 // itemOf is a state as an item; ok is false if the cache does not take it.
 func (s *Store) itemOf(id string, st *state) (it tier.Item, ok bool) {

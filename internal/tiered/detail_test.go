@@ -359,7 +359,7 @@ func TestARefillOfADamagedItemGivesWayToOthers(t *testing.T) {
 		f    func(s *services)
 		want error
 	}{
-		"replaced": {func(s *services) { s.keepItem(newLease(), leaseTTL) }, nil},
+		"replaced": {func(s *services) { s.keepItem(newItem(lease), leaseTTL) }, nil},
 		"failing":  {func(s *services) { s.fail("A", "cache.swap") }, errDown},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -166,7 +166,8 @@
 // # Where the promise ends
 //
 //   - A call that reported a failed publish may leave the older value in the cache
-//     until the next change.
+//     until the next change; an attribute that it had deleted, if that change comes
+//     more than an hour later, until the item ends.
 //   - A request whose cache get fails sees what the backup has.
 //   - A removal that returned an error may show the session until its item ends.
 //   - A put or set that a service applies after it has reported failure may undo

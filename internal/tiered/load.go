@@ -25,7 +25,7 @@ func (s *Store) Load(ctx context.Context, id string) (*Loaded, error) {
 		case it.kind == removed:
 			return nil, nil
 		case it.kind == value && isLive(it.state):
-			return &Loaded{state: it.state, item: it}, nil
+			return &Loaded{state: it.state, item: it, at: time.Now()}, nil
 		case it.kind == damaged:
 			cacheErr, fill = fmt.Errorf("cache get: %w", it.err), it
 		}
@@ -66,7 +66,7 @@ func (s *Store) loadBackup(ctx context.Context, id string) (*Loaded, error) {
 		// Whoever asks finds out, and can still remove it.
 		st = &state{value: rec.Value, ends: rec.Expires, token: rec.Token}
 	}
-	return &Loaded{state: st, known: rec}, nil
+	return &Loaded{state: st, known: rec, at: time.Now()}, nil
 }
 
 // openRecord returns the state of a record that is not empty. All of it is
@@ -178,7 +178,7 @@ func (s *Store) refill(ctx context.Context, id string, l *Loaded) error {
 // lease puts a lease of the caller's own in the place of fill, and returns it;
 // nil: others are there.
 func (s *Store) lease(ctx context.Context, id string, fill *item) (*item, error) {
-	mine := newLease()
+	mine := newItem(lease)
 	if fill.raw == nil {
 		added, err := s.add(ctx, id, mine, leaseTTL)
 		if err != nil || !added {

@@ -83,19 +83,23 @@ func (s *Store) together(ctx context.Context, id, op string, p *part, do func(ct
 		return err
 	case <-ctx.Done():
 	}
-	// The turn is given up, unless others rely on it.
 	queues.Lock()
-	if i := slices.Index(queues.waiting[key], me); i >= 0 {
+	i := slices.Index(queues.waiting[key], me)
+	if i >= 0 {
 		queues.waiting[key] = slices.Delete(queues.waiting[key], i, i+1)
 	}
 	queues.Unlock()
+	if i >= 0 {
+		return fmt.Errorf("wait for other changes of the session: %w", context.Cause(ctx))
+	}
+	// Somebody is making the change, or relies on it being made here. Only the
+	// outcome says whether it may be tried again; it takes no longer than
+	// saveTimeout.
 	select {
 	case turns := <-me.lead:
 		return lead(ctx, key, turns, do)
 	case err := <-me.done:
 		return err
-	default:
-		return fmt.Errorf("wait for other changes of the session: %w", context.Cause(ctx))
 	}
 }
 
@@ -112,19 +116,27 @@ func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.
 	for i, t := range turns {
 		parts[i] = t.p
 	}
-	err := do(shared, parts)
-	if errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) {
+	err := errPanic
+	defer func() {
+		for _, t := range turns[1:] {
+			select {
+			case t.done <- err:
+			default: // answered already
+			}
+		}
+	}()
+	if err = do(shared, parts); errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) {
 		// One of them is to blame. Each on its own shows which.
 		for _, t := range turns {
 			t.done <- do(shared, []*part{t.p})
 		}
 		return <-turns[0].done
 	}
-	for _, t := range turns[1:] {
-		t.done <- err
-	}
 	return err
 }
+
+// errPanic is what the others get when a service panics.
+var errPanic = errors.New("the request that was to make the change panicked")
 
 // next makes the first of those that wait take the turns of all of them.
 func next(key queueKey) {

@@ -74,8 +74,15 @@ type Loaded struct {
 	state *state
 	item  *item        // the cache's item that state is of; nil: none
 	known *tier.Record // what the backup holds; see record
-	fill  *item        // what a refill has to replace; a nil raw: nothing
+	// cached says that the cache had the session, though the request does not
+	// hold its item any more.
+	cached bool
+	at     time.Time // when it was loaded; zero: just now
+	fill   *item     // what a refill has to replace; a nil raw: nothing
 }
+
+// isOld reports whether deletions that were made since may be forgotten.
+func (l *Loaded) isOld() bool { return !l.at.IsZero() && time.Since(l.at) > tombstoneTTL }
 
 // Value is the session.
 func (l *Loaded) Value() []byte { return l.state.value }

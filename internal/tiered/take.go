@@ -59,13 +59,17 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 // Without a backup it puts the removal marker. ends is when an item expires that
 // does not say when.
 func (s *Store) seal(ctx context.Context, id string, l *Loaded, ends time.Time) (sealed *Loaded, err error) {
+	mark := newItem(removed)
 	err = s.replace(ctx, id, l.item, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
-		sealed = nil
-		it, ttl = newLease(), sealTime
-		switch {
-		case seen.is(removed):
+		if seen.is(removed) {
+			if seen.nonce == nonce(mark.Value) {
+				return it, 0, true, nil // a call that seemed to fail put it there
+			}
 			return it, 0, false, ErrRemoved
-		case seen.is(value):
+		}
+		sealed = nil
+		it, ttl = nobodysLease, sealTime
+		if seen.is(value) {
 			st := seen.state.clone()
 			st.sealed = time.Now().Add(sealTime)
 			sealed = &Loaded{state: st}
@@ -77,7 +81,7 @@ func (s *Store) seal(ctx context.Context, id string, l *Loaded, ends time.Time) 
 			}
 		}
 		if s.Backup == nil {
-			it, ttl = removalMarker, removedTTL
+			it, ttl = mark, removedTTL
 		}
 		return it, ttl, false, nil
 	})

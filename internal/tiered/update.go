@@ -42,6 +42,9 @@ type part struct {
 // tried, it applies once.
 func (p *part) state(seen stamp) *state {
 	from, c := p.loaded.state, p.change
+	if p.loaded.isOld() {
+		from = from.saved() // what was unsaved then may have been deleted since
+	}
 	if c == nil {
 		return from
 	}
@@ -73,7 +76,8 @@ func (p *part) after(saved bool) *Loaded {
 	if saved {
 		st = st.saved()
 	}
-	return &Loaded{state: st}
+	l := p.loaded
+	return &Loaded{state: st, cached: l.cached || l.item != nil, at: l.at}
 }
 
 // Update saves a change of a session. Changes that others saved meanwhile are
@@ -326,8 +330,8 @@ func (s *Store) publish(ctx context.Context, id string, seen *item, committed *s
 func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state) error {
 	return s.replace(ctx, id, seen, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
 		switch {
-		case seen == nil, seen.is(removed):
-			return it, 0, true, nil
+		case seen == nil, seen.is(removed), seen.is(lease) && seen.nonce == nonce{}:
+			return it, 0, true, nil // whoever refills next reads what was committed
 		case seen.is(value):
 			n, changed, err := s.published(seen.state, committed)
 			if err != nil || !changed {
@@ -343,7 +347,7 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 		}
 		// The lease of a refill is never replaced by a value: that could be
 		// older than what the refill has read.
-		return newLease(), leaseTTL, false, nil
+		return nobodysLease, leaseTTL, false, nil
 	})
 }
 

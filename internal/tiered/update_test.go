@@ -217,7 +217,7 @@ func TestAChangeThatTheBackupFailsLivesOnInTheCache(t *testing.T) {
 func TestAChangeThatTheBackupFailsWithoutAnItemIsReportedOnly(t *testing.T) {
 	for name, there := range map[string]func(s *services){
 		"nothing": func(s *services) {},
-		"a lease": func(s *services) { s.keepItem(newLease(), leaseTTL) },
+		"a lease": func(s *services) { s.keepItem(newItem(lease), leaseTTL) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
