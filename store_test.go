@@ -911,3 +911,73 @@ func TestAnApplicationIDThatIsLostAtAnyCallIsAnErrorAndNoPanic(t *testing.T) {
 		}
 	}
 }
+
+// A basket's time has a monotonic clock, and a codec makes nil of an empty
+// slice: neither is a change when the request closes the store again.
+type basket struct {
+	Items   []string
+	Updated time.Time
+	N       int
+}
+
+func TestClosingAgainSavesNothingThatTheCodecDoesNotKeep(t *testing.T) {
+	gob.Register(basket{})
+	s := gaetest.Local(t)
+	for name, v := range map[string]basket{
+		"a monotonic clock": {Updated: time.Now()},
+		"an empty slice":    {Items: []string{}},
+	} {
+		id := login(t, s, options{}, attrs{"n": 0})
+		r := newRequest(s, options{})
+		r.Get(id).SetAttr("basket", v)
+		r.Close()
+		calls := len(r.Calls())
+		change(t, s, options{}, id, attrs{"basket": basket{N: 7}}) // the client's next request
+		r.Close()                                                  // deferred
+		if n := len(r.Calls()) - calls; n > 0 {
+			t.Errorf("%s: closing again made %d calls", name, n)
+		}
+		if got, _ := read(t, s, options{}, id)["basket"].(basket); got.N != 7 {
+			t.Errorf("%s: got %v, want what was saved last", name, got)
+		}
+	}
+}
+
+// A point can be changed in place, but compared.
+type point struct{ X int }
+
+// Another goroutine of the request sets x while Close looks for changes.
+func TestWhatIsSetWhileCloseRunsIsSavedAsAChange(t *testing.T) {
+	gob.Register(point{})
+	s := gaetest.Local(t)
+	id := login(t, s, options{}, attrs{"x": 1, "y": 0, "at": point{1}})
+	var sess session.Session
+	var once sync.Once
+	looking := false
+	o := options{Codec: &memcache.Codec{Marshal: memcache.Gob.Marshal, Unmarshal: func(b []byte, v any) error {
+		if looking {
+			once.Do(func() { sess.SetAttr("x", 2) })
+		}
+		return memcache.Gob.Unmarshal(b, v)
+	}}}
+	gate, hook := gaetest.Hold(func(c gaetest.Call) bool { return c.Method == "CompareAndSwap" || c.String() == "memcache.Set" })
+	r := newRequest(s, o, hook)
+	sess = r.Get(id)
+	sess.SetAttr("y", 1)
+	looking = true
+	closed := make(chan struct{})
+	go func() { defer close(closed); r.Close() }()
+	waitFor(t, gate.Arrived())
+	// z is unsaved in Memcache when the change is published there.
+	save, hold := gaetest.Hold(func(c gaetest.Call) bool { return c.Method == "BeginTransaction" })
+	other := newRequest(s, options{AsyncDatastoreSave: true}, hold)
+	other.Get(id).SetAttr("z", 1)
+	other.Close()
+	waitFor(t, save.Arrived())
+	gate.Open()
+	<-closed
+	save.Open()
+	drain(t)
+	r.Close()
+	expectSession(t, s, o, id, attrs{"x": 2, "y": 1, "z": 1, "at": point{1}})
+}

@@ -77,17 +77,31 @@ func (cs *CascadeStore) save(ctx context.Context, req *request, session *session
 	if err != nil {
 		return err
 	}
+	fresh := t.loaded != nil && !t.loaded.Ends().Before(now.Add(cs.maxAge(session.Options)))
 	var value []byte
+	was := t.was
+	if t.loaded == nil || len(set)+len(deleted) > 0 {
+		// What counts is what is stored: the serializer may not keep all of a
+		// value.
+		if value, err = cs.encode(session); err != nil {
+			return err
+		}
+		stored := cs.like(session)
+		if err := cs.decode(value, stored); err != nil {
+			return err
+		}
+		if set, deleted, err = t.was.changes(cs, stored); err != nil {
+			return err
+		}
+		was = takeSnapshot(value, stored)
+	}
 	if t.loaded != nil && len(set)+len(deleted) == 0 {
-		if !t.loaded.Ends().Before(now.Add(cs.maxAge(session.Options))) {
+		if fresh {
 			cs.logs().step(ctx, "nothing to save", t.id)
 			return nil
 		}
-		value = t.loaded.Value()
-	} else if value, err = cs.encode(session); err != nil {
-		return err
+		value, was = t.loaded.Value(), t.was
 	}
-	was := takeSnapshot(value, session)
 	loaded, err := cs.store(ctx, session, t, tiered.Change{
 		Value: value, Set: set, Deleted: deleted, Used: now, Ends: cs.expiry(session.Options, now),
 	})
