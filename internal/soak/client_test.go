@@ -16,6 +16,8 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/judge"
+	"github.com/gaesession/gaesession/internal/tiered"
 )
 
 // An instance is a process of the app that can be killed.
@@ -41,15 +43,15 @@ type exchange struct {
 	on       *record
 	async    bool
 
-	mu     sync.Mutex
-	errs   []error
-	saved  bool // a transaction was committed
-	closed bool // Close has returned, and no error was reported before
+	judge *judge.Request // guarded by on.mu
+
+	mu         sync.Mutex
+	errs       []error
+	background int  // calls whose work in the background goes on
+	committed  bool // a transaction
 }
 
-func (x *exchange) failed() bool    { return x.err() != nil }
-func (x *exchange) committed() bool { x.mu.Lock(); defer x.mu.Unlock(); return x.saved }
-func (x *exchange) published() bool { x.mu.Lock(); defer x.mu.Unlock(); return x.closed }
+func (x *exchange) failed() bool { return x.err() != nil }
 
 func (x *exchange) err() error {
 	x.mu.Lock()
@@ -61,6 +63,9 @@ func (x *exchange) onError(_ context.Context, err error) {
 	x.mu.Lock()
 	x.errs = append(x.errs, err)
 	x.mu.Unlock()
+	x.on.mu.Lock()
+	x.judge.Late = x.judge.Closed != 0
+	x.on.mu.Unlock()
 	x.on.note(x.who, "error: %v", err)
 }
 
@@ -73,6 +78,12 @@ func (x *exchange) call(ctx context.Context, service, method string, in, out pro
 		x.on.note(x.who, "killed before %s", method)
 		runtime.Goexit()
 	}
+	if _, isBackground := ctx.Deadline(); isBackground {
+		x.mu.Lock()
+		x.background++
+		x.mu.Unlock()
+		context.AfterFunc(ctx, func() { time.AfterFunc(grace, x.ended) })
+	}
 	err := appengine.APICall(ctx, service, method, in, out)
 	if x.instance.dead() {
 		if method == "Rollback" {
@@ -84,10 +95,28 @@ func (x *exchange) call(ctx context.Context, service, method string, in, out pro
 	x.on.note(x.who, "%s %s%v", method, ofItem(in, out), err)
 	if method == "Commit" && err == nil {
 		x.mu.Lock()
-		x.saved = true
+		x.committed = true
 		x.mu.Unlock()
 	}
 	return err
+}
+
+// grace is longer than it takes to report an error of background work after its
+// context has ended.
+const grace = 50 * time.Millisecond
+
+// ended notes that the work of a call in the background has ended.
+func (x *exchange) ended() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.background--; x.background > 0 || x.instance.dead() {
+		return
+	}
+	x.on.mu.Lock()
+	defer x.on.mu.Unlock()
+	if x.judge.Closed != 0 {
+		x.judge.Ended = now()
+	}
 }
 
 // ofItem is what the trace tells of a Memcache item: its flags.
@@ -113,7 +142,6 @@ type client struct {
 	rnd      *rand.Rand
 	instance *instance
 	requests int
-	number   int // of its changes
 }
 
 // run goes on until the soak ends or the instance is killed.
@@ -172,7 +200,7 @@ func (r *record) isGone() bool {
 func (r *record) isLarge() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.attrs) > 60
+	return len(r.session.Requests) > 150
 }
 
 // open opens the store for a request.
@@ -183,26 +211,27 @@ func (c *client) open(r *record, o gaesession.MemcacheStoreOptions) *exchange {
 	x.async = c.mode == "async" || c.mode == "mixed" && c.rnd.IntN(2) == 0
 	o.AsyncDatastoreSave = x.async
 	o.OnError = x.onError
-	x.Store = gaesession.NewMemcacheStoreOptions(appengine.WithAPICallFunc(context.Background(), x.call), &o)
+	x.judge = &judge.Request{Async: x.async, Began: now()}
+	ctx := tiered.OnInstance(appengine.WithAPICallFunc(context.Background(), x.call), c.instance)
+	x.Store = gaesession.NewMemcacheStoreOptions(ctx, &o)
 	return x
 }
 
 // load gets the session and judges what is seen.
 func (c *client) load(x *exchange, r *record) session.Session {
-	e := r.expect()
+	since := now()
 	sess := x.Get(r.id)
 	c.instance.die()
 	c.count(func(n *counts) { n.reads++ })
-	if x.failed() {
-		return sess
-	}
 	var seen map[string]any
 	if sess != nil {
 		seen = sess.Attrs()
 	}
-	for _, wrong := range r.check(e, seen) {
-		r.note(x.who, "STALE: %s", wrong)
-		c.violation(r, fmt.Sprintf("%s: a read saw %s", x.who, wrong), func(n *counts) { n.stale++ })
+	if x.failed() && seen == nil {
+		return nil // it cannot be told
+	}
+	if err := r.check(c.lost(), since, seen, x.failed()); err != nil {
+		c.violation(r, fmt.Sprintf("%s: a load: %v", x.who, err))
 	}
 	return sess
 }
@@ -215,16 +244,41 @@ func (c *client) end(x *exchange) error {
 	if err != nil {
 		c.count(func(n *counts) { n.errors++ })
 	}
-	x.mu.Lock()
-	x.closed = len(x.errs) == 0
-	x.mu.Unlock()
+	c.closed(x, err)
 	return err
+}
+
+// closed notes that the request has returned, and judges what it reported.
+func (c *client) closed(x *exchange, err error) {
+	x.mu.Lock()
+	// Background work may not have made its first call yet.
+	isOver := x.background == 0 && (!x.async || x.committed)
+	x.mu.Unlock()
+	r, q := x.on, x.judge
+	r.mu.Lock()
+	q.Closed, q.Failed = now(), err != nil
+	if isOver {
+		q.Ended = q.Closed
+	}
+	wrong := r.session.CheckSuccess(q)
+	if errors.Is(err, gaesession.ErrRemoved) {
+		wrong = r.session.CheckRefusal(q, time.Now())
+	}
+	r.mu.Unlock()
+	if wrong != nil {
+		c.violation(r, fmt.Sprintf("%s: %v", x.who, wrong))
+	}
+	if errors.Is(err, gaesession.ErrRemoved) {
+		c.count(func(n *counts) { n.refused++ })
+	}
 }
 
 func (c *client) login(slot int, old *record) {
 	sess := session.NewSession()
-	r := &record{id: sess.ID(), attrs: map[string]*attr{}}
+	r := &record{id: sess.ID(), session: judge.Session{Timeout: sess.Timeout(), Slack: time.Minute}}
 	x := c.open(r, gaesession.MemcacheStoreOptions{})
+	x.judge.Creates, x.judge.Saves = true, true
+	r.does(x.judge)
 	x.Add(sess)
 	if c.end(x) != nil {
 		return // nobody learns of it
@@ -241,22 +295,15 @@ func (c *client) login(slot int, old *record) {
 func (c *client) read(r *record, refresh time.Duration) {
 	x := c.open(r, gaesession.MemcacheStoreOptions{RefreshInterval: refresh})
 	x.on.note(x.who, "reads, refresh interval %v", refresh)
-	sess := c.load(x, r)
-	err := c.end(x)
-	c.judgeRefusal(x, r, sess, err)
+	c.load(x, r)
+	c.end(x)
 }
 
-// judgeRefusal looks for changes refused though nobody removed the session.
-func (c *client) judgeRefusal(x *exchange, r *record, sess session.Session, err error) {
-	if !errors.Is(err, gaesession.ErrRemoved) {
-		return
-	}
-	c.count(func(n *counts) { n.refused++ })
-	if !r.isGone() {
-		c.violation(r, x.who+": a change met a removal, and nobody has removed the session", func(n *counts) { n.lost++ })
-	}
-}
+// attributesOfEach is how many attributes a client has in a session.
+const attributesOfEach = 3
 
+// change sets an attribute of the client's own, deletes it, or sets it back to
+// what it was first.
 func (c *client) change(r *record) {
 	x := c.open(r, gaesession.MemcacheStoreOptions{})
 	sess := c.load(x, r)
@@ -264,59 +311,34 @@ func (c *client) change(r *record) {
 		c.end(x)
 		return
 	}
-	name, a := c.choose(r, x)
-	if a.maybe == 0 {
+	name := fmt.Sprintf("%s-%d", c.name, c.rnd.IntN(attributesOfEach))
+	was := sess.Attr(name)
+	to := ""
+	switch {
+	case was != nil && c.rnd.IntN(4) == 0:
 		sess.SetAttr(name, nil)
-	} else {
-		sess.SetAttr(name, a.maybe)
+	case was != nil && was != first && c.rnd.IntN(4) == 0, was == nil && c.rnd.IntN(2) == 0:
+		to = first
+		sess.SetAttr(name, to)
+	default:
+		r.mu.Lock()
+		r.values++
+		to = fmt.Sprint(r.values)
+		r.mu.Unlock()
+		sess.SetAttr(name, to)
 	}
-	r.note(x.who, "changes %s from %d to %d, async %v", name, a.value, a.maybe, x.async)
+	x.judge.Sets, x.judge.Saves = map[string]string{name: to}, true
+	r.does(x.judge)
+	r.note(x.who, "changes %s from %v to %q, async %v", name, was, to, x.async)
 	err := c.end(x)
 	r.note(x.who, "closed: %v", err)
-	c.judgeRefusal(x, r, sess, err)
-	if err == nil && !x.async {
-		r.mu.Lock()
-		a.value, a.settled, a.final = a.maybe, true, true
-		r.mu.Unlock()
+	if err == nil {
 		c.count(func(n *counts) { n.changes++ })
 	}
 }
 
-// choose takes an attribute of the client's own that is settled, or a new one,
-// and notes the change that is to be made to it.
-func (c *client) choose(r *record, x *exchange) (string, *attr) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c.number++
-	next := c.number
-	var a *attr
-	var name string
-	if c.rnd.IntN(3) > 0 {
-		for n, known := range r.attrs {
-			if known.owner != c {
-				continue
-			}
-			if known.resolve(false) {
-				c.count(func(n *counts) { n.changes++ })
-			}
-			if known.settled {
-				name, a = n, known
-				break
-			}
-		}
-	}
-	switch {
-	case a == nil:
-		name = fmt.Sprintf("%s-%d", c.name, next)
-		a = &attr{owner: c}
-		r.attrs[name] = a
-	case a.value != 0 && c.rnd.IntN(4) == 0:
-		next = 0
-	}
-	a.maybe, a.settled, a.final, a.by = next, false, false, x
-	a.version++
-	return name, a
-}
+// first is the first value of an attribute.
+const first = "first"
 
 func (c *client) logout(r *record) {
 	x := c.open(r, gaesession.MemcacheStoreOptions{})
@@ -328,6 +350,8 @@ func (c *client) logout(r *record) {
 	r.mu.Lock()
 	r.logout = max(r.logout, removing)
 	r.mu.Unlock()
+	x.judge.Removes = true
+	r.does(x.judge)
 	r.note(x.who, "logs out")
 	x.Remove(sess)
 	c.instance.die()

@@ -3,7 +3,7 @@
 // killed, and then counts what was lost and what came back. There is nothing but
 // a test in it.
 //
-//	go test ./internal/soak -v                                  10 s, synchronous and asynchronous requests mixed
+//	go test ./internal/soak -v                                  5 s, synchronous and asynchronous requests mixed
 //	go test ./internal/soak -v -soak=60s -soak.mode=async       longer; modes are sync, async and mixed
 //	go test ./internal/soak -v -soak=60s -soak.seed=1 -soak.log=/tmp/soak.txt
 //
@@ -19,22 +19,12 @@
 // goroutines end at their next call, or when the call they are in has returned,
 // background saves included, and nobody hears what they did.
 //
-// # What is counted
+// # What is judged
 //
-// An attribute belongs to one client, which numbers its changes, so that it is
-// known what everyone has to see. A change is acknowledged when the request
-// reported no error and, if its save went on in the background, when that has
-// ended without one. In the end faults stop, Memcache is read, emptied, and
-// Datastore is read:
-//
-//   - lost: an acknowledged change that is not there, or a session that nobody
-//     has removed.
-//   - resurrected: a session whose logout was acknowledged, and that is there.
-//   - stale: a read on the way that missed a synchronous change which was
-//     acknowledged before the read began, or that found no session, or one
-//     removed before, where it should not.
-//
-// A change with a reported error, or of an instance that died before it was
-// acknowledged, may be there or not, and its client does not use that attribute
-// again.
+// An attribute belongs to one client, which sets it to values of its own, deletes
+// it and sets it back to what it was first. What every request did and when is
+// noted, and package judge is asked about every load and every answer: what it
+// promises, and what it excuses, is the same as in the other tests. In the end
+// faults stop, every session is loaded, Memcache is emptied, and every session is
+// loaded again.
 package soak

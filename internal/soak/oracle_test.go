@@ -4,17 +4,26 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/gaesession/gaesession/internal/judge"
 )
+
+// clock puts everything in order: every reading is later than those before.
+var clock atomic.Int64
+
+func now() judge.Time { return judge.Time(clock.Add(1)) }
 
 // A record is what is known of a session, and what happened to it.
 type record struct {
 	id string
 
-	mu     sync.Mutex
-	attrs  map[string]*attr
-	logout removal
-	events []event
+	mu      sync.Mutex
+	session judge.Session
+	values  int // given to its attributes
+	logout  removal
+	events  []event
 }
 
 type removal int
@@ -25,34 +34,14 @@ const (
 	isRemoved          // acknowledged
 )
 
-// An attr is what is known of an attribute. Zero stands for no value.
-type attr struct {
-	owner   *client
-	value   int       // of the last acknowledged change
-	maybe   int       // of a change after that one, if not settled
-	settled bool      // no change is under way, nor is it unknown what became of one
-	by      *exchange // the change that maybe is of
-	version int
-	final   bool // value was acknowledged by a synchronous request
+// does notes that a request begins to do something with the session. What it did
+// is known to the judge from then on.
+func (r *record) does(q *judge.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	q.Saving, q.Used, q.Latest = now(), time.Now(), time.Now()
+	r.session.Requests = append(r.session.Requests, q)
 }
-
-// resolve finds out what became of a change in the background, and tells
-// whether it is acknowledged since. When all background saves have ended, ended
-// is true.
-func (a *attr) resolve(ended bool) bool {
-	if a.settled || a.by == nil || !a.by.published() || a.by.failed() {
-		return false
-	}
-	if !a.by.committed() && (!ended || a.by.instance.dead()) {
-		return false
-	}
-	a.value, a.settled, a.final = a.maybe, true, false
-	return true
-}
-
-// allows tells whether a session that is read after everything has ended may
-// have this value.
-func (a *attr) allows(v int) bool { return v == a.value || !a.settled && v == a.maybe }
 
 // An event is something that happened to a session, for the trace.
 type event struct {
@@ -82,49 +71,17 @@ func (r *record) trace() string {
 	return b.String()
 }
 
-// expectation is what a read has to see that begins now.
-type expectation struct {
-	logout removal
-	attrs  map[string]int // by name, with version
-	values map[string]int
-}
-
-func (r *record) expect() expectation {
+// check returns what is wrong with what a load has seen that began at some time
+// and ends now; nil attributes stand for no session.
+func (r *record) check(losses []judge.Time, since judge.Time, attrs map[string]any, blind bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := expectation{r.logout, map[string]int{}, map[string]int{}}
-	for name, a := range r.attrs {
-		if a.settled && a.final {
-			e.attrs[name], e.values[name] = a.version, a.value
-		}
+	r.session.Losses = losses
+	l := judge.Load{Began: since, Ended: now(), Since: time.Now(), Wall: time.Now(), None: attrs == nil, Attrs: map[string]string{}, Blind: blind}
+	for name, v := range attrs {
+		l.Attrs[name] = fmt.Sprint(v)
 	}
-	return e
-}
-
-// check returns what is wrong with what a read has seen that began at e; nil
-// stands for no session.
-func (r *record) check(e expectation, seen map[string]any) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if seen == nil {
-		if r.logout == notRemoved {
-			return []string{"no session, and nobody has removed it"}
-		}
-		return nil
-	}
-	if e.logout == isRemoved {
-		return []string{"a session that was removed before"}
-	}
-	var wrong []string
-	for name, version := range e.attrs {
-		if a := r.attrs[name]; a.version != version {
-			continue // being changed since
-		}
-		if got, _ := seen[name].(int); got != e.values[name] {
-			wrong = append(wrong, fmt.Sprintf("attribute %s is %d, and %d was saved before", name, got, e.values[name]))
-		}
-	}
-	return wrong
+	return r.session.Check(l)
 }
 
 // counts is what a soak has counted.
@@ -139,10 +96,7 @@ type counts struct {
 	killed       int // requests under way when their instance was killed
 	kills        int // instances
 	flushes      int
-	unsettled    int // changes that may be there or not
-	resurrected  int
-	lost         int
-	stale        int
+	wrong        int // loads and answers that break a promise
 	sessions     int
 	checked      int // sessions that had to be there in the end
 	gone         int // sessions that had to be gone in the end
