@@ -976,8 +976,9 @@ func TestWhatIsSetWhileCloseRunsIsSavedAsAChange(t *testing.T) {
 	waitFor(t, save.Arrived())
 	gate.Open()
 	<-closed
-	save.Open()
-	drain(t)
 	r.Close()
-	expectSession(t, s, o, id, attrs{"x": 2, "y": 1, "z": 1, "at": point{1}})
+	want := attrs{"x": 2, "y": 1, "z": 1, "at": point{1}}
+	expectAttrs(t, "from Memcache", read(t, s, o, id), want)
+	save.Open()
+	expectSession(t, s, o, id, want)
 }
