@@ -408,7 +408,7 @@ func (w *world) note(a *actor) {
 // isKept reports whether Datastore alone has refused the request's change, so
 // that it has to be in Memcache.
 func (a *actor) isKept() bool {
-	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared &&
+	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared && a.op.skew == 0 &&
 		!errors.Is(a.err(), gaesession.ErrRemoved)
 }
 

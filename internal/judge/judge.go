@@ -166,6 +166,7 @@ func (s *Session) names(l Load) []string {
 // attribute returns what is wrong with one attribute: a value that nobody gave
 // it, or that a later change had overwritten before.
 func (s *Session) attribute(name, got string, l Load) error {
+	isOwed := s.owed(l) != nil
 	var must []*Request // one of them, or a later one
 	var from []*Request // who may have set it to that
 	for _, r := range s.Requests {
@@ -173,7 +174,8 @@ func (s *Session) attribute(name, got string, l Load) error {
 		if !changes || r.Saving == 0 {
 			continue
 		}
-		if s.has(r, l) {
+		// Without a use since, nobody has to keep it for longer than the timeout.
+		if s.has(r, l) && (isOwed || l.Wall.Before(r.Used.Add(s.Timeout))) {
 			must = append(must, r)
 		}
 		if to == got && r.Saving <= l.Ended {
@@ -275,7 +277,7 @@ func (s *Session) owed(l Load) *Request {
 	var by *Request
 	var used time.Time
 	for _, r := range s.Requests {
-		if !s.has(r, l) {
+		if r.Old || !s.has(r, l) {
 			continue
 		}
 		if r.Creates || r.Saves {
