@@ -40,16 +40,26 @@ func Namespace(ctx context.Context) string {
 	}()
 }
 
+// A bundled is App Engine's services in a namespace.
+type bundled struct {
+	Memcache
+	Datastore
+	namespace string
+}
+
 // Shared names the services and the namespace that sessions are kept in; nil:
 // it cannot be told.
 func Shared(ctx context.Context, c tier.Cache, b tier.Backup) any {
+	m, isMemcache := c.(Memcache)
+	d, isDatastore := b.(Datastore)
+	if isMemcache && isDatastore {
+		return bundled{m, d, Namespace(ctx)}
+	}
 	key := struct {
 		cache, backup any
 		namespace     string
 	}{cache: c, backup: b}
-	_, bundledCache := c.(Memcache)
-	_, bundledBackup := b.(Datastore)
-	if bundledCache || bundledBackup {
+	if isMemcache || isDatastore {
 		key.namespace = Namespace(ctx)
 	}
 	if !reflect.ValueOf(key).Comparable() {
