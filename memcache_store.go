@@ -272,17 +272,10 @@ func (s *memcacheStore) save(e *entry) error {
 	if !changed && !refresh {
 		return s.settle(e)
 	}
-	// What counts is what is stored: the codec may not keep all of a value, and
-	// the session may be changed meanwhile.
-	value, err := s.codec.encode(sess)
+	value, now, err := s.codec.store(sess, true)
 	if err != nil {
 		return err
 	}
-	stored, err := s.codec.decode(value)
-	if err != nil {
-		return err
-	}
-	now := storedSnapshot(value, stored)
 	set, deleted, err := e.was.changes(s.codec, now)
 	if err != nil {
 		return err
@@ -290,7 +283,7 @@ func (s *memcacheStore) save(e *entry) error {
 	if len(set)+len(deleted) == 0 && !refresh {
 		return s.settle(e)
 	}
-	c := tiered.Change{Value: value, Set: set, Deleted: deleted, Used: now.accessed, Ends: s.expires(stored)}
+	c := tiered.Change{Value: value, Set: set, Deleted: deleted, Used: now.accessed, Ends: s.expires(now.accessed, sess.Timeout())}
 	var loaded *tiered.Loaded
 	switch {
 	case e.isNew(sess):

@@ -10,6 +10,7 @@ package gobcodec
 
 import (
 	"bytes"
+	"maps"
 	"reflect"
 	"time"
 
@@ -25,6 +26,22 @@ func Marshal(v any) ([]byte, error) {
 		}
 	}
 	return memcache.Gob.Marshal(v)
+}
+
+// Scalars returns a copy of the session's attributes as Marshal has them, and
+// when it was accessed, unless an attribute is more than a boolean, a number or
+// a string. The session must not be changed meanwhile.
+func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok bool) {
+	if reflect.TypeOf(sess) != sessionType || id <= 0 {
+		return nil, time.Time{}, false
+	}
+	v := reflect.ValueOf(sess).Elem()
+	if !allScalars(v.Field(4)) {
+		return nil, time.Time{}, false
+	}
+	accessed, _ = v.Field(2).Interface().(time.Time)
+	attrs, ok = v.Field(4).Interface().(map[string]any)
+	return maps.Clone(attrs), accessed, ok
 }
 
 // UnmarshalSession decodes a session as memcache.Gob does, whatever follows it.
