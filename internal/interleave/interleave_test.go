@@ -259,6 +259,33 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestSchedulesThatBrokeAPromise runs again what was found in the code, and in
+// code without one of its rules.
+func TestSchedulesThatBrokeAPromise(t *testing.T) {
+	for name, text := range map[string]string{
+		"an asynchronous change that finds no item keeps a time from before": "old change:a+async:a: 1.get 0.get 0.begin 0.txn-get 0.txn-put " +
+			"0.commit 0.cas:value 1.cas:unsaved evict 1.get 1.begin 1.txn-get",
+		"the same, and the other's background save is late": "old-alone async:b+async:b+reset:a: 1.get 0.get 0.cas:unsaved 0.begin 2.get " +
+			"1.cas:unsaved evict 2.cas:unsaved 1.get 1.begin 1.txn-get 1.txn-put 0.txn-get 0.txn-put 1.commit",
+		"a session that does not say when it ends is dropped from Memcache by a read": "old-alone delete:a+reset:a+read+reset:a cascade: " +
+			"1.get 3.get 0.get 2.get",
+		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 1.get 1.cas:sealed 1.begin 1.txn-put " +
+			"0.cas:unsaved 0.get",
+		"a lease replaced by a value older than what the refill has read": "evicted read+change:a+change:b: 0.get 0.ds-get 1.get 1.ds-get " +
+			"1.begin 1.txn-put 1.txn-get 1.commit 2.get 2.ds-get 2.begin 2.txn-put 2.txn-get 2.commit 2.get 0.add:lease 0.ds-get 0.get 1.get",
+	} {
+		t.Run(name, func(t *testing.T) {
+			sc, tr, err := parseTrace(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if w := replay(t, sc, nil, tr, t.Logf); w.violation != nil {
+				t.Error(w.violation)
+			}
+		})
+	}
+}
+
 func TestTracesAreReadAsTheyArePrinted(t *testing.T) {
 	for _, text := range []string{
 		"created login+change:a~ahead+logout retries=2 only: 0.get 1.cas:lease fail(1.txn-put) lost(0.commit) crash(2) outage(memcache) flush evict minute expiry",
