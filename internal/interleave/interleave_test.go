@@ -271,8 +271,6 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 			"1.get 3.get 0.get 2.get",
 		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 1.get 1.cas:sealed 1.begin 1.txn-put " +
 			"0.cas:unsaved 0.get",
-		"a lease replaced by a value older than what the refill has read": "evicted read+change:a+change:b: 0.get 0.ds-get 1.get 1.ds-get " +
-			"1.begin 1.txn-put 1.txn-get 1.commit 2.get 2.ds-get 2.begin 2.txn-put 2.txn-get 2.commit 2.get 0.add:lease 0.ds-get 0.get 1.get",
 	} {
 		t.Run(name, func(t *testing.T) {
 			sc, tr, err := parseTrace(text)
