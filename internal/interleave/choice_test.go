@@ -4,6 +4,7 @@ package interleave
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -153,5 +154,7 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 	if !w.expired {
 		all = append(all, choice{kind: expireSession})
 	}
-	return all
+	return slices.DeleteFunc(all, func(c choice) bool {
+		return c.kind != makeCall && *kindsFlag != "" && !slices.Contains(strings.Fields(*kindsFlag), eventNames[c.kind])
+	})
 }

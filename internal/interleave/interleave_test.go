@@ -18,6 +18,7 @@ var (
 	onlyFlag     = flag.String("explore.only", "", "explore the scenarios whose name contains each of these words, but none of those that begin with !")
 	scenarioFlag = flag.String("explore.scenario", "", "explore this scenario alone")
 	eventsFlag   = flag.Int("explore.events", -1, "explore only with that many events")
+	kindsFlag    = flag.String("explore.kinds", "", "explore with these events alone, as they are named in a trace")
 	traceFlag    = flag.String("explore.trace", "", "run this schedule again, as a violation prints it")
 	timeFlag     = flag.Duration("explore.time", 0, "stop exploring after this time; 0: 8s, or never with -explore.full")
 	partFlag     = flag.String("explore.part", "0/1", "of the scenarios explore one in so many, beginning with that one")
