@@ -17,9 +17,11 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
+// backupPatience is how long a call may take that waits for nobody. It is less
+// in this package's own tests.
+var backupPatience = 15 * time.Second
+
 const (
-	// backupPatience is how long a call may take that waits for nobody.
-	backupPatience = 15 * time.Second
 	// backupHeld is how long a rival's call gets to end while an update is held
 	// inside its function. Where it cannot, since the service locks the record,
 	// it ends after the update.

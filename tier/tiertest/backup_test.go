@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -87,30 +86,21 @@ func TestBroken(t *testing.T) {
 }
 
 func TestTheSuiteFindsWhatIsBroken(t *testing.T) {
-	atOnce := make(chan struct{}, 4)
+	results := make(map[string]<-chan childResult)
+	for fault, want := range broken {
+		run := "^TestBroken$"
+		if want.part != "" {
+			run += "/^" + want.part + "$"
+		}
+		results[fault] = startChild(run, brokenEnv+"="+fault, 1)
+	}
 	for fault, want := range broken {
 		t.Run(fault, func(t *testing.T) {
-			t.Parallel()
-			atOnce <- struct{}{}
-			defer func() { <-atOnce }()
-			run := "^TestBroken$"
+			r := <-results[fault]
 			if want.part != "" {
-				run += "/^" + want.part + "$"
-			}
-			child := exec.Command(os.Args[0], "-test.run="+run, "-test.timeout=2m")
-			child.Env = append(os.Environ(), brokenEnv+"="+fault)
-			out, err := child.CombinedOutput()
-			if want.part == "" {
-				if err != nil {
-					t.Errorf("refused, although the contract allows it:\n%s", out)
-				}
-				return
-			}
-			if err == nil {
-				t.Fatalf("%s has not seen it:\n%s", want.part, out)
-			}
-			if !strings.Contains(string(out), "--- FAIL: TestBroken/"+want.part) {
-				t.Errorf("%s has not failed, but ended with %v:\n%s", want.part, err, out)
+				r.expectFailure(t, "TestBroken/"+want.part)
+			} else if r.err != nil {
+				t.Errorf("refused, although the contract allows it:\n%s", r.out)
 			}
 		})
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -108,39 +107,18 @@ func TestBrokenCache(t *testing.T) {
 }
 
 func TestTheSuiteFindsWhatIsBrokenInACache(t *testing.T) {
-	// All at once, as most of them wait for items to expire.
-	type result struct {
-		out []byte
-		err error
-	}
-	results := make(map[string]chan result)
+	results := make(map[string]<-chan childResult)
 	for fault, part := range brokenCaches {
-		done := make(chan result, 1)
-		results[fault] = done
-		go func() {
-			// What goes wrong now and then may be seen now and then.
-			attempts := 1
-			if strings.Contains(fault, "in ten") {
-				attempts = 10
-			}
-			var r result
-			for ; attempts > 0 && r.err == nil; attempts-- {
-				child := exec.Command(os.Args[0], "-test.run=^TestBrokenCache$/^"+part+"$", "-test.timeout=2m")
-				child.Env = append(os.Environ(), brokenCacheEnv+"="+fault)
-				r.out, r.err = child.CombinedOutput()
-			}
-			done <- r
-		}()
+		// What goes wrong now and then may be seen now and then.
+		attempts := 1
+		if strings.Contains(fault, "in ten") {
+			attempts = 10
+		}
+		results[fault] = startChild("^TestBrokenCache$/^"+part+"$", brokenCacheEnv+"="+fault, attempts)
 	}
 	for fault, part := range brokenCaches {
 		t.Run(fault, func(t *testing.T) {
-			r := <-results[fault]
-			if r.err == nil {
-				t.Fatalf("%s has not seen it:\n%s", part, r.out)
-			}
-			if !strings.Contains(string(r.out), "--- FAIL: TestBrokenCache/"+part) {
-				t.Errorf("%s has not failed, but ended with %v:\n%s", part, r.err, r.out)
-			}
+			(<-results[fault]).expectFailure(t, "TestBrokenCache/"+part)
 		})
 	}
 }

@@ -1,0 +1,6 @@
+package tiertest
+
+import "time"
+
+// A backup in memory is quick.
+func init() { backupPatience = 5 * time.Second }
