@@ -648,6 +648,7 @@ func (w *world) make(c *call, how kind) {
 		if how == loseAnswer || how == loseAll {
 			a.hits++
 			a.hurt = a.hurt || c.service == "memcache"
+			w.hurt = true // nobody knows that Datastore has it
 			c.response, c.err = nil, failure(c.service)
 		}
 	}

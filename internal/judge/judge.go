@@ -229,8 +229,8 @@ func (s *Session) precedes(a, b *Request) bool {
 	if a.Failed && a.Closed >= b.Began {
 		return false // FailedPublish: b had loaded before, and need not have seen it
 	}
-	unseen := a.Failed || inCacheAlone && s.lostSince(a.Saving, b.Closed)
-	return a.Skew == b.Skew || !unseen // FailedPublish, Clocks
+	unseen := a.Failed || inCacheAlone && (s.lostSince(a.Saving, b.Closed) || s.isRewritten())
+	return a.Skew == b.Skew || !unseen // FailedPublish, Clocks, Old
 }
 
 // overwrittenByOld reports whether an old instance may have overwritten what r
