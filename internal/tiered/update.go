@@ -174,7 +174,7 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 
 func fix(parts []*part) {
 	for _, p := range parts {
-		p.fixed = true
+		p.fixed = p.stamp != 0 // else it was not tried
 	}
 }
 
