@@ -45,11 +45,8 @@ type stateKey [16]byte
 // hold, of each request what its calls were answered, and what the judge knows.
 func (w *world) state() stateKey {
 	tokens := []token{word(fmt.Sprint(w.events, w.expired, w.jumped, w.hurt, w.down, time.Since(w.began)/time.Minute))}
-	for _, a := range w.actors {
-		if a.op.skew != 0 {
-			tokens = append(tokens, stampAt(time.Now()), stampAt(time.Now().Add(skew)), stampAt(time.Now().Add(-skew)))
-			break
-		}
+	if w.isSkewed() {
+		tokens = append(tokens, stampAt(time.Now()), stampAt(time.Now().Add(skew)), stampAt(time.Now().Add(-skew)))
 	}
 	if it := w.peek(); it != nil {
 		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(w.ttl/60)))

@@ -408,8 +408,13 @@ func (w *world) note(a *actor) {
 // isKept reports whether Datastore alone has refused the request's change, so
 // that it has to be in Memcache.
 func (a *actor) isKept() bool {
-	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared && a.op.skew == 0 &&
+	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared && !a.w.isSkewed() &&
 		!errors.Is(a.err(), gaesession.ErrRemoved)
+}
+
+// isSkewed reports whether the clocks of the instances differ.
+func (w *world) isSkewed() bool {
+	return slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.skew != 0 })
 }
 
 // startsSaving notes what the request is going to save, when it begins to.
