@@ -106,7 +106,7 @@ func TestALoginSurvivesARestart(t *testing.T) {
 	p = startProcess(t, data)
 	again := newBrowser(t, p.url)
 	again.setCookie(b.cookie())
-	again.get("/demo").wantVisit("Ada", 3).wantSource("Datastore", "7")
+	again.get("/demo").wantVisit("Ada", 3).wantSource("Datastore", "9")
 	again.post("/demo/logout", nil).wantLogin()
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
