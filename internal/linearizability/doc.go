@@ -9,7 +9,8 @@
 // store of its own as on an instance of its own: logins, reads, changes that set
 // and delete attributes, refreshes of the access time, logouts. Calls are delayed
 // at random, and in the runs that evict, Memcache is emptied or loses a session
-// now and then. The same on gaelocal and on Google's server.
+// now and then. All on gaelocal, the mixed
+// ones on Google's server, too.
 //
 // # Operations
 //
