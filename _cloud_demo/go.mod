@@ -13,6 +13,7 @@ require (
 	github.com/gaesession/gaesession v0.0.0
 	github.com/gaesession/gaesession/clouddatastore v0.0.0-00010101000000-000000000000
 	github.com/gaesession/gaesession/rediscache v0.0.0-00010101000000-000000000000
+	github.com/gorilla/sessions v1.4.0
 	github.com/icza/session v1.3.0
 	github.com/redis/go-redis/v9 v9.23.0
 	google.golang.org/appengine/v2 v2.0.6
@@ -33,6 +34,7 @@ require (
 	github.com/google/s2a-go v0.1.9 // indirect
 	github.com/googleapis/enterprise-certificate-proxy v0.3.17 // indirect
 	github.com/googleapis/gax-go/v2 v2.26.2 // indirect
+	github.com/gorilla/securecookie v1.1.2 // indirect
 	go.etcd.io/bbolt v1.4.3 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc v0.67.0 // indirect
