@@ -105,11 +105,12 @@
 //	                   nobody's lease
 //	                   … again from 2 after a conflict
 //
-// Where there is nothing, or the removal marker, nothing is put. What is later in
-// the item than in what was committed stays unsaved. Somebody's lease is never
-// replaced by a value: that could be older than what the refill has read. Nothing is ever
-// deleted from the cache: that could take unsaved changes with it. A session that
-// is too large for the cache leaves nobody's lease there.
+// Where there is nothing, the removal marker or nobody's lease, nothing is put:
+// who refills next reads what was committed. What is later in the item than in
+// what was committed stays unsaved. Somebody's lease is never replaced by a
+// value: that could be older than what the refill has read. Nothing is ever
+// deleted from the cache: that could take unsaved changes with it. A session
+// that is too large for the cache leaves nobody's lease there.
 //
 // If publishing fails, the error is returned, and it goes on in the background.
 //
