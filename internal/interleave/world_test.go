@@ -242,7 +242,7 @@ func (w *world) isStopped() bool {
 func newWorld(s service, sc scenario, b breach) (*world, error) {
 	w := &world{service: s, scenario: sc, store: sc.store(), breach: b, born: time.Now(),
 		texts: map[string]string{}, down: map[string]bool{}, clock: 1}
-	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Timeless: sc.cascade, Overdue: sc.start == outlived}
+	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Timeless: sc.cascade}
 	if err := w.prepare(); err != nil {
 		return nil, err
 	}
@@ -288,8 +288,8 @@ func (w *world) prepare() error {
 	if err := errors.Join(login.errs...); (err != nil) != (start == newUnsaved) {
 		return fmt.Errorf("login: %w", err)
 	}
-	// In Memcache alone it is not saved, whoever says so.
-	alone := start == newUnsaved || start == oldAlone
+	// What is in Memcache alone, or will be, is not saved, whoever says so.
+	alone := start == newUnsaved || start == oldAlone || start == outlived
 	before(judge.Request{Creates: true, Sets: initial, Failed: alone, Kept: alone})
 	switch start {
 	case evicted:

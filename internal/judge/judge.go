@@ -205,6 +205,8 @@ func (s *Session) has(r *Request, l Load) bool {
 		return false
 	case s.OnlyCache && s.lostSince(r.Saving, l.Ended): // OnlyCache
 		return false
+	case s.Overdue && (l.Blind || s.lostSince(0, l.Ended)): // Overdue
+		return false
 	case r.Failed:
 		return r.Kept && inCache && !s.lostSince(r.Began, l.Ended) // Down
 	case r.Async && (r.Late || !(r.Ended != 0 && r.Ended < l.Began)):
@@ -270,9 +272,6 @@ func overlap(a, b *Request) bool {
 func (s *Session) owed(l Load) *Request {
 	if s.isRemoving(l) {
 		return nil // Moving, FailedLogout
-	}
-	if s.Overdue && (l.Blind || s.lostSince(0, l.Ended)) {
-		return nil // Overdue
 	}
 	var by *Request
 	var used time.Time
