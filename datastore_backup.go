@@ -9,7 +9,8 @@ import (
 
 // SessEntity is the form of a session in Datastore. Its key's name is the
 // session's id. The entity of a removed session has an empty Value and expires
-// 24 hours after the removal.
+// 24 hours after the removal, or an hour after the session would have ended,
+// whichever is later.
 type SessEntity struct {
 	Expires time.Time `datastore:"exp"`
 	Value   []byte    `datastore:"val"`

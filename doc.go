@@ -33,10 +33,10 @@
 // Saved, removed and loaded mean that the call returned and no error was
 // reported.
 //
-//   - No lost update. Requests that overlap on one session and change different
-//     attributes all survive, in Memcache and in Datastore. On the same
-//     attribute the last one saved wins, also when it sets the attribute back to
-//     what it was, or deletes it.
+//   - No lost update. When requests overlap on one session and change different
+//     attributes, all their changes survive, in Memcache and in Datastore. On the
+//     same attribute the change that is saved last wins, also when it sets the
+//     attribute back to what it was, or deletes it.
 //   - No resurrection. A removed session never comes back: not from a request
 //     that was in flight, not from a late background save, not from a refill of
 //     Memcache, not after a flush. The request in flight gets ErrRemoved
@@ -49,8 +49,9 @@
 //     reported, and the next save of the session brings Datastore up to date.
 //   - A request may die between any two calls: all of this holds for what was
 //     saved.
-//   - A request that only reads a session makes one Memcache call; once per
-//     RefreshInterval it makes those of a change.
+//   - A request that only reads a session makes one Memcache call. Once per
+//     RefreshInterval such a request writes the access time, and makes the calls
+//     of a change.
 //
 // AsyncDatastoreSave changes one thing: a change counts as saved when it is in
 // Memcache. It can be lost only if Memcache loses it and the instance dies before
@@ -67,13 +68,13 @@
 // internal/tiered describes the protocol, next to the code.
 //
 // Attributes are compared with what was loaded, so that an unchanged session is
-// not written; values that were changed in place (maps, slices, pointers) are
-// noticed. To set an attribute to the value it was loaded with is no change.
+// not written. Values that were changed in place (maps, slices, pointers) are
+// noticed. Setting an attribute to the value that was loaded is no change.
 // Constant attributes are not compared.
 //
 // A session ends when it was not used for its timeout, at the same instant in
-// both services. As its access time is written once per RefreshInterval only,
-// the stored instant is that much later.
+// both services. The access time is written only once per RefreshInterval; so
+// the stored instant is later than the timeout says, by that interval.
 //
 // # Stored form
 //
@@ -81,9 +82,10 @@
 // session as memcache.Gob encodes it, under KeyPrefix and id, with flags 0; in
 // Datastore a SessEntity whose key's name is the id. Behind the session's bytes
 // stands a trailer that says when each attribute was changed. gob ignores it, so
-// icza/gaesession reads what this package writes. A Codec that does not ignore
-// trailing bytes, as encoding/json, never sees the trailer here, but does in
-// instances of icza/gaesession: who uses one moves all traffic at once.
+// icza/gaesession reads what this package writes. Other codecs may not ignore
+// trailing bytes; encoding/json does not. Here such a Codec never sees the
+// trailer, but in instances of icza/gaesession it does: with such a Codec move
+// all traffic at once.
 //
 // Memcache items with other flags are leases and removal markers; icza/gaesession
 // cannot decode these, and asks Datastore.
@@ -92,41 +94,44 @@
 //
 //   - KeyPrefix and id: 250 bytes. Ids with a NUL byte, or of the form __x__, and
 //     ids that are not UTF-8 are malformed; services are not called for them.
-//   - An encoded session: 1 MiB less a few hundred bytes and 16 bytes for each
-//     attribute. One that fits Datastore but not Memcache, whose overhead is
-//     larger, is kept in Datastore alone.
+//   - An encoded session: 1 MiB, less a few hundred bytes, less 16 bytes for each
+//     attribute. Memcache takes a little less than Datastore; a session that fits
+//     only Datastore is kept there alone.
 //   - Timeouts and refresh intervals of more than 100 years count as 100 years.
 //   - A timeout of more than 30 days works, but Memcache keeps an item for 30 days
 //     at most; with OnlyMemcache the session ends then unless it is used.
 //   - Close the store before the body is written: net/http sends what has been
 //     written after 4 KB at the latest, and App Engine's middleware when the
 //     handler returns. A client that gets the answer earlier may ask again before
-//     the change is saved, and not see it. In particular the id of a new session
-//     must not get to the client before Close has returned: a logout that such a
-//     client makes while Close is saving the session may be undone by it.
+//     the change is saved, and not see it. Above all, the id of a new session must
+//     not get to the client before Close has returned: if the client logs out
+//     while Close is saving the session, the save may undo the logout.
 //   - A change whose request died before Close returned may or may not be seen.
-//   - A save that reported a Memcache error may leave the value before it in
-//     Memcache until the next change; an attribute that it had deleted, if that
-//     change comes more than an hour later, until Memcache drops the session.
+//   - A save that reported a Memcache error may leave the older value in Memcache
+//     until the next change. If the save deleted an attribute, and the next change
+//     comes more than an hour later, the attribute may stay until Memcache drops
+//     the session.
 //   - A request whose Memcache get fails sees what Datastore has.
 //   - A logout that reported an error may show the session until it ends.
 //   - A call that App Engine carries out after it has reported a failure may undo
 //     what came between.
 //   - A session whose changes could not be saved in Datastore for longer than it
 //     lives may lose its entity to a purge at the moment it is saved. It lives in
-//     Memcache until the next change.
+//     Memcache until the next change, which ends it, with ErrRemoved.
 //   - Instances of icza/gaesession may overwrite changes that overlap theirs. What
-//     they have overwritten lives in Memcache alone until the next change.
-//   - With AsyncDatastoreSave, where Memcache was emptied between two changes of
-//     one attribute before the first was in Datastore, the clocks of the two
+//     they have overwritten in Datastore lives in Memcache alone until the next
+//     change saves it again.
+//   - With AsyncDatastoreSave: if Memcache was emptied between two changes of one
+//     attribute, before the first was in Datastore, the clocks of the two
 //     instances decide which is the later one.
 //   - A request that is older than 24 hours may revive a removed session.
-//   - A session that ended more than half a minute ago, while a request went on
-//     that had loaded it, is not saved any more.
+//   - A request that is still at work half a minute after its session has ended
+//     cannot save it any more, and gets ErrRemoved.
 //   - Datastore takes about one change a second on one entity for long. Requests
 //     of one instance that change one session at the same time share their
-//     transactions; those of several are retried, 24 times at most, and then the
-//     change is kept in Memcache, and reported, as when Datastore is down.
+//     transactions. Those of several instances try again, 24 times at most; then
+//     the change is kept in Memcache and an error reported, as when Datastore is
+//     down.
 //
 // # Testing and running locally
 //

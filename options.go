@@ -32,8 +32,8 @@ type MemcacheStoreOptions struct {
 	// Retries is how often a call to Memcache or Datastore is tried when the
 	// service fails; 3 by default, 100 at most. Between the attempts the store
 	// waits, from 10 ms on, longer each time, but never beyond the context's
-	// deadline. A change that others get ahead of in Datastore is tried up to 24
-	// times more.
+	// deadline. When other requests' changes get ahead of one in Datastore, it is
+	// tried up to 24 times more.
 	Retries int
 
 	// Codec turns a session into bytes and back. The default is
@@ -49,10 +49,10 @@ type MemcacheStoreOptions struct {
 	OnlyMemcache bool
 
 	// AsyncDatastoreSave saves changes in Memcache before Close returns, and in
-	// Datastore in a goroutine that may outlive the request; see Drain. Saved in
-	// both before Close returns all the same are new sessions, and those that
-	// Memcache has lost or is getting back at that moment. The default is to save everything before Close returns.
-	// Not used with OnlyMemcache.
+	// Datastore in a goroutine that may outlive the request; see Drain. New
+	// sessions, and those that Memcache has lost or is getting back at that
+	// moment, are saved in both before Close returns all the same. The default
+	// is to save everything before Close returns. Not used with OnlyMemcache.
 	AsyncDatastoreSave bool
 
 	// DSEntityName is the kind of the session entities; "sess_" by default. Not
@@ -63,10 +63,11 @@ type MemcacheStoreOptions struct {
 	// session that Memcache has under another. One kind, one prefix.
 	DSEntityName string
 
-	// Cache and Backup are where sessions are kept. Nil, the default: App
-	// Engine's Memcache, with KeyPrefix, and Datastore, with DSEntityName.
-	// Others have prefixes and kinds of their own. With tier.None as Cache
-	// sessions live in the Backup alone, and OnlyMemcache is not heeded.
+	// Cache and Backup are where sessions are kept. Nil, the default, means App
+	// Engine's: Memcache, with KeyPrefix, and Datastore, with DSEntityName.
+	// Other services have prefixes and kinds of their own, and these two options
+	// have no effect on them. With tier.None as Cache sessions live in the
+	// Backup alone, and OnlyMemcache has no effect.
 	Cache  tier.Cache
 	Backup tier.Backup
 

@@ -20,9 +20,9 @@
 //
 // With DistributedBackends. Saved and removed mean that Save returned no error.
 //
-//   - No lost update. Requests that overlap and change different keys all
-//     survive. On the same key the last one saved wins, also when it sets the key
-//     back to what it was, or deletes it. All flashes are one key, and a change
+//   - No lost update. When requests overlap and change different keys, all their
+//     changes survive. On the same key the change that is saved last wins, also
+//     when it sets the key back to what it was, or deletes it. All flashes are one key, and a change
 //     inside of a map, slice or pointer is a change of its key.
 //   - No resurrection. A removed session does not come back, whatever is in
 //     flight. Who saves it gets ErrRemoved, and no cookie; its id is not used
@@ -85,14 +85,14 @@
 // Memcache the key is the same. The value is, in both, what the serializer made
 // of Values, and behind that a trailer, which says when each key was changed
 // last. gob ignores it, so that the original package can read what is saved here;
-// encoding/json does not. The entity of a removed session has an empty Value, for
-// 24 hours or an hour longer than the session would have lived. Flags say what
-// else a Memcache item may be; those of a session are 0.
+// encoding/json does not. The entity of a removed session has an empty Value, and
+// stays for 24 hours, or for an hour longer than the session would have lived,
+// whichever is longer. A Memcache item that is no session has flags other than 0.
 //
 // What the original has stored is read as it is. Everything saved here counts as
 // later than that; where the services differ, Datastore's entity decides.
-// Instances of the original overwrite without regard to others what overlaps
-// with their requests.
+// Instances of the original overwrite what other requests have saved since they
+// loaded the session.
 //
 // # Security
 //
@@ -100,7 +100,7 @@
 // second key, encrypted. An id that is not signed is not looked for. Ids are
 // never logged and are in no error's text; a short hash stands for them. New apps
 // should set HttpOnly, Secure and SameSite in the store's Options: the defaults
-// are the original's, which has none of them. Call RegenerateID when somebody
+// are the original's, and set none of them. Call RegenerateID when somebody
 // logs in.
 //
 // The original accepts short keys. An app that has one has to choose another one;
@@ -109,9 +109,9 @@
 //
 //	store.Codecs = append(store.Codecs, securecookie.CodecsFromPairs(old)...)
 //
-// A session whose stored value cannot be decoded, as a newer version of the app
-// has saved it, is a new session to New, with an error. Removing that one or
-// calling RegenerateID removes the stored one, too; saving it does not.
+// If a stored session cannot be decoded, because a newer version of the app has
+// saved it, say, New returns a new session and an error. Removing the new one, or
+// calling RegenerateID with it, removes the stored one, too; saving it does not.
 //
 // A request that was in flight while the session got a new id, and that changed
 // nothing, writes the cookie it came with, as with every gorilla store. If its

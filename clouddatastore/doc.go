@@ -6,7 +6,7 @@
 //
 // What it writes is what App Engine's own API writes. So an app may change from
 // one to the other instance by instance, in either direction, and its sessions
-// go on. For [Options] of cascadestore's sessions see there.
+// go on. [Options] says what to set for the sessions of cascadestore.
 //
 // # One commit, conditional on a version
 //
@@ -35,13 +35,13 @@
 //
 // Google's Datastore emulator compares versions, with and without
 // --firestore_in_datastore_mode, and so does its Firestore emulator in Datastore
-// mode, if the commit says that it is to fail. All tests run on the three of
-// them, and on two that are made to ignore versions.
+// mode, if the commit asks to fail on a conflict, as these do. All tests run on
+// the three of them, and on two that are made to ignore versions.
 //
 // # Errors
 //
-// No call is tried again that may have had its effect, but for deletes of a
-// purge. Where a service's message may name the session it is withheld. Errors
+// A call that may have had its effect is not made again, except for a purge's
+// deletes. Where a service's message may name the session it is withheld. Errors
 // carry the sentinels of package tier and gRPC's status code, as
 // [google.golang.org/grpc/status.Code] returns it.
 //
@@ -59,12 +59,12 @@
 // send it. Have Cloud Scheduler call a handler of the app's with an OIDC token,
 // and check the token, as in the example; or run it in a Cloud Run job.
 //
-// A TTL policy on the property exp does without a purge:
+// With a TTL policy on the property exp, no purge is needed:
 //
 //	gcloud firestore fields ttls update exp --collection-group=sess_ --enable-ttl
 //
-// Not where the database has the concurrency mode Optimistic With Entity Groups,
-// as databases that were made for App Engine often have:
+// There are no such policies in the concurrency mode Optimistic With Entity
+// Groups, which databases that were made for App Engine often have:
 // https://cloud.google.com/datastore/docs/ttl. Google deletes what has expired
 // within 24 hours, typically, which is soon enough, since an expired session is
 // never loaded. But it knows nothing of the five minutes of grace that Purge

@@ -8,13 +8,13 @@
 // ([redis.NewFailoverClient]) or of a Cluster. Every call is about one key and
 // takes one round trip. Items have a random version in front of the value, so
 // that a compare-and-swap tells a value that was written again from one that
-// nobody touched. They expire to the millisecond. Contexts are kept: a call
-// returns when its context ends.
+// nobody touched. They expire to the millisecond. A call returns when its
+// context ends.
 //
 // # A cache that goes back in time
 //
-// Session stores expect of a cache that it may forget, at any moment, but never
-// shows an older item over a newer one: what was changed would be lost, and who
+// A cache may forget at any moment, but session stores rely on it never to show
+// an older item over a newer one: else what was changed would be lost, and who
 // logged out would be logged in again. Redis does show older items. It restarts
 // from a snapshot that is minutes old; it fails over to a replica that has not
 // received the last writes.
@@ -29,9 +29,9 @@
 // The price is that a restart and a failover empty the cache as a whole. Since
 // nothing that is on a disk counts, persistence is of no use to it; turn it off
 // (save "", appendonly no). Redis also draws a new id when the first replica
-// connects and, after repl-backlog-ttl, an hour, when the last one has gone.
-// That empties the cache as well. So does moving a Cluster's slot for the
-// items in it.
+// connects, and again when the last one has been gone for repl-backlog-ttl, which
+// is an hour. Either empties the cache as well. Moving a slot of a Cluster drops
+// the items in it.
 //
 // Asking for the id costs the server 2 us of the 5 to 10 that a call takes it.
 //

@@ -50,8 +50,9 @@ type Record struct {
 
 // A Backup is durable and strongly consistent: a read sees every write that
 // was reported as done before the read began. Its methods may be called by
-// several goroutines at once, keep to the context's end, do not try again by
-// themselves what may have had its effect, and do not panic.
+// several goroutines at once. They return when the context ends, and do not
+// panic. A call that may have had its effect they do not make again by
+// themselves.
 //
 // A Backup, or whoever cleans up behind it, may delete a record once its
 // Expires is at least [PurgeGrace] ago.
@@ -124,7 +125,7 @@ const (
 
 // A Cache is fast and may lose any item at any time, but never shows an older
 // item again once it has shown, or taken, a newer one. Its methods may be
-// called by several goroutines at once and keep to the context's end.
+// called by several goroutines at once, and return when the context ends.
 //
 // A ttl is how long an item may be kept at most; less than a second may be
 // rounded up to one. An item with a ttl of zero or less is not kept, but takes

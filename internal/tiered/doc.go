@@ -33,10 +33,10 @@
 //
 // # Times
 //
-// A time is the wall clock of the instance, in microseconds, but later than every
-// time the change has seen in what it was made from; so no clock that is behind
-// makes a change lose against what it was made from. A synchronous change draws
-// its time in the transaction, later than all that is in the record. Once a
+// A time is the wall clock of the instance, in microseconds. It is always later
+// than every time in the state that the change was made from: so a clock that is
+// behind does not make a change lose against that state. A synchronous change
+// draws its time in the transaction, later than all that is in the record. Once a
 // change may have been applied it keeps its time. Random low bits keep any two
 // changes apart. The time of a deletion is kept for an hour.
 //
@@ -54,8 +54,9 @@
 // their attributes, and the absence of the others, were last changed when the
 // session was last used; dsoprea's store does not keep when that was, so its
 // sessions are older than any other. An item without a trailer counts as unsaved
-// as a whole. So does what an item has later than the record that a request reads
-// after it: an old instance has overwritten it there.
+// as a whole. When a request reads an item and then the record, what is later in
+// the item counts as unsaved, too: an old instance has overwritten it in the
+// record.
 //
 // # Load
 //
@@ -101,18 +102,19 @@
 //	1  cache swap      the loaded item for what was committed
 //	2  cache get       after a conflict, or if the session was not loaded from the
 //	                   cache: what is there now?
-//	3  cache swap      a value for the later of each attribute of both; a lease for
-//	                   nobody's lease
+//	3  cache swap      in place of a value, the later of each attribute of both; in
+//	                   place of a lease, nobody's lease
 //	                   … again from 2 after a conflict
 //
 // Where there is nothing, the removal marker or nobody's lease, nothing is put:
-// who refills next reads what was committed. What is later in the item than in
+// whoever refills next reads what was committed. What is later in the item than in
 // what was committed stays unsaved. Somebody's lease is never replaced by a
 // value: that could be older than what the refill has read. Nothing is ever
 // deleted from the cache: that could take unsaved changes with it. A session
 // that is too large for the cache leaves nobody's lease there.
 //
-// If publishing fails, the error is returned, and it goes on in the background.
+// If publishing fails, the error is returned, and publishing is tried again in the
+// background.
 //
 // # Update, asynchronously
 //
@@ -139,8 +141,8 @@
 //	                   record before
 //
 // The emptied record stays for 24 hours, the longest that a request may run, or an
-// hour longer than the session would have lived, if that is longer: then also an
-// item is gone that a failed call has left.
+// hour longer than the session would have lived, if that is longer: by then an
+// item that a failed call has left is gone, too.
 //
 // # Take
 //
@@ -167,8 +169,8 @@
 // # Where the promise ends
 //
 //   - A call that reported a failed publish may leave the older value in the cache
-//     until the next change; an attribute that it had deleted, if that change comes
-//     more than an hour later, until the item ends.
+//     until the next change. If the call deleted an attribute, and the next change
+//     comes more than an hour later, the attribute may stay until the item ends.
 //   - A request whose cache get fails sees what the backup has.
 //   - A removal that returned an error may show the session until its item ends.
 //   - A put or set that a service applies after it has reported failure may undo
@@ -176,13 +178,14 @@
 //   - Nobody may use an id before its creation has returned.
 //   - A request that dies inside Take ends the session.
 //   - A session that was unsaved for longer than it lives may lose its record to a
-//     purge at the moment it is saved; it lives in the cache until its next
-//     change.
+//     purge at the moment it is saved. It lives in the cache until its next
+//     change, which ends it, with ErrRemoved.
 //   - Old instances may overwrite changes that overlap theirs. What they have
-//     overwritten lives in the cache alone until the next change.
+//     overwritten in the record lives in the cache alone until the next change
+//     saves it again.
 //   - A request that is older than 24 hours may revive a removed session.
 //   - An asynchronous change is lost if the cache loses it and the instance dies
-//     before its background save has ended. Where the cache was emptied between
+//     before its background save has ended. If the cache was emptied between
 //     two asynchronous changes of one attribute, before the first was saved, the
 //     clocks of the two instances decide which is the later one.
 //   - A session that ended more than half a minute ago is not saved any more,
