@@ -19,9 +19,8 @@ type PurgeResult struct {
 // and with Completed false. A query or delete that keeps failing is an error;
 // the result then tells what was deleted before.
 //
-// A request that has used one session for more than five minutes past its
-// expiry, without saving it meanwhile, may find it purged; it then gets
-// ErrRemoved.
+// A request that saves a session more than half a minute after its end gets
+// ErrRemoved, so that no change is acknowledged which a purge is about to delete.
 func PurgeExpired(ctx context.Context, kind string) (PurgeResult, error) {
 	if kind == "" {
 		kind = defaultDSEntityName
