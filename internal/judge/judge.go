@@ -166,7 +166,6 @@ func (s *Session) names(l Load) []string {
 // attribute returns what is wrong with one attribute: a value that nobody gave
 // it, or that a later change had overwritten before.
 func (s *Session) attribute(name, got string, l Load) error {
-	isOwed := s.owed(l) != nil
 	var must []*Request // one of them, or a later one
 	var from []*Request // who may have set it to that
 	for _, r := range s.Requests {
@@ -174,8 +173,7 @@ func (s *Session) attribute(name, got string, l Load) error {
 		if !changes || r.Saving == 0 {
 			continue
 		}
-		// Without a use since, nobody has to keep it for longer than the timeout.
-		if s.has(r, l) && (isOwed || l.Wall.Before(r.Used.Add(s.Timeout))) {
+		if s.has(r, l) && s.lasts(r, l) {
 			must = append(must, r)
 		}
 		if to == got && r.Saving <= l.Ended {
@@ -194,6 +192,27 @@ func (s *Session) attribute(name, got string, l Load) error {
 		return nil // nothing at first
 	}
 	return fmt.Errorf("P1, P3: attribute %s is %q, of %d changes that it may be of, and %d were saved", name, got, len(from), len(must))
+}
+
+// lasts reports whether the session was used again and again since r used it:
+// without that nobody has to keep it for longer than the timeout.
+func (s *Session) lasts(r *Request, l Load) bool {
+	until := r.Used.Add(s.Timeout)
+	for extended := true; extended && !l.Wall.Before(until); {
+		extended = false
+		for _, q := range s.Requests {
+			if end := q.Used.Add(s.Timeout); q.Used.Before(until) && end.After(until) && s.has(q, l) {
+				until, extended = end, true
+			}
+		}
+	}
+	return l.Wall.Before(until)
+}
+
+// isSkewed reports whether the instances' clocks differ. A change is later than
+// what it has seen, so it may have its time from another one's clock.
+func (s *Session) isSkewed() bool {
+	return slices.ContainsFunc(s.Requests, func(r *Request) bool { return r.Skew != 0 })
 }
 
 // has reports whether the load has to see what r did.
@@ -232,7 +251,7 @@ func (s *Session) precedes(a, b *Request) bool {
 		return false // FailedPublish: b had loaded before, and need not have seen it
 	}
 	unseen := a.Failed || inCacheAlone && (s.lostSince(a.Saving, b.Closed) || s.isRewritten())
-	return a.Skew == b.Skew || !unseen // FailedPublish, Clocks, Old
+	return !unseen || !s.isSkewed() // FailedPublish, Clocks, Old
 }
 
 // overwrittenByOld reports whether an old instance may have overwritten what r
