@@ -63,8 +63,13 @@ func (d Datastore) Insert(ctx context.Context, id string, r tier.Record) error {
 	return d.Put(ctx, id, r)
 }
 
-// errUnchanged ends a transaction that has nothing to write.
-var errUnchanged = errors.New("nothing to write")
+var (
+	// errUnchanged ends a transaction that has nothing to write.
+	errUnchanged = errors.New("nothing to write")
+
+	// errNoAnswer is what a put has come to whose goroutine was ended in it.
+	errNoAnswer = errors.New("datastore: put without an answer")
+)
 
 // Update is one transaction, and one attempt at it. What f makes of known is
 // put while the record is read: a read does not see the writes of its own
@@ -88,8 +93,10 @@ func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f 
 		done := make(chan error, 1)
 		if early != nil {
 			go func() {
+				err := errNoAnswer
+				defer func() { done <- err }() // also when the goroutine is ended
 				growStack()
-				done <- put(early)
+				err = put(early)
 			}()
 		} else {
 			done <- nil

@@ -165,3 +165,18 @@ func TestARequestOlderThanAnHourBringsBackNothingThatWasDeleted(t *testing.T) {
 		s.expectKept(t, "b=1 e=6 z=1")
 	})
 }
+
+// The retry of a move whose commit seemed to fail must not go back to what was
+// known before the change of another request.
+func TestAMoveWhoseCommitSeemedToFailKeepsWhatOthersHaveSaved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		mover := s.opened(t, "T")
+		mover.st.Retries = 1
+		must(t, s.opened(t, "W").update("a=2"))
+		s.lose("T", "backup.commit")
+		last, err := mover.take("t=1")
+		must(t, err)
+		expect(t, "moved", last, "a=2 t=1")
+	})
+}

@@ -106,18 +106,19 @@ func (s *Store) empty(ctx context.Context, id string, l *Loaded, parts []*part) 
 		last = st
 		return &tier.Record{Expires: until}, nil
 	}
-	attempt := func(ctx context.Context) error {
+	attempt := func(ctx context.Context, known *tier.Record) error {
 		bounded, cancel := context.WithTimeout(ctx, tier.UpdateTime)
 		defer cancel()
 		return s.update(bounded, id, known, f, func() { tried = last != nil; fix(parts) })
 	}
-	err := attempt(ctx)
+	err := attempt(ctx, known)
 	if err != nil && tried && !isRefusal(err) {
 		// It may have been committed all the same, or may be yet: so it is
-		// finished, in a time of its own.
+		// finished, in a time of its own. Only what is there counts now: what
+		// was known before could lack what was last committed.
 		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
 		defer cancel()
-		if aerr := attempt(again); aerr != nil && !isRefusal(aerr) {
+		if aerr := attempt(again, nil); aerr != nil && !isRefusal(aerr) {
 			return nil, unavailable(errors.Join(err, aerr))
 		} else {
 			err = aerr
