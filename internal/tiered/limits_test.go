@@ -171,11 +171,16 @@ func TestARequestOlderThanAnHourBringsBackNothingThatWasDeleted(t *testing.T) {
 func TestAMoveWhoseCommitSeemedToFailKeepsWhatOthersHaveSaved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
+		writer := s.opened(t, "W")
+		publish := s.hold("W", "cache.swap", false)
+		written := started(func() error { return writer.update("a=2") })
+		synctest.Wait() // committed, and not published
 		mover := s.opened(t, "T")
 		mover.st.Retries = 1
-		must(t, s.opened(t, "W").update("a=2"))
 		s.lose("T", "backup.commit")
 		last, err := mover.take("t=1")
+		publish()
+		must(t, written())
 		must(t, err)
 		expect(t, "moved", last, "a=2 t=1")
 	})
