@@ -33,6 +33,9 @@ func describe(what, id string, err error) error {
 	return err
 }
 
+// notWritten marks the error of an update that has not tried to write.
+func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
+
 func sentinelOf(code codes.Code, message string) error {
 	switch code {
 	case codes.Aborted:

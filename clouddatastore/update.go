@@ -41,7 +41,7 @@ func (b *Backup) Update(ctx context.Context, id string, known *tier.Record, f fu
 	defer cancel()
 	conditional, err := b.comparesVersions(ctx)
 	if err != nil {
-		return err
+		return notWritten(err)
 	}
 	if conditional {
 		return b.updateConditionally(ctx, id, known, f)
@@ -69,7 +69,7 @@ func (b *Backup) updateConditionally(ctx context.Context, id string, known *tier
 	believed := version(known) != 0 // not read
 	if !believed {
 		if current, err = b.Get(ctx, id); err != nil {
-			return err
+			return notWritten(err)
 		}
 	}
 	for round := 0; ; round++ {
@@ -90,7 +90,7 @@ func (b *Backup) updateConditionally(ctx context.Context, id string, known *tier
 			if ferr != nil {
 				return ferr
 			}
-			return err
+			return notWritten(err)
 		}
 		if believed && (ferr != nil || next == nil) && version(there) == version(known) {
 			return ferr
@@ -154,7 +154,7 @@ func (b *Backup) updateInTransaction(ctx context.Context, id string, f func(*tie
 		ProjectId: b.project, DatabaseId: b.options.Database,
 	})
 	if err != nil {
-		return ended(err)
+		return ended(notWritten(err))
 	}
 	committed := false
 	defer func() {
@@ -166,7 +166,7 @@ func (b *Backup) updateInTransaction(ctx context.Context, id string, f func(*tie
 		ConsistencyType: &pb.ReadOptions_Transaction{Transaction: begun.Transaction},
 	})
 	if err != nil {
-		return ended(err)
+		return ended(notWritten(err))
 	}
 	next, err := f(current)
 	if err != nil || next == nil {

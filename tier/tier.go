@@ -21,6 +21,10 @@ var (
 	// faster and it gave up. Nothing was written.
 	ErrContention = errors.New("too many concurrent changes of the session")
 
+	// ErrNotWritten marks a failure of Backup.Update after which it is certain
+	// that nothing was written, as no write was tried. It may be tried again.
+	ErrNotWritten = errors.New("nothing was written")
+
 	// ErrExists is what Backup.Insert answers when there is a record already.
 	ErrExists = errors.New("session exists already")
 
@@ -82,8 +86,9 @@ type Backup interface {
 	// change what it is given.
 	//
 	// When Update returns nil, what f returned last is there; its Token has
-	// been set if the service has one. After ErrContention nothing was written;
-	// after any other error of the service it may or may not have been.
+	// been set if the service has one. After ErrContention or ErrNotWritten
+	// nothing was written; after any other error of the service something may
+	// have been.
 	//
 	// No more than [UpdateTime] passes between f and the end of Update.
 	Update(ctx context.Context, id string, known *Record, f func(current *Record) (*Record, error)) error

@@ -77,6 +77,8 @@ var (
 func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) (err error) {
 	defer recoverNoAppID(&err)
 	key := d.key(ctx, id)
+	var ferr error // of f
+	committing := false
 	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
 		put := func(r *tier.Record) (err error) {
 			defer recoverNoAppID(&err)
@@ -109,25 +111,30 @@ func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f 
 			return err
 		}
 		if known == nil || current == nil || !bytes.Equal(current.Value, known.Value) || !current.Expires.Equal(known.Expires) {
-			next, err := f(current)
-			if err != nil {
-				return err
+			if early, ferr = f(current); ferr != nil {
+				return ferr
 			}
-			if next != nil {
-				return put(next)
+			if early != nil {
+				if err := put(early); err != nil {
+					return err
+				}
 			}
-			early = nil
 		}
 		if early == nil {
 			return errUnchanged
 		}
+		committing = true
 		return nil
 	}, &datastore.TransactionOptions{Attempts: 1})
 	switch {
 	case errors.Is(err, errUnchanged):
 		return nil
+	case ferr != nil:
+		return ferr
 	case errors.Is(err, datastore.ErrConcurrentTransaction):
 		return tier.ErrContention
+	case err != nil && !committing:
+		return fmt.Errorf("%w: %w", tier.ErrNotWritten, classify(err))
 	}
 	return classify(err)
 }

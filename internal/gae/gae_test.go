@@ -11,6 +11,7 @@ import (
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
 	"google.golang.org/appengine/v2/memcache"
+	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/gaetest"
@@ -189,6 +190,36 @@ func TestCompareAndSwapTellsWhatIsThere(t *testing.T) {
 		}
 		if _, err := m.CompareAndSwap(ctx, "id", &tier.Item{}, tier.Item{}, time.Hour); err == nil {
 			t.Error("without a token: no error")
+		}
+	})
+}
+
+func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
+	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		r := tier.Record{Value: []byte("1"), Expires: time.Now().Add(time.Hour).Truncate(time.Microsecond)}
+		if err := backup.Put(s.Context(), "id", r); err != nil {
+			t.Fatal(err)
+		}
+		failed := errors.New("made to fail")
+		for method, want := range map[string]bool{"BeginTransaction": true, "Get": true, "Put": true, "Commit": false} {
+			for _, known := range []*tier.Record{nil, &r} {
+				ctx := appengine.WithAPICallFunc(s.Context(), func(ctx context.Context, service, m string, in, out protoadapt.MessageV1) error {
+					if m == method {
+						return failed
+					}
+					return appengine.APICall(s.Context(), service, m, in, out)
+				})
+				err := backup.Update(ctx, "id", known, func(*tier.Record) (*tier.Record, error) {
+					return &tier.Record{Value: []byte("2"), Expires: r.Expires}, nil
+				})
+				if !errors.Is(err, failed) || errors.Is(err, tier.ErrNotWritten) != want {
+					t.Errorf("%s fails, the record known: %t: got %v, want the failure, and ErrNotWritten: %t", method, known != nil, err, want)
+				}
+			}
+		}
+		refused := errors.New("refused")
+		if err := backup.Update(s.Context(), "id", &r, func(*tier.Record) (*tier.Record, error) { return nil, refused }); err != refused {
+			t.Errorf("got %v, want the error of f as it is", err)
 		}
 	})
 }

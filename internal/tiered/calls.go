@@ -159,12 +159,15 @@ const contentionAttempts = 24
 
 // update tries the backup's update Retries times when the service fails, and
 // contentionAttempts times when other changes get ahead of it. tried is called
-// when an attempt has ended.
+// when an attempt has ended that may have written what f returned. (After
+// contention, too: App Engine may report it for a transaction that is applied.)
 func (s *Store) update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error), tried func()) error {
 	failures := 0
 	_, err := retry.Do(ctx, contentionAttempts+s.Retries, func() (struct{}, error) {
 		err := s.Backup.Update(ctx, id, known, f)
-		tried()
+		if !errors.Is(err, tier.ErrNotWritten) {
+			tried()
+		}
 		switch {
 		case err == nil, errors.Is(err, tier.ErrContention):
 		case isFinal(err):
