@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -212,7 +211,7 @@ func again(ctx context.Context, round int, contended error) error {
 	if round == rounds-1 {
 		return fmt.Errorf("clouddatastore: update: %w: %d attempts, the last ended with %v", tier.ErrContention, rounds, status.Code(contended))
 	}
-	if err := retry.Wait(ctx, rand.N(min(firstWait<<round, longestWait))); err != nil {
+	if err := retry.Wait(ctx, retry.Jitter(ctx, min(firstWait<<round, longestWait))); err != nil {
 		return fmt.Errorf("clouddatastore: update: contention, then %w", err)
 	}
 	return nil

@@ -22,6 +22,7 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/judge"
+	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/internal/tiered"
 )
 
@@ -169,7 +170,7 @@ func (a *actor) begin() error {
 
 // context is that of the request, on an instance of its own as a rule.
 func (a *actor) context() context.Context {
-	ctx := appengine.WithAPICallFunc(context.Background(), a.call)
+	ctx := retry.Steady(appengine.WithAPICallFunc(context.Background(), a.call))
 	if a.op.skew != 0 {
 		ctx = tiered.WithClock(ctx, a.op.skew)
 	}

@@ -4,6 +4,7 @@ package retry
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -21,6 +22,9 @@ func Do[T any](ctx context.Context, attempts int, op func() (T, error)) (T, erro
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = 10 * time.Millisecond
 	b.MaxInterval = 2 * time.Second
+	if isSteady(ctx) {
+		b.RandomizationFactor = 0
+	}
 	for range attempts - 1 {
 		if werr := Wait(ctx, b.NextBackOff()); werr != nil {
 			return v, errors.Join(err, werr)
@@ -36,6 +40,22 @@ func isFinal(ctx context.Context, err error) bool {
 	var p *permanentError
 	return ctx.Err() != nil || errors.As(err, &p)
 }
+
+// Jitter returns a time drawn from zero to limit.
+func Jitter(ctx context.Context, limit time.Duration) time.Duration {
+	if isSteady(ctx) {
+		return limit / 2
+	}
+	return rand.N(limit)
+}
+
+type steadyKey struct{}
+
+// Steady returns a context in which no wait is drawn at random. Tests that
+// repeat a schedule need it.
+func Steady(ctx context.Context) context.Context { return context.WithValue(ctx, steadyKey{}, true) }
+
+func isSteady(ctx context.Context) bool { return ctx.Value(steadyKey{}) != nil }
 
 // Wait waits for d, or until ctx is done and then returns why.
 func Wait(ctx context.Context, d time.Duration) error {
