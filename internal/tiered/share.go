@@ -16,7 +16,8 @@ import (
 // come meanwhile wait, and the first of them then does what all of them want,
 // in one update.
 
-// A turn is one request's wait for its change to be made.
+// A turn is one request's wait for its change to be made. That of a request
+// that does not have to wait has no channels.
 type turn struct {
 	p    *part
 	lead chan []*turn // receives the turns, its own first, that it has to take
@@ -24,8 +25,8 @@ type turn struct {
 }
 
 type queueKey struct {
-	shared any
-	id, op string
+	shared, instance any
+	id, op           string
 }
 
 var queues = struct {
@@ -65,42 +66,46 @@ func (s *Store) together(ctx context.Context, id, op string, p *part, do func(ct
 	if shared == nil {
 		return do(ctx, []*part{p})
 	}
-	key := queueKey{[2]any{shared, ctx.Value(instanceKey{})}, id, op}
-	me := &turn{p: p, lead: make(chan []*turn, 1), done: make(chan error, 1)}
+	key := queueKey{shared, ctx.Value(instanceKey{}), id, op}
 	queues.Lock()
 	waiting, busy := queues.waiting[key]
-	if busy {
-		queues.waiting[key] = append(waiting, me)
-	} else {
+	if !busy {
 		queues.waiting[key] = nil
-		me.lead <- []*turn{me}
+		queues.Unlock()
+		return lead(ctx, key, []*turn{{p: p}}, do)
 	}
+	me := &turn{p: p, lead: make(chan []*turn, 1), done: make(chan error, 1)}
+	queues.waiting[key] = append(waiting, me)
 	queues.Unlock()
-	select {
-	case turns := <-me.lead:
-		return lead(ctx, key, turns, do)
-	case err := <-me.done:
-		return err
-	case <-ctx.Done():
+	ended := ctx.Done()
+	for {
+		select {
+		case turns := <-me.lead:
+			return lead(ctx, key, turns, do)
+		case err := <-me.done:
+			return err
+		case <-ended:
+			if leave(key, me) {
+				return fmt.Errorf("wait for other changes of the session: %w", context.Cause(ctx))
+			}
+			// Somebody is making the change, or relies on it being made here.
+			// Only the outcome says whether it may be tried again; it takes no
+			// longer than saveTimeout.
+			ended = nil
+		}
 	}
+}
+
+// leave reports whether the turn was still waiting, and ends that.
+func leave(key queueKey, me *turn) bool {
 	queues.Lock()
-	i := slices.Index(queues.waiting[key], me)
+	defer queues.Unlock()
+	waiting := queues.waiting[key]
+	i := slices.Index(waiting, me)
 	if i >= 0 {
-		queues.waiting[key] = slices.Delete(queues.waiting[key], i, i+1)
+		queues.waiting[key] = slices.Delete(waiting, i, i+1)
 	}
-	queues.Unlock()
-	if i >= 0 {
-		return fmt.Errorf("wait for other changes of the session: %w", context.Cause(ctx))
-	}
-	// Somebody is making the change, or relies on it being made here. Only the
-	// outcome says whether it may be tried again; it takes no longer than
-	// saveTimeout.
-	select {
-	case turns := <-me.lead:
-		return lead(ctx, key, turns, do)
-	case err := <-me.done:
-		return err
-	}
+	return i >= 0
 }
 
 // lead does the work of turns, the first of which is the caller's.
