@@ -311,19 +311,17 @@ func (s *Store) open(b []byte) (*state, error) {
 // too: else it could bring back what into has forgotten the deletion of.
 func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, err error) {
 	joined = into.clone()
-	var taken map[uint64]bool
-	take := func(c cell) {
-		if taken == nil {
-			taken = make(map[uint64]bool)
-		}
-		taken[c.name] = true
-		joined.set(c)
+	taken := func(name uint64) bool {
+		now, _ := joined.at(name)
+		was, _ := into.at(name)
+		return now != was
 	}
 	for _, c := range from.cells {
 		at, known := into.at(c.name)
 		switch {
 		case c.at > at && (all || known || c.unsaved || from.whole || at != 0):
-			take(c)
+			joined.set(c)
+			changed = true
 		case !known && at > c.at:
 			joined.set(cell{name: c.name, at: at})
 		}
@@ -331,7 +329,8 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if from.absent != 0 {
 		for _, c := range into.cells {
 			if at, known := from.at(c.name); !known && at > c.at {
-				take(cell{name: c.name, at: at, unsaved: true})
+				joined.set(cell{name: c.name, at: at, unsaved: true})
+				changed = true
 			}
 		}
 	}
@@ -342,14 +341,14 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if from.ends.After(into.ends) {
 		joined.ends = from.ends
 	}
-	if len(taken) == 0 && !later {
+	if !changed && !later {
 		return joined, !joined.ends.Equal(into.ends), nil
 	}
 	if joined.sameCells(from) && !into.used.After(from.used) {
 		joined.value = from.value
 		return joined, true, nil
 	}
-	joined.value, err = s.Merge(into.value, from.value, func(name string) bool { return taken[hashOf(name)] })
+	joined.value, err = s.Merge(into.value, from.value, func(name string) bool { return taken(hashOf(name)) })
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", errMerge, err)
 	}
