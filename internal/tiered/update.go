@@ -32,15 +32,19 @@ const publishAttempts = 12
 type part struct {
 	loaded *Loaded
 	change *Change       // nil: nothing but what was unsaved when it loaded
-	stamp  stamp         // of the change
-	fixed  bool          // the change may have been applied with that stamp
+	stamp  stamp         // of the change, as it was tried last
+	made   *state        // the session with the change, as it was tried last
+	fixed  bool          // what was made may have been applied
 	ahead  time.Duration // the instance's clock; see WithClock
 }
 
 // state is the session as the request has it, with its change. The change is
-// later than what was seen, unless its time is fixed: however often it is
-// tried, it applies once.
+// later than what was seen, unless it may have been applied: however often it is
+// tried then, it applies once.
 func (p *part) state(seen stamp) *state {
+	if p.fixed {
+		return p.made
+	}
 	from, c := p.loaded.state, p.change
 	if p.loaded.isOld() {
 		from = from.saved() // what was unsaved then may have been deleted since
@@ -48,9 +52,7 @@ func (p *part) state(seen stamp) *state {
 	if c == nil {
 		return from
 	}
-	if !p.fixed || p.stamp == 0 {
-		p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest()))
-	}
+	p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest()))
 	st := from.clone()
 	st.value = c.Value
 	for _, name := range c.Set {
@@ -65,14 +67,14 @@ func (p *part) state(seen stamp) *state {
 	if c.Ends.After(st.ends) {
 		st.ends, st.unsavedUse = c.Ends, true
 	}
+	p.made = st
 	return st
 }
 
 // after is what the request goes on from once its change was saved, or is in
 // the cache alone.
 func (p *part) after(saved bool) *Loaded {
-	p.fixed = true
-	st := p.state(0)
+	st := p.made
 	if saved {
 		st = st.saved()
 	}
@@ -174,7 +176,7 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 
 func fix(parts []*part) {
 	for _, p := range parts {
-		p.fixed = p.stamp != 0 // else it was not tried
+		p.fixed = p.made != nil // else it was not tried
 	}
 }
 
