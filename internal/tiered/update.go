@@ -197,8 +197,8 @@ func (s *Store) apply(current, known *tier.Record, parts []*part) (next *state, 
 	case !unsaved && !live && time.Since(current.Expires) > overdue:
 		return nil, false, ErrRemoved // and a purge may be deleting the record
 	case current == known:
-		next = parts[0].loaded.state.saved()
-		changed = parts[0].loaded.state.unsaved()
+		next = parts[0].loaded.state
+		changed = next.unsaved()
 	default:
 		if next, err = s.openRecord(current); err != nil {
 			return nil, false, err
