@@ -290,25 +290,13 @@ func (s *Store) kept(into *state, parts []*part) (n *state, done bool, err error
 		changed = changed || p.loaded.state.whole && !n.whole
 		n.whole = n.whole || p.loaded.state.whole
 	}
-	if into != nil && changed {
-		n.markUnsaved(into)
+	if into != nil && (!n.used.Equal(into.used) || !n.ends.Equal(into.ends)) {
+		n.unsavedUse = true
 	}
 	if s.Backup == nil {
 		n.forget()
 	}
 	return n, !changed, nil
-}
-
-// markUnsaved marks what is not as it was in the item before.
-func (st *state) markUnsaved(before *state) {
-	for i, c := range st.cells {
-		if at, _ := before.at(c.name); at != c.at {
-			st.cells[i].unsaved = true
-		}
-	}
-	if !st.used.Equal(before.used) || !st.ends.Equal(before.ends) {
-		st.unsavedUse = true
-	}
 }
 
 // publish makes the cache's item contain what was committed. seen is the item
