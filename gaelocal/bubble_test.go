@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gaesession/gaesession/gaelocal"
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 func TestTimeInABubblePassesForCalls(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 // A compiled cursor holds the position after a result: for each order of the

@@ -3,7 +3,7 @@ package gaelocal
 import (
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 // datastore is the datastore_v3 service.

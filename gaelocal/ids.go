@@ -4,7 +4,7 @@ import (
 	"math/bits"
 	"sync"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 // Ids come from two ranges, as Google's datastore_stub_util.py has them: small

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 // Keys and property values are encoded as strings that compare, byte by byte,

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 const (

@@ -8,7 +8,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 // Limits of an answer to a query. Up to maxResults and maxSkipped they are

@@ -3,7 +3,7 @@ package gaelocal
 import (
 	"testing"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 	"google.golang.org/protobuf/proto"
 )
 

@@ -3,7 +3,7 @@ package gaelocal
 import (
 	"sync"
 
-	"github.com/gaesession/gaesession/gaelocal/internal/wire"
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
 // Limits of transactions.

@@ -7,102 +7,87 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/gaesession/gaesession/internal/wire"
 )
 
-// A breach breaks the protocol on its way to the services, so that the store
-// needs no switch for it: it sees a call before it is made, and may answer it
-// itself. Rules of the protocol that no call shows are left out in rules_test.go.
-type breach func(w *world, c *call) (response []byte, err error, done bool)
-
-// breachState is what a breach remembers of a request.
-type breachState struct {
-	markers int
-	pending []byte // a put to be made at the commit
-}
-
-// answerStored is the answer of a memcache Set that has stored its item.
-var answerStored = []byte{1 << 3, 1}
-
 // noEmptied: a removal deletes the entity instead of emptying it.
-func noEmptied(w *world, c *call) ([]byte, error, bool) {
-	if c.name != "ds-put" {
+func noEmptied(w *world, c *call, _ *transaction) ([]byte, error, bool) {
+	if c.name != "ds-put" || len(c.value) > 0 {
 		return nil, nil, false
 	}
-	key, value := putEntity(c.request, w.store.kept().value)
-	if len(value) > 0 {
-		return nil, nil, false
-	}
-	_, err := w.call("datastore_v3", "Delete", deleteRequest(key))
-	w.changed(c, err)
-	return putAnswer(key), err, true
+	w.backup.put(w.id, nil)
+	return putAnswer(c), nil, true
 }
 
-func putAnswer(key []byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), key)
+// putAnswer is that of a put which has stored its entity.
+func putAnswer(c *call) []byte {
+	key := decode(c.request, &wire.PutRequest{}).Entity[0].Key
+	return encode(protoadapt.MessageV1Of(&wire.PutResponse{Key: []*wire.Reference{key}}))
 }
 
 // blindPut: the get and the put of a transaction are made outside of it.
-func blindPut(w *world, c *call) ([]byte, error, bool) {
+func blindPut(w *world, c *call, txn *transaction) ([]byte, error, bool) {
 	b := &c.actor.breached
 	switch c.name {
 	case "txn-get":
-		response, err := w.call(c.service, c.method, c.request)
+		response, err := w.appEngine.call("datastore_v3", c.method, c.request)
 		return response, err, true
 	case "txn-put":
 		b.pending = c.request
-		key, _ := putEntity(c.request, w.store.kept().value)
-		return putAnswer(key), nil, true
+		return putAnswer(c), nil, true
 	case "commit":
-		c.actor.txn = nil
-		if _, err := w.call(c.service, "Put", b.pending); err != nil {
+		txn.handle = nil
+		if _, err := w.appEngine.call("datastore_v3", "Put", b.pending); err != nil {
 			return nil, err, true
 		}
-		w.changed(c, nil)
-		_, err := w.call(c.service, "Rollback", c.request)
+		_, err := w.appEngine.call("datastore_v3", "Rollback", c.request)
 		return nil, err, true
 	}
 	return nil, nil, false
 }
 
 // noSecondMarker: the marker that ends a removal is not set.
-func noSecondMarker(w *world, c *call) ([]byte, error, bool) {
+func noSecondMarker(w *world, c *call, _ *transaction) ([]byte, error, bool) {
 	if c.name != "set:removed" {
 		return nil, nil, false
 	}
 	c.actor.breached.markers++
-	return answerStored, nil, c.actor.breached.markers > 1
+	stored := &wire.MemcacheSetResponse{SetStatus: []wire.MemcacheSetResponse_SetStatusCode{wire.MemcacheSetResponse_STORED}}
+	return encode(protoadapt.MessageV1Of(stored)), nil, c.actor.breached.markers > 1
 }
 
 // blindSwap: whatever is there is replaced.
-func blindSwap(w *world, c *call) ([]byte, error, bool) {
-	if c.item == nil || c.item.policy != policyCAS {
+func blindSwap(w *world, c *call, _ *transaction) ([]byte, error, bool) {
+	if c.item == nil || c.item.cas == 0 {
 		return nil, nil, false
 	}
-	it := *c.item
-	it.policy, it.cas = policySet, 0
-	response, err := w.call("memcache", "Set", setRequest(&it))
-	w.changed(c, err)
+	request := decode(c.request, &wire.MemcacheSetRequest{})
+	request.Item[0].SetPolicy = wire.MemcacheSetRequest_SET.Enum()
+	response, err := w.appEngine.call("memcache", "Set", encode(protoadapt.MessageV1Of(request)))
 	return response, err, true
 }
 
 func TestBrokenProtocolsAreCaught(t *testing.T) {
+	prepare(t)
 	for _, test := range []struct {
 		name     string
 		breach   breach
 		scenario string
 		events   int
 	}{
-		{"no emptied entity", noEmptied, "unsaved change:a+logout", 0},
-		{"blind put instead of the transaction", blindPut, "cached change:a+change:b", 0},
-		{"no second marker", noSecondMarker, "evicted read+logout", 1},
-		{"blind set instead of compare-and-swap", blindSwap, "cached async:a+change:b", 0},
-		{"no emptied entity, cascadestore", noEmptied, "unsaved read+logout cascade", 0},
-		{"blind put instead of the transaction, cascadestore", blindPut, "cached change:a+change:b cascade", 0},
-		{"blind put instead of the transaction that moves a session", blindPut, "cached change:a+regenerate cascade", 0},
+		{"no emptied entity", breach{call: noEmptied}, "unsaved change:a+logout", 0},
+		{"blind put instead of the transaction", breach{call: blindPut}, "cached change:a+change:b", 0},
+		{"no second marker", breach{call: noSecondMarker}, "evicted read+logout", 1},
+		{"blind set instead of compare-and-swap", breach{call: blindSwap}, "cached async:a+change:b", 0},
+		{"no emptied entity, cascadestore", breach{call: noEmptied}, "unsaved read+logout cascade", 0},
+		{"blind put instead of the transaction, cascadestore", breach{call: blindPut}, "cached change:a+change:b cascade", 0},
+		{"blind put instead of the transaction that moves a session", breach{call: blindPut}, "cached change:a+regenerate cascade", 0},
+		{"no fence around a cache that goes back", breach{unfenced: true}, "cached change:a+logout redis", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			sc, _, err := parseTrace(test.scenario)
+			sc, err := parseScenario(test.scenario)
 			if err != nil {
 				t.Fatal(err)
 			}

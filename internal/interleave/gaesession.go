@@ -25,7 +25,7 @@ var codec = memcache.Codec{Marshal: json.Marshal, Unmarshal: func(b []byte, v an
 // gaesessionStore is the store of the root package.
 type gaesessionStore struct{}
 
-func (gaesessionStore) kept() kept { return kept{kind: "sess_", value: "val", expires: "exp"} }
+func (gaesessionStore) kept() Kept { return Kept{Kind: "sess_", Value: "val", Expires: "exp"} }
 
 func (gaesessionStore) purge(ctx context.Context) error {
 	_, err := gaesession.PurgeExpired(ctx, "sess_")
@@ -41,7 +41,7 @@ func (gaesessionStore) decode(value []byte) (stored, error) {
 	return stored{v.AccessedF, v.AttrsF}, err
 }
 
-func (gaesessionStore) visit(ctx context.Context, sc scenario, o op, returned, _ func(error)) visit {
+func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	v := &gaesessionVisit{returned: returned}
 	if o.old {
 		v.old = oldlib.New(ctx, oldlib.Options{Codec: &codec, Retries: sc.retries})
@@ -51,6 +51,8 @@ func (gaesessionStore) visit(ctx context.Context, sc scenario, o op, returned, _
 	opt := gaesession.MemcacheStoreOptions{
 		Codec:              &codec,
 		Retries:            sc.retries,
+		Cache:              t.cache,
+		Backup:             t.backup,
 		OnlyMemcache:       sc.only,
 		AsyncDatastoreSave: o.async,
 		OnError:            func(_ context.Context, err error) { returned(err) },

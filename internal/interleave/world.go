@@ -3,7 +3,6 @@
 package interleave
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -13,32 +12,30 @@ import (
 	"testing/synctest"
 	"time"
 
-	"google.golang.org/appengine/v2"
-	"google.golang.org/appengine/v2/datastore"
-	"google.golang.org/appengine/v2/memcache"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/protoadapt"
-	"google.golang.org/protobuf/types/known/emptypb"
-
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/judge"
 	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // A world is one schedule of a scenario: the services, the requests and what has
 // happened so far. It is used in a bubble of testing/synctest, by the explorer's
 // goroutine; the requests' goroutines touch it only through their calls.
 type world struct {
-	service
-	scenario scenario
-	store    store
-	breach   breach // how the protocol is broken; nil: not at all
-	id       string
-	born     time.Time // when the session was created
-	began    time.Time // when the requests began
-	actors   []*actor
-	session  judge.Session // what the judge knows
+	*bubble
+	appEngine appEngine
+	cache     cacheService
+	backup    backupService
+	scenario  scenario
+	store     store
+	breach    breach // how the protocol is broken
+	id        string
+	born      time.Time // when the session was created
+	began     time.Time // when the requests began
+	actors    []*actor
+	session   judge.Session // what the judge knows
 
 	mu      sync.Mutex // guards what follows against the requests' goroutines
 	pending []*call
@@ -50,10 +47,10 @@ type world struct {
 	events  int
 	expired bool // time has passed after which the session may have ended
 	jumped  bool // more time has passed than a background save may take
-	hurt    bool // Memcache may show what is behind Datastore until the next change
+	hurt    bool // the cache may show what is behind the backup until the next change
 	down    map[string]bool
 	version int // of the entity
-	ttl     uint32
+	ttl     time.Duration
 
 	violation error
 
@@ -99,28 +96,75 @@ type actor struct {
 	judged    bool       // its load
 	fromCache bool       // its load found a value there
 	hits      int        // calls that were made to fail
-	hurt      bool       // one of them in Memcache
+	hurt      bool       // one of them in the cache
 	down      map[string]bool
-	txn       []byte
-	txnBegan  time.Time
-	txnRead   int        // version of the entity it read; 0: not yet
-	answers   [2][]token // of Memcache and of Datastore
-	attempt   int        // how many of Datastore's there were when the transaction began
+	txn       transaction
+	answers   [2][]token // of the cache and of the backup
+	attempt   int        // how many of the backup's there were when the transaction began
 	breached  breachState
 }
 
 // A call is a request's call that is held.
 type call struct {
-	actor           *actor
-	ctx             context.Context
-	service, method string
-	request         []byte
-	item            *item // of a memcache Set
-	name            string
-	answered        chan struct{}
-	response        []byte
-	err             error
+	actor   *actor // nil: it is made at once
+	ctx     context.Context
+	service string // inCache or inBackup
+	name    string
+	prepare func()       // finds out what is not known when the call is issued
+	perform func() error // makes it
+	failure error        // what it answers when it is made to fail
+
+	item      *item          // that it writes
+	value     []byte         // that it writes to the backup
+	got       *item          // that it read
+	answer    func() []token // what else it was answered; nil: that is plain
+	elsewhere bool           // it is for the session under another id
+	lock      *lock          // that it has to wait for
+
+	// App Engine's.
+	method            string
+	request, response []byte
+
+	answered chan struct{}
+	err      error
 }
+
+// An item is one in the cache.
+type item struct {
+	value []byte
+	flags uint32
+	cas   uint64 // which version it is
+	ttl   time.Duration
+}
+
+// A record is a session's record in the backup.
+type record struct {
+	value   []byte
+	expires time.Time
+	version []byte // where the service has versions
+}
+
+// A cacheService and a backupService are the services as the explorer sees them,
+// not noticed by anybody.
+type cacheService interface {
+	peek(id string) *item // nil: there is none
+	set(id string, value []byte)
+	evict(id string)
+	flush()
+}
+
+type backupService interface {
+	record(id string) *record // nil: there is none
+	put(id string, r *record) // nil: delete it
+}
+
+// A holder is whose call it is: a request whose calls are held, or one whose
+// calls are made at once.
+type holder interface{ hold(*call) error }
+
+type holderKey struct{}
+
+func holderOf(ctx context.Context) holder { return ctx.Value(holderKey{}).(holder) }
 
 func (a *actor) report(err error) {
 	a.mu.Lock()
@@ -136,17 +180,11 @@ func (a *actor) log(err error) {
 
 var errStopped = errors.New("the request was stopped")
 
-// call holds a call until the explorer has answered it.
-func (a *actor) call(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-	request, err := proto.Marshal(protoadapt.MessageV2Of(in))
-	if err != nil {
-		return err
-	}
-	c := &call{actor: a, ctx: ctx, service: service, method: method, request: request, answered: make(chan struct{})}
+// hold holds a call until the explorer has answered it.
+func (a *actor) hold(c *call) error {
+	c.actor, c.answered = a, make(chan struct{})
+	a.worksIn(c.ctx)
 	a.w.mu.Lock()
-	if _, isBackground := ctx.Deadline(); isBackground && !slices.Contains(a.works, ctx) {
-		a.works = append(a.works, ctx)
-	}
 	stopped := a.w.stopped
 	if !stopped {
 		a.w.pending = append(a.w.pending, c)
@@ -156,28 +194,84 @@ func (a *actor) call(ctx context.Context, service, method string, in, out protoa
 		return errStopped
 	}
 	<-c.answered
-	if c.err != nil {
-		return c.err
+	return c.err
+}
+
+// worksIn notes that something goes on in the background until the context ends.
+func (a *actor) worksIn(ctx context.Context) {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	if _, isBackground := ctx.Deadline(); isBackground && !slices.Contains(a.works, ctx) {
+		a.works = append(a.works, ctx)
 	}
-	return proto.Unmarshal(c.response, protoadapt.MessageV2Of(out))
 }
 
 // begin holds a request before it does anything, as if at a call: what a purge
 // deletes depends on when it begins.
 func (a *actor) begin() error {
-	return a.call(context.Background(), "", "start", &emptypb.Empty{}, &emptypb.Empty{})
+	return a.hold(&call{ctx: context.Background(), name: "start", perform: func() error { return nil }})
 }
 
 // context is that of the request, on an instance of its own as a rule.
 func (a *actor) context() context.Context {
-	ctx := retry.Steady(appengine.WithAPICallFunc(context.Background(), a.call))
+	ctx := retry.Steady(a.w.withCalls(context.WithValue(context.Background(), holderKey{}, a), a))
 	if a.op.skew != 0 {
 		ctx = tiered.WithClock(ctx, a.op.skew)
 	}
+	return tiered.OnInstance(ctx, a.instance())
+}
+
+// instance is the request whose instance this one is on.
+func (a *actor) instance() *actor {
 	if a.op.shared {
-		return tiered.OnInstance(ctx, a.w)
+		return a.w.actors[slices.IndexFunc(a.w.actors, func(b *actor) bool { return b.op.shared })]
 	}
-	return tiered.OnInstance(ctx, a)
+	return a
+}
+
+// tiers are what a store of the request is given.
+func (a *actor) tiers() tiers { return a.w.tiersOf(1+a.instance().index, a.instance()) }
+
+// tiersOf returns the tiers on an instance, which are the same for all requests
+// on it; none where they are App Engine's.
+func (w *world) tiersOf(instance int, of *actor) (t tiers) {
+	k := w.store.kept()
+	if w.scenario.redis {
+		t.cache = fencedTier{w.cache.(*fencedCache), k.Prefix}
+	}
+	if w.database != nil {
+		t.backup = watched{w.instances[instance], of}
+	}
+	if t.backup == nil && t.cache != nil {
+		t.backup = gae.Datastore{Kind: k.Kind, Prefix: k.Prefix, Value: k.Value, Expires: k.Expires}
+	}
+	if t.cache == nil && t.backup != nil {
+		t.cache = gae.Memcache{Prefix: k.Prefix}
+	}
+	return t
+}
+
+// watched is a backup of an instance, which notes the contexts of what goes on
+// in the background: those of the calls end with each call.
+type watched struct {
+	Instance
+	of *actor // nil: nobody looks at it
+}
+
+func (b watched) watch(ctx context.Context) {
+	if b.of != nil {
+		b.of.worksIn(ctx)
+	}
+}
+
+func (b watched) Get(ctx context.Context, id string) (*tier.Record, error) {
+	b.watch(ctx)
+	return b.Instance.Get(ctx, id)
+}
+
+func (b watched) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
+	b.watch(ctx)
+	return b.Instance.Update(ctx, id, known, f)
 }
 
 // run is the goroutine of a request.
@@ -195,13 +289,17 @@ func (a *actor) run() {
 		if a.begin() != nil {
 			return
 		}
-		if err := a.w.store.purge(ctx); err != nil {
+		purge := a.w.store.purge
+		if a.w.database != nil {
+			purge = a.w.instances[1+a.index].Purge
+		}
+		if err := purge(ctx); err != nil {
 			a.report(err)
 		}
 		a.phase = returned
 		return
 	}
-	v := a.w.store.visit(ctx, a.w.scenario, a.op, a.report, a.log)
+	v := a.w.store.visit(ctx, a.tiers(), a.w.scenario, a.op, a.report, a.log)
 	if a.op.login {
 		a.w.id = v.create()
 	} else {
@@ -218,14 +316,37 @@ func (a *actor) run() {
 // A request that is not held.
 type request struct {
 	visit
+	w    *world
+	down string // a service that fails
 	errs []error
+
+	mu sync.Mutex // for one call at a time
 }
 
-func (w *world) newRequest(fail func(service, method string) bool, o op) *request {
-	r := &request{}
+// hold makes the call.
+func (r *request) hold(c *call) error {
+	for r.w.isLocked(c) {
+		time.Sleep(time.Second)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.prepare != nil {
+		c.prepare()
+	}
+	if c.service == r.down {
+		return c.failure
+	}
+	err := c.perform()
+	r.w.changed(c, err)
+	return err
+}
+
+func (w *world) newRequest(down string, o op) *request {
+	r := &request{w: w, down: down}
 	add := func(err error) { r.errs = append(r.errs, err) }
-	r.visit = w.store.visit(w.context(fail), w.scenario, o, add, func(err error) {
-		if fail == nil {
+	ctx := w.withCalls(context.WithValue(context.Background(), holderKey{}, r), r)
+	r.visit = w.store.visit(tiered.OnInstance(ctx, r), w.tiersOf(0, nil), w.scenario, o, add, func(err error) {
+		if down == "" {
 			add(err)
 		}
 	})
@@ -240,12 +361,26 @@ func (w *world) isStopped() bool {
 
 // newWorld brings the session into the scenario's first state and begins the
 // requests.
-func newWorld(s service, sc scenario, b breach) (*world, error) {
-	w := &world{service: s, scenario: sc, store: sc.store(), breach: b, born: time.Now(),
+func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
+	w := &world{bubble: b, scenario: sc, store: sc.store(), breach: br, born: time.Now(),
 		texts: map[string]string{}, down: map[string]bool{}, clock: 1}
+	w.appEngine = appEngine{b.server, w.store.kept()}
+	w.cache, w.backup = w.appEngine, w.appEngine
+	if sc.redis {
+		w.cache = &fencedCache{items: map[string]fencedItem{}, prefix: w.store.kept().Prefix, unfenced: br.unfenced, lost: w.lose}
+	}
+	if b.database != nil {
+		w.backup = records{b.database, w.store.kept()}
+		if err := b.open(2+len(sc.ops), w.store.kept()); err != nil {
+			return nil, err
+		}
+	}
 	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Timeless: sc.cascade}
 	if err := w.prepare(); err != nil {
 		return nil, err
+	}
+	if c, ok := w.cache.(*fencedCache); ok {
+		c.save()
 	}
 	w.clock = 10
 	w.began = time.Now()
@@ -272,36 +407,35 @@ func (w *world) prepare() error {
 	if start == created {
 		return nil
 	}
-	datastoreDown := func(service, _ string) bool { return service == "datastore_v3" }
 	before := func(r judge.Request) {
 		r.Began, r.Saving, r.Closed, r.Ended, r.Saves, r.Used = w.clock, w.clock, w.clock, w.clock, true, time.Now()
 		r.Latest = r.Used
 		w.session.Requests = append(w.session.Requests, &r)
 		w.clock++
 	}
-	var fail func(service, method string) bool
+	down := ""
 	if start == newUnsaved {
-		fail = datastoreDown
+		down = inBackup
 	}
-	login := w.newRequest(fail, op{})
+	login := w.newRequest(down, op{})
 	w.id = login.create()
 	login.close()
 	if err := errors.Join(login.errs...); (err != nil) != (start == newUnsaved) {
 		return fmt.Errorf("login: %w", err)
 	}
-	// What is in Memcache alone, or will be, is not saved, whoever says so.
+	// What is in the cache alone, or will be, is not saved, whoever says so.
 	alone := start == newUnsaved || start == oldAlone || start == outlived
 	before(judge.Request{Creates: true, Sets: initial, Failed: alone, Kept: alone})
 	switch start {
 	case evicted:
-		w.EvictMemcache("", w.store.kept().prefix+w.id)
+		w.cache.evict(w.id)
 	case unsaved, outlived:
-		change := w.newRequest(datastoreDown, op{})
+		change := w.newRequest(inBackup, op{})
 		change.load(w.id)
 		change.act(op{attr: "c"}, "c1")
 		change.close()
 		if len(change.errs) == 0 {
-			return errors.New("a save with Datastore failing reports no error")
+			return errors.New("a save with the backup failing reports no error")
 		}
 		before(judge.Request{Sets: map[string]string{"c": "c1"}, Failed: true, Kept: true})
 	case old, oldAlone:
@@ -313,9 +447,7 @@ func (w *world) prepare() error {
 	case idle:
 		time.Sleep(idleAge)
 	case outlived, oldAlone:
-		if err := w.forget(); err != nil {
-			return err
-		}
+		w.backup.put(w.id, nil)
 		fallthrough
 	default:
 		time.Sleep(age)
@@ -326,35 +458,31 @@ func (w *world) prepare() error {
 // makeOld makes the session one that the library before this one has written:
 // without a trailer.
 func (w *world) makeOld() error {
-	ctx := w.context(nil)
-	it, err := memcache.Get(ctx, w.store.kept().prefix+w.id)
+	tr, err := parseTrailer(w.cache.peek(w.id).value)
 	if err != nil {
 		return err
 	}
-	tr, err := parseTrailer(it.Value)
-	if err != nil {
-		return err
-	}
-	it.Value = tr.value
-	it.Expiration = timeout
-	e := datastore.PropertyList{
-		{Name: w.store.kept().value, Value: tr.value, NoIndex: true},
-		{Name: w.store.kept().expires, Value: time.Now().Add(timeout)},
-	}
-	_, err = datastore.Put(ctx, w.key(ctx, w.id), &e)
-	return errors.Join(err, memcache.Set(ctx, it))
+	w.backup.put(w.id, &record{value: tr.value, expires: time.Now().Add(timeout)})
+	w.cache.set(w.id, tr.value)
+	return nil
 }
 
 // settle waits until nothing goes on any more without the explorer: until every
 // request that goes on has a call to make.
 func (w *world) settle() {
 	synctest.Wait()
-	for patience := 0; slices.ContainsFunc(w.actors, (*actor).asleep); patience++ {
+	for patience := 0; ; patience++ {
+		if slices.ContainsFunc(w.actors, (*actor).asleep) {
+			time.Sleep(5 * time.Millisecond)
+		} else if w.isStuck() {
+			time.Sleep(time.Second)
+		} else {
+			break
+		}
 		if patience > 20000 {
 			w.fail("a request neither ends nor makes a call")
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
 		synctest.Wait()
 	}
 	for _, a := range w.actors {
@@ -406,8 +534,8 @@ func (w *world) note(a *actor) {
 	w.hurt = w.hurt || a.crashed || a.hurt
 }
 
-// isKept reports whether Datastore alone has refused the request's change, so
-// that it has to be in Memcache.
+// isKept reports whether the backup alone has refused the request's change, so
+// that it has to be in the cache.
 func (a *actor) isKept() bool {
 	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared && !a.w.isSkewed() &&
 		!errors.Is(a.err(), gaesession.ErrRemoved)
@@ -479,62 +607,43 @@ func (w *world) hasCall(a *actor) bool {
 
 // calls returns the calls that can be made, named and in order.
 func (w *world) calls() []*call {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	var all []*call
-	for _, c := range w.pending {
-		if !c.actor.crashed {
-			c.describe()
-			all = append(all, c)
-		}
-	}
+	live := w.live()
+	all := slices.DeleteFunc(slices.Clone(live), w.isLocked)
 	slices.SortFunc(all, func(a, b *call) int {
-		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.name, b.name), bytes.Compare(a.request, b.request))
+		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.name, b.name), slices.Compare(a.request, b.request))
 	})
 	return all
 }
 
-// describe gives a call the name it has in a trace.
-func (c *call) describe() {
-	if c.name != "" {
-		return
-	}
-	switch c.service + "." + c.method {
-	case "memcache.Get":
-		c.name = "get"
-	case "memcache.Set":
-		c.item = setItem(c.request)
-		policy := map[uint64]string{policySet: "set", policyAdd: "add", policyCAS: "cas"}[c.item.policy]
-		c.name = policy + ":" + kindName(c.item)
-	case "memcache.Delete":
-		c.name = "delete"
-	case "datastore_v3.BeginTransaction":
-		c.name = "begin"
-	case "datastore_v3.Commit":
-		c.name = "commit"
-	case "datastore_v3.Rollback":
-		c.name = "rollback"
-	case "datastore_v3.RunQuery":
-		c.name = "query"
-	case "datastore_v3.Next":
-		c.name = "next"
-	case "datastore_v3.Get", "datastore_v3.Put", "datastore_v3.Delete":
-		c.name = map[string]string{"Get": "ds-get", "Put": "ds-put", "Delete": "ds-delete"}[c.method]
-		if c.actor.txn != nil {
-			c.name = "txn" + c.name[2:]
+// live returns the calls of the requests that have not crashed.
+func (w *world) live() (all []*call) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.pending {
+		if c.actor.crashed {
+			continue
 		}
-	case ".start":
-		c.name = "start"
-	default:
-		c.name = c.service + "." + c.method
+		if c.prepare != nil {
+			c.prepare()
+			c.prepare = nil
+		}
+		all = append(all, c)
 	}
+	return all
+}
+
+// isStuck reports whether all calls wait for a lock.
+func (w *world) isStuck() bool {
+	return w.database != nil && len(w.live()) > 0 && len(w.calls()) == 0
 }
 
 // hidden reports whether nobody else can notice when the call is made.
 func (c *call) hidden() bool {
 	switch c.name {
-	case "begin", "txn-put", "rollback":
+	case "begin", "txn-put":
 		return true
+	case "rollback":
+		return c.lock == nil
 	}
 	return c.isDown()
 }
@@ -546,43 +655,38 @@ func (c *call) isDown() bool { return c.actor.down[c.service] || c.actor.w.down[
 // that was not made.
 func (c *call) writes() bool {
 	switch c.name {
-	case "delete", "ds-put", "ds-delete", "commit":
+	case "ds-put", "ds-swap", "ds-delete", "commit":
 		return true
 	}
 	return c.item != nil
 }
 
-// peek returns the item in Memcache; nil: none.
-func (w *world) peek() *item {
-	return w.peekAt(w.id)
-}
+// peek returns the item in the cache; nil: none.
+func (w *world) peek() *item { return w.cache.peek(w.id) }
 
-func (w *world) peekAt(id string) *item {
-	response, err := w.call("memcache", "Get", peekRequest(w.store.kept().prefix+id))
-	if err != nil {
-		panic(err)
-	}
-	return gotItem(response)
-}
-
-// lose notes that Memcache has lost the session.
+// lose notes that the cache has lost the session.
 func (w *world) lose() { w.session.Losses = append(w.session.Losses, w.clock) }
 
 // apply makes a choice come true.
 func (w *world) apply(ch choice) error {
 	w.trace = append(w.trace, ch)
 	w.clock++
-	time.Sleep(time.Microsecond) // no two changes are made at the same time
+	// No two changes are made at the same time, even if one of them is made a few
+	// microseconds later than those that it has seen.
+	time.Sleep(20 * time.Microsecond)
 	if ch.kind != makeCall {
 		w.events++
 	}
 	switch ch.kind {
 	case flush:
 		w.lose()
-		w.FlushMemcache()
+		w.cache.flush()
+	case goBack:
+		w.lose()
+		w.cache.(*fencedCache).goBack()
 	case evict:
 		w.lose()
-		w.EvictMemcache("", w.store.kept().prefix+w.id)
+		w.cache.evict(w.id)
 	case outage:
 		w.down[ch.call] = true
 	case minute:
@@ -640,28 +744,28 @@ func (w *world) make(c *call, how kind) {
 		c.err = c.ctx.Err()
 	case how == failCall || how == failAll:
 		a.hits++
-		a.hurt = a.hurt || c.service == "memcache"
-		c.err = failure(c.service)
+		a.hurt = a.hurt || c.service == inCache
+		c.err = c.failure
 	default:
-		if c.name == "begin" || c.name == "ds-put" {
+		if c.name == "begin" || c.name == "ds-put" || c.name == "ds-swap" {
 			a.judge.Saves = a.judge.Saves || a.phase >= saving
 		}
-		c.response, c.err = w.perform(c)
+		c.err = c.perform()
+		w.changed(c, c.err)
 		if c.name == "get" && a.phase == loading {
-			it := gotItem(c.response)
-			a.fromCache = it != nil && it.flags == 0
+			a.fromCache = c.got != nil && c.got.flags == 0
 		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++
-			a.hurt = a.hurt || c.service == "memcache"
-			w.hurt = true // nobody knows that Datastore has it
-			c.response, c.err = nil, failure(c.service)
+			a.hurt = a.hurt || c.service == inCache
+			w.hurt = true // nobody knows that the backup has it
+			c.err = c.failure
 		}
 	}
 	if c.name == "commit" {
-		a.txn = nil // however it has ended
+		a.txn.handle = nil // however it has ended
 	}
-	if how != makeCall && c.service == "memcache" && a.phase >= saving {
+	if how != makeCall && c.service == inCache && a.phase >= saving {
 		// The change keeps the time that it had when the call was issued.
 		a.judge.Saving = a.issued
 	}
@@ -674,75 +778,17 @@ func (w *world) make(c *call, how kind) {
 	}
 }
 
-// perform makes a call on the service.
-func (w *world) perform(c *call) ([]byte, error) {
-	a, request := c.actor, c.request
-	if c.name == "start" {
-		return nil, nil
-	}
-	if w.breach != nil {
-		if response, err, done := w.breach(w, c); done {
-			return response, err
-		}
-	}
-	switch c.name {
-	case "txn-get", "txn-put", "commit":
-		if time.Since(a.txnBegan) > transactionTime {
-			return nil, w.expireTransaction(c)
-		}
-	}
-	switch c.name {
-	case "txn-get", "txn-put":
-		request = withTransaction(request, a.txn)
-		if c.name == "txn-get" && a.txnRead == 0 {
-			a.txnRead = w.version
-		}
-	}
-	response, err := w.call(c.service, c.method, request)
-	switch c.name {
-	case "begin":
-		a.txn, a.txnBegan, a.txnRead = response, time.Now(), 0
-	case "rollback":
-		a.txn = nil
-	}
-	w.changed(c, err)
-	return response, err
-}
-
-// transactionTime is how long a transaction of Datastore may take.
-// https://cloud.google.com/datastore/docs/concepts/cloud-datastore-transactions
-const transactionTime = 270 * time.Second
-
-// expireTransaction is the answer of a call in a transaction that has taken too
-// long, which is not tried again.
-func (w *world) expireTransaction(c *call) error {
-	a := c.actor
-	a.hits = w.scenario.retries
-	if c.name == "commit" { // no rollback follows
-		a.txn = nil
-		if _, err := w.call("datastore_v3", "Rollback", c.request); err != nil {
-			return err
-		}
-	}
-	return newAPIError("datastore_v3", 1, "the transaction has expired")
-}
-
 // changed keeps in mind what a call has changed.
 func (w *world) changed(c *call, err error) {
 	switch c.name {
-	case "commit", "ds-put", "ds-delete":
-		if err == nil && !c.actor.isMoving(c) {
+	case "commit", "ds-put", "ds-swap", "ds-delete":
+		if err == nil && !c.elsewhere {
 			w.version++
 		}
 	}
 	if c.item != nil {
-		w.ttl = c.item.expiration
+		w.ttl = c.item.ttl
 	}
-}
-
-// isMoving reports whether a call is for the session under the request's new id.
-func (a *actor) isMoving(c *call) bool {
-	return a.newID != "" && bytes.Contains(c.request, []byte(a.newID))
 }
 
 // ids are all that the session has had.
@@ -786,7 +832,11 @@ func (w *world) stop() error {
 		return err
 	}
 	for _, id := range w.ids() {
-		w.EvictMemcache("", w.store.kept().prefix+id)
+		w.cache.evict(id)
+		w.backup.put(id, nil)
 	}
-	return w.forget()
+	if w.database != nil {
+		w.database.Reset()
+	}
+	return nil
 }

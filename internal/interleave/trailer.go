@@ -23,6 +23,7 @@ type trailer struct {
 	isItem       bool
 	marks        byte
 	next, sealed time.Time
+	version      string // of the record that the backup has
 	unsavedSince time.Time
 }
 
@@ -81,6 +82,7 @@ func parseTrailer(b []byte) (tr trailer, err error) {
 			tr.unsavedSince = since
 		}
 	}
+	tr.version = string(r[(len(tr.cells)+7)/8:])
 	return tr, nil
 }
 

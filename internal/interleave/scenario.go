@@ -139,7 +139,10 @@ type scenario struct {
 	retries int
 	only    bool // OnlyMemcache
 	cascade bool // cascadestore's store instead of the root package's
-	bare    bool // the protocol alone
+
+	database string // the backup's service; empty: App Engine's Datastore
+	redis    bool   // the cache is one that goes back in time instead of Memcache
+	bare     bool   // the protocol alone
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -149,6 +152,12 @@ func (s scenario) String() string {
 		names[i] = o.name
 	}
 	text := s.start + " " + strings.Join(names, "+")
+	if s.database != "" {
+		text += " " + s.database
+	}
+	if s.redis {
+		text += " redis"
+	}
 	if s.cascade {
 		return text + " cascade"
 	}
@@ -187,14 +196,21 @@ func parseScenario(text string) (scenario, error) {
 			s.only = true
 		} else if w == "bare" {
 			s.bare = true
+		} else if w == "redis" {
+			s.redis = true
+		} else if databases[w] != nil {
+			s.database = w
 		} else if _, err := fmt.Sscanf(w, "retries=%d", &s.retries); err != nil {
 			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
 		}
 	}
-	if s.cascade && len(words) > 3 {
+	if s.cascade && (s.only || s.bare || s.retries != cascadeRetries) {
 		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
 	}
 	for _, o := range s.ops {
+		if o.old && s.on() != "" {
+			return scenario{}, fmt.Errorf("scenario %q: the library before this one has App Engine's services", text)
+		}
 		if s.bare && !o.ofBare() || !s.bare && !o.of(s.cascade) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
 		}
@@ -202,11 +218,20 @@ func parseScenario(text string) (scenario, error) {
 	return s, nil
 }
 
-func newScenario(isCascade bool, start string, names ...string) scenario {
+// on returns the words for the services, empty for App Engine's.
+func (s scenario) on() string {
+	on := s.database
+	if s.redis {
+		on += " redis"
+	}
+	return strings.TrimSpace(on)
+}
+
+func newScenario(on string, isCascade bool, start string, names ...string) scenario {
 	if start == created {
 		names = append([]string{"login"}, names...)
 	}
-	text := start + " " + strings.Join(names, "+")
+	text := start + " " + strings.Join(names, "+") + " " + on
 	if isCascade {
 		text += " cascade"
 	}
@@ -222,7 +247,7 @@ func newScenario(isCascade bool, start string, names ...string) scenario {
 // is one: a request that changes b is paired with those that change a. A request
 // that saves again after a failure is like another one while nothing fails, and
 // only a state in which c was changed is one to set it back in.
-func pairs(start string, isCascade bool) []scenario {
+func pairs(on, start string, isCascade bool) []scenario {
 	var all []scenario
 	var names []string
 	for _, o := range ops {
@@ -237,7 +262,7 @@ func pairs(start string, isCascade bool) []scenario {
 				strings.HasSuffix(first, ":a") || strings.HasSuffix(second, ":a"); b && !a {
 				continue
 			}
-			all = append(all, newScenario(isCascade, start, first, second))
+			all = append(all, newScenario(on, isCascade, start, first, second))
 		}
 	}
 	return all
@@ -245,9 +270,9 @@ func pairs(start string, isCascade bool) []scenario {
 
 // unlike are pairs on instances that are not alike: their clocks differ, or one
 // is of the old library.
-func unlike(start string, isCascade bool) []scenario {
+func unlike(on, start string, isCascade bool) []scenario {
 	var all []scenario
-	add := func(first, second string) { all = append(all, newScenario(isCascade, start, first, second)) }
+	add := func(first, second string) { all = append(all, newScenario(on, isCascade, start, first, second)) }
 	changes := []string{"change:a", "delete:a"}
 	if !isCascade {
 		changes = append(changes, "async:a", "async-delete:a")
@@ -261,10 +286,14 @@ func unlike(start string, isCascade bool) []scenario {
 		}
 		add(first+"~ahead", "logout")
 		for _, o := range []string{"old:a", "old:read"} {
-			add(o, first)
+			if on == "" {
+				add(o, first)
+			}
 		}
 	}
-	add("old:a", "read")
-	add("old:a", "logout")
+	if on == "" {
+		add("old:a", "read")
+		add("old:a", "logout")
+	}
 	return all
 }

@@ -18,7 +18,7 @@ import (
 // no store does, move a session that others change asynchronously.
 type bareStore struct{}
 
-func (bareStore) kept() kept { return kept{kind: "bare", value: "value", expires: "expires"} }
+func (bareStore) kept() Kept { return Kept{Kind: "bare", Value: "value", Expires: "expires"} }
 
 func (bareStore) purge(context.Context) error { return errors.New("not to be reached") }
 
@@ -27,12 +27,12 @@ func (bareStore) decode(value []byte) (s stored, err error) {
 	return s, err
 }
 
-func (b bareStore) visit(ctx context.Context, sc scenario, o op, returned, _ func(error)) visit {
+func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	k := b.kept()
 	v := &bareVisit{ctx: ctx, op: o, returned: returned}
 	v.Store = tiered.Store{
-		Cache:   gae.Memcache{},
-		Backup:  gae.Datastore{Kind: k.kind, Value: k.value, Expires: k.expires},
+		Cache:   t.cache,
+		Backup:  t.backup,
 		Retries: sc.retries,
 		Report:  func(_ string, err error) { returned(err) },
 		Shared:  func() any { return b },
@@ -52,6 +52,9 @@ func (b bareStore) visit(ctx context.Context, sc scenario, o op, returned, _ fun
 			merged, err := json.Marshal(i.attrs)
 			return merged, errors.Join(ierr, ferr, err)
 		},
+	}
+	if t.cache == nil {
+		v.Cache, v.Backup = gae.Memcache{}, gae.Datastore{Kind: k.Kind, Value: k.Value, Expires: k.Expires}
 	}
 	return v
 }

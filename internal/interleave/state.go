@@ -3,17 +3,13 @@
 package interleave
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
 	"slices"
 	"strings"
 	"time"
-
-	"google.golang.org/appengine/v2/datastore"
 )
 
 // A token is a part of a state: text, or something that is another one in every
@@ -49,8 +45,14 @@ func (w *world) state() stateKey {
 		tokens = append(tokens, stampAt(time.Now()), stampAt(time.Now().Add(skew)), stampAt(time.Now().Add(-skew)))
 	}
 	if it := w.peek(); it != nil {
-		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(w.ttl/60)))
+		tokens = append(tokens, ident("cas", it.cas), word(fmt.Sprint(int(w.ttl.Minutes()))))
 		tokens = append(tokens, w.itemTokens(it)...)
+	}
+	if c, ok := w.cache.(*fencedCache); ok {
+		tokens = append(tokens, c.hiddenTokens(w.id)...)
+	}
+	if w.database != nil {
+		tokens = append(tokens, word(fmt.Sprint(len(w.database.Locked("")))))
 	}
 	tokens = append(tokens, w.recordTokens()...)
 	for _, a := range w.actors {
@@ -117,7 +119,7 @@ func (a *actor) tokens() []token {
 	if r.Ended != 0 || a.crashed {
 		return tokens
 	}
-	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.txn != nil && a.txnRead != 0 && a.txnRead != w.version)))
+	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.txn.handle != nil && a.txn.read != 0 && a.txn.read != w.version)))
 	for _, answers := range a.answers {
 		tokens = append(append(tokens, word("/")), answers...)
 	}
@@ -135,7 +137,7 @@ func (a *actor) movedTokens() []token {
 		return nil
 	}
 	tokens := []token{word("moved")}
-	if it := a.w.peekAt(a.newID); it != nil {
+	if it := a.w.cache.peek(a.newID); it != nil {
 		tokens = append(tokens, a.w.itemTokens(it)...)
 	}
 	return append(tokens, a.w.recordTokensAt(a.newID)...)
@@ -144,7 +146,7 @@ func (a *actor) movedTokens() []token {
 // remember adds the answer of a call to what the request knows.
 func (a *actor) remember(c *call) {
 	i := 1
-	if c.service == "memcache" {
+	if c.service == inCache {
 		i = 0
 	}
 	if c.name == "begin" {
@@ -160,29 +162,19 @@ func (a *actor) remember(c *call) {
 	}
 	h := append(a.answers[i], word(c.name))
 	if c.item != nil {
-		h = append(h, word(fmt.Sprint(c.item.expiration/60)), ident("cas", c.item.cas))
+		h = append(h, word(fmt.Sprint(int(c.item.ttl.Minutes()))), ident("cas", c.item.cas))
 		h = append(h, a.w.itemTokens(c.item)...)
 	}
 	switch {
 	case c.err != nil:
 		h = append(h, word(c.err.Error()))
-	case c.service == "memcache" && c.method == "Get":
-		if it := gotItem(c.response); it != nil {
-			h = append(append(h, ident("cas", it.cas)), a.w.itemTokens(it)...)
-		}
-	case c.service == "memcache":
-		h = append(h, word(string(c.response)))
-	case c.method == "Put":
-		_, value := putEntity(c.request, a.w.store.kept().value)
-		h = append(h, a.w.valueTokens(value)...)
-	case c.method == "Get":
-		h = append(h, a.w.recordTokens()...)
-		if c.name == "txn-get" && a.txnRead != a.w.version {
-			// It reads what was there when it began to read.
-			h = append(h, word("stale"), ident("response", string(c.response)))
-		}
-	case c.method == "RunQuery" || c.method == "Next":
-		h = append(h, word(fmt.Sprint(strings.Contains(string(c.response), a.w.id))))
+	case c.got != nil:
+		h = append(append(h, ident("cas", c.got.cas)), a.w.itemTokens(c.got)...)
+	case c.answer != nil:
+		h = append(h, c.answer()...)
+	}
+	if c.err == nil && c.value != nil {
+		h = append(h, a.w.valueTokens(c.value)...)
 	}
 	a.answers[i] = h
 }
@@ -238,6 +230,9 @@ func (w *world) valueTokens(b []byte) []token {
 			" sealed ", now.Before(tr.sealed), " late ", now.Sub(tr.unsavedSince) > 3*time.Second)
 	}
 	tokens = append(tokens, word(text))
+	if tr.version != "" {
+		tokens = append(tokens, ident("version", tr.version))
+	}
 	for _, c := range tr.cells {
 		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&1)), token{kind: ranked, stamp: c.stamp})
 	}
@@ -275,39 +270,6 @@ func (w *world) valueText(value []byte) string {
 	return b.String()
 }
 
-// A record is a session's entity.
-type record struct {
-	value   []byte
-	expires time.Time
-}
-
-// recordAt returns the entity under an id; nil: there is none.
-func (w *world) recordAt(id string) *record {
-	ctx := w.context(nil)
-	var properties datastore.PropertyList
-	err := datastore.Get(ctx, w.key(ctx, id), &properties)
-	if errors.Is(err, datastore.ErrNoSuchEntity) {
-		return nil
-	}
-	if err != nil {
-		panic(err)
-	}
-	r, kept := &record{}, w.store.kept()
-	var ok1, ok2 bool
-	for _, p := range properties {
-		switch p.Name {
-		case kept.value:
-			r.value, ok1 = p.Value.([]byte)
-		case kept.expires:
-			r.expires, ok2 = p.Value.(time.Time)
-		}
-	}
-	if !ok1 || !ok2 {
-		panic(fmt.Sprintf("interleave: an entity of kind %s has the properties %v", kept.kind, properties))
-	}
-	return r
-}
-
 func (w *world) recordTokens() []token {
 	if w.textOf != w.version {
 		w.textOf, w.text = w.version, w.recordTokensAt(w.id)
@@ -315,29 +277,19 @@ func (w *world) recordTokens() []token {
 	return w.text
 }
 
-func (w *world) recordTokensAt(id string) []token {
-	e := w.recordAt(id)
+func (w *world) recordTokensAt(id string) (tokens []token) {
+	r := w.backup.record(id)
 	switch {
-	case e == nil:
+	case r == nil:
 		return []token{word("missing")}
-	case len(e.value) == 0:
+	case len(r.value) == 0:
 		// For how long it says so is drawn at random.
-		return []token{word("emptied")}
+		tokens = []token{word("emptied")}
+	default:
+		tokens = append([]token{word("expires " + w.minutes(r.expires))}, w.valueTokens(r.value)...)
 	}
-	return append([]token{word("expires " + w.minutes(e.expires))}, w.valueTokens(e.value)...)
-}
-
-func (w *world) key(ctx context.Context, id string) *datastore.Key {
-	kept := w.store.kept()
-	return datastore.NewKey(ctx, kept.kind, kept.prefix+id, 0, nil)
-}
-
-// forget deletes what Datastore has of the session.
-func (w *world) forget() error {
-	ctx := w.context(nil)
-	var errs []error
-	for _, id := range w.ids() {
-		errs = append(errs, datastore.Delete(ctx, w.key(ctx, id)))
+	if r.version != nil {
+		tokens = append(tokens, ident("version", string(r.version)))
 	}
-	return errors.Join(errs...)
+	return tokens
 }

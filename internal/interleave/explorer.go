@@ -111,15 +111,52 @@ func (x *explorer) more() bool {
 	return len(x.stack) > 0
 }
 
-// batch runs schedules on one server in one bubble.
-func (x *explorer) batch(t *testing.T, ctx context.Context) {
+// A bubble is one of testing/synctest with the services of its schedules.
+type bubble struct {
+	server    *gaelocal.Server
+	database  Database   // nil: App Engine's
+	instances []Instance // of it
+}
+
+// inBubble runs f in a bubble.
+func inBubble(t *testing.T, sc scenario, f func(b *bubble)) {
 	server, err := gaelocal.Start(gaelocal.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	done := ctx.Done()
 	synctest.Test(t, func(t *testing.T) {
+		b := &bubble{server: server}
+		if sc.database != "" {
+			b.database = databases[sc.database]()
+		}
+		defer func() {
+			for _, i := range b.instances {
+				if err := i.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		f(b)
+	})
+}
+
+// open opens as many instances as a schedule needs.
+func (b *bubble) open(n int, k Kept) error {
+	for len(b.instances) < n {
+		i, err := b.database.Open(k)
+		if err != nil {
+			return err
+		}
+		b.instances = append(b.instances, i)
+	}
+	return nil
+}
+
+// batch runs schedules in one bubble.
+func (x *explorer) batch(t *testing.T, ctx context.Context) {
+	done := ctx.Done()
+	inBubble(t, x.scenario, func(b *bubble) {
 		for range schedulesPerServer {
 			if !x.more() {
 				return
@@ -130,25 +167,25 @@ func (x *explorer) batch(t *testing.T, ctx context.Context) {
 			default:
 			}
 			if x.random != nil {
-				x.walk(t, service{server})
+				x.walk(t, b)
 				continue
 			}
 			last := len(x.stack) - 1
 			prefix := x.stack[last]
 			x.stack = x.stack[:last]
-			x.schedule(t, service{server}, prefix)
+			x.schedule(t, b, prefix)
 		}
 	})
 }
 
 // schedule runs one: a prefix, and then always the first choice, leaving the
 // others for later.
-func (x *explorer) schedule(t *testing.T, s service, prefix trace) {
+func (x *explorer) schedule(t *testing.T, b *bubble, prefix trace) {
 	// The store waits for random times: what meets the end of a longer one can
 	// come out otherwise, and is tried again.
-	w := x.repeat(t, s, prefix)
+	w := x.repeat(t, b, prefix)
 	for try := 0; w == nil && try < 20; try++ {
-		w = x.repeat(t, s, prefix)
+		w = x.repeat(t, b, prefix)
 	}
 	if w == nil {
 		x.stats.Lost++
@@ -182,8 +219,8 @@ func (x *explorer) schedule(t *testing.T, s service, prefix trace) {
 }
 
 // repeat begins a schedule with a prefix; nil: it has come out otherwise.
-func (x *explorer) repeat(t *testing.T, s service, prefix trace) *world {
-	w, err := newWorld(s, x.scenario, x.breach)
+func (x *explorer) repeat(t *testing.T, b *bubble, prefix trace) *world {
+	w, err := newWorld(b, x.scenario, x.breach)
 	if err != nil {
 		t.Fatalf("%v: %v", x.scenario, err)
 	}
@@ -198,8 +235,8 @@ func (x *explorer) repeat(t *testing.T, s service, prefix trace) *world {
 }
 
 // walk runs a schedule at random, with about as many events as there may be.
-func (x *explorer) walk(t *testing.T, s service) {
-	w, err := newWorld(s, x.scenario, x.breach)
+func (x *explorer) walk(t *testing.T, b *bubble) {
+	w, err := newWorld(b, x.scenario, x.breach)
 	if err != nil {
 		t.Fatalf("%v: %v", x.scenario, err)
 	}
@@ -248,15 +285,10 @@ func (w *world) hasHidden() bool {
 }
 
 // replay runs one schedule to its end: the trace, and then always the first choice.
-func replay(t *testing.T, sc scenario, b breach, tr trace, log func(string, ...any)) (w *world) {
-	server, err := gaelocal.Start(gaelocal.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	synctest.Test(t, func(t *testing.T) {
-		w, err = newWorld(service{server}, sc, b)
-		if err != nil {
+func replay(t *testing.T, sc scenario, br breach, tr trace, log func(string, ...any)) (w *world) {
+	inBubble(t, sc, func(b *bubble) {
+		var err error
+		if w, err = newWorld(b, sc, br); err != nil {
 			t.Fatal(err)
 		}
 		for i := 0; w.violation == nil; i++ {
@@ -272,7 +304,7 @@ func replay(t *testing.T, sc scenario, b breach, tr trace, log func(string, ...a
 				t.Errorf("after %v: %v", trace(w.trace), err)
 				break
 			}
-			log("%-24v %v", c, w.describe())
+			log("%-24v %v", c, w.summary())
 		}
 		if w.violation == nil {
 			w.judgeEnd()
@@ -284,15 +316,15 @@ func replay(t *testing.T, sc scenario, b breach, tr trace, log func(string, ...a
 	return w
 }
 
-// describe is the state of the services and of the requests, for people.
-func (w *world) describe() string {
-	text := "memcache: "
+// summary is the state of the services and of the requests, for people.
+func (w *world) summary() string {
+	text := "cache: "
 	if it := w.peek(); it != nil {
 		text += readable(w.itemTokens(it))
 	} else {
 		text += "- "
 	}
-	text += "| datastore: " + readable(w.recordTokens())
+	text += "| backup: " + readable(w.recordTokens())
 	for _, a := range w.actors {
 		if a.saw != nil {
 			text += fmt.Sprintf(" | %d saw %v", a.index, a.saw)

@@ -21,13 +21,14 @@ const (
 	crash                     // a request makes no call any more
 	flush                     // Memcache is emptied
 	evict                     // Memcache drops the session
+	goBack                    // the cache restarts with what it had when the requests began
 	minute                    // a minute passes
 	expireSession             // the session expires
 )
 
 var eventNames = map[kind]string{
 	failCall: "fail", loseAnswer: "lost", failAll: "down", loseAll: "cut", outage: "outage", crash: "crash",
-	flush: "flush", evict: "evict", minute: "minute", expireSession: "expiry",
+	flush: "flush", evict: "evict", goBack: "back", minute: "minute", expireSession: "expiry",
 }
 
 // A choice is a step of a schedule.
@@ -134,7 +135,7 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 			}
 		}
 	}
-	for _, service := range []string{"memcache", "datastore_v3"} {
+	for _, service := range []string{inCache, inBackup} {
 		if services[service] {
 			all = append(all, choice{kind: outage, call: service})
 		}
@@ -149,6 +150,9 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		if evictToo {
 			all = append(all, choice{kind: evict})
 		}
+	}
+	if w.scenario.redis {
+		all = append(all, choice{kind: goBack})
 	}
 	all = append(all, choice{kind: minute})
 	if !w.expired {

@@ -40,7 +40,7 @@ func (w *world) check(what string, v *view, began judge.Time, since time.Time, b
 }
 
 // judgeLoad judges what a request has loaded. When one of its calls has failed
-// it has seen what Datastore has, or it cannot be told.
+// it has seen what the backup has, or it cannot be told.
 func (w *world) judgeLoad(a *actor) {
 	failed := a.err() != nil || a.hasLogged()
 	if a.op.old || failed && a.saw.none {
@@ -85,7 +85,7 @@ func (w *world) hasSharedHits(a *actor) bool {
 func (w *world) look(what string, o op) (*request, *view) {
 	w.clock++
 	time.Sleep(time.Microsecond)
-	r := w.newRequest(nil, o)
+	r := w.newRequest("", o)
 	return r, w.check(what, r.load(w.id), w.clock, time.Now(), false)
 }
 
@@ -106,7 +106,9 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
-	backup := func(what string) *view { return w.check(what+" Datastore has", w.backup(), w.clock, time.Now(), true) }
+	backup := func(what string) *view {
+		return w.check(what+" the backup has", w.inBackup(), w.clock, time.Now(), true)
+	}
 
 	if !w.scenario.only {
 		w.judgeCache(backup("at the end"))
@@ -115,7 +117,7 @@ func (w *world) judgeEnd() {
 	w.expectNoErrors("a load at the end", look.errs)
 	w.judgeMoved("at the end")
 
-	// Who finds something that Datastore lacks brings it up to date. (P5)
+	// Who finds something that the backup lacks brings it up to date. (P5)
 	time.Sleep(time.Minute + time.Second)
 	touch, v := w.look("at the end a request saw", op{})
 	touch.close()
@@ -126,7 +128,7 @@ func (w *world) judgeEnd() {
 	touched := backup("after a touch")
 	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !touched.none && !w.hurt && !w.jumped && !w.hasOld() {
 		if tr, err := parseTrailer(it.value); err != nil || tr.isUnsaved() || !maps.Equal(touched.attrs, v.attrs) {
-			w.fail("P5: after a request saw %v, Datastore has %v", v, touched)
+			w.fail("P5: after a request saw %v, the backup has %v", v, touched)
 		}
 	}
 
@@ -142,17 +144,17 @@ func (w *world) judgeEnd() {
 		}
 		_, after := w.look("after a change a load saw", op{})
 		if b := backup("after a change"); !more.Failed && !w.isTimeless() && !maps.Equal(b.attrs, after.attrs) {
-			w.fail("P1: after one more change a load saw %v, Datastore has %v", after, b)
+			w.fail("P1: after one more change a load saw %v, the backup has %v", after, b)
 		}
 	}
 
-	// Memcache forgets everything. (P4)
+	// The cache forgets everything. (P4)
 	w.lose()
-	w.FlushMemcache()
+	w.cache.flush()
 	for _, what := range []string{"after a flush a load saw", "after a refill a load saw"} {
 		r, v := w.look(what, op{})
-		if b := w.backup(); !v.none && !maps.Equal(v.attrs, b.attrs) {
-			w.fail("P4: %s %v, but Datastore has %v", what, v, b)
+		if b := w.inBackup(); !v.none && !maps.Equal(v.attrs, b.attrs) {
+			w.fail("P4: %s %v, but the backup has %v", what, v, b)
 		}
 		r.close()
 		w.expectNoErrors(what, r.errs)
@@ -160,8 +162,8 @@ func (w *world) judgeEnd() {
 	}
 }
 
-// judgeCache looks for what the item says is in Datastore, too, and is not; but
-// who has died, or whose call to Memcache has failed, may have left it behind.
+// judgeCache looks for what the item says is in the backup, too, and is not; but
+// who has died, or whose call to the cache has failed, may have left it behind.
 func (w *world) judgeCache(now *view) {
 	it := w.peek()
 	if it == nil || it.flags != 0 || w.hurt || w.expired || w.hasOld() || now.none {
@@ -169,11 +171,11 @@ func (w *world) judgeCache(now *view) {
 	}
 	tr, err := parseTrailer(it.value)
 	if err != nil {
-		w.fail("Memcache has a session that cannot be decoded: %v", err)
+		w.fail("the cache has a session that cannot be decoded: %v", err)
 		return
 	}
 	if v, err := w.store.decode(tr.value); err != nil || !tr.isUnsaved() && !maps.Equal(v.attrs, now.attrs) {
-		w.fail("the cache lies: it has %v, %v, and Datastore has %v", v.attrs, err, now)
+		w.fail("the cache lies: it has %v, %v, and the backup has %v", v.attrs, err, now)
 	}
 }
 
@@ -185,18 +187,18 @@ func (w *world) hasOld() bool {
 // say when: then nobody knows which of two values is the later.
 func (w *world) isTimeless() bool { return w.scenario.cascade && w.hasOld() }
 
-// backup is what Datastore has.
-func (w *world) backup() *view { return w.backupAt(w.id) }
+// inBackup is what the backup has.
+func (w *world) inBackup() *view { return w.inBackupAt(w.id) }
 
-func (w *world) backupAt(id string) *view {
-	e := w.recordAt(id)
+func (w *world) inBackupAt(id string) *view {
+	e := w.backup.record(id)
 	if e == nil || len(e.value) == 0 || !time.Now().Before(e.expires) {
 		return &view{none: true}
 	}
 	tr, err := parseTrailer(e.value)
 	v, derr := w.store.decode(tr.value)
 	if err = errors.Join(err, derr); err != nil {
-		w.fail("Datastore has a session that cannot be decoded: %v", err)
+		w.fail("the backup has a session that cannot be decoded: %v", err)
 		return &view{none: true}
 	}
 	return &view{attrs: v.attrs}
@@ -217,8 +219,8 @@ func (w *world) judgeMoved(when string) {
 			movers++
 		}
 		s := w.until(a)
-		r := w.newRequest(nil, op{})
-		loaded, inBackup := r.load(a.newID), w.backupAt(a.newID)
+		r := w.newRequest("", op{})
+		loaded, inBackup := r.load(a.newID), w.inBackupAt(a.newID)
 		for _, v := range []*view{loaded, inBackup} {
 			if v.none && hasMoved && !w.expired {
 				w.fail("P1: %s no session under the id that request %d made", when, a.index)

@@ -31,7 +31,8 @@ const (
 
 var hashKey = []byte("a hash key of thirty-two bytes..")
 
-// cascadeStore is cascadestore's, on both services. All requests share it.
+// cascadeStore is cascadestore's, on both services. Requests on App Engine
+// share one.
 type cascadeStore struct {
 	*cascadestore.CascadeStore
 	// anyAge reads cookies however old they are: time may pass while a request
@@ -39,10 +40,9 @@ type cascadeStore struct {
 	anyAge securecookie.Codec
 }
 
-var cascade = newCascadeStore()
+var cascade = newCascadeStore(cascadestore.NewCascadeStore(cascadestore.DistributedBackends, hashKey))
 
-func newCascadeStore() cascadeStore {
-	cs := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, hashKey)
+func newCascadeStore(cs *cascadestore.CascadeStore) cascadeStore {
 	cs.SetMaxAge(int(timeout / time.Second))
 	cs.Logger = slog.New(errorLog{})
 	return cascadeStore{cs, securecookie.New(hashKey, nil).MaxAge(0)}
@@ -74,8 +74,8 @@ func (errorLog) Handle(ctx context.Context, r slog.Record) error {
 func (l errorLog) WithAttrs([]slog.Attr) slog.Handler { return l }
 func (l errorLog) WithGroup(string) slog.Handler      { return l }
 
-func (cascadeStore) kept() kept {
-	return kept{kind: "Session", value: "Value", expires: "ExpiresAt", prefix: cascadestore.DefaultKeyPrefix}
+func (cascadeStore) kept() Kept {
+	return Kept{Kind: "Session", Value: "Value", Expires: "ExpiresAt", Prefix: cascadestore.DefaultKeyPrefix}
 }
 
 func (cascadeStore) purge(ctx context.Context) error {
@@ -89,11 +89,14 @@ func (cascadeStore) decode(value []byte) (s stored, err error) {
 	return stored{attrs: texts(values)}, err
 }
 
-func (cs cascadeStore) visit(ctx context.Context, _ scenario, o op, returned, logged func(error)) visit {
+func (cs cascadeStore) visit(ctx context.Context, t tiers, _ scenario, o op, returned, logged func(error)) visit {
 	if o.old {
 		return &oldCascadeVisit{ctx: ctx, returned: returned}
 	}
 	ctx = context.WithValue(ctx, logKey{}, logged)
+	if t.cache != nil {
+		cs = newCascadeStore(cascadestore.NewTieredStore(t.cache, t.backup, hashKey))
+	}
 	return &cascadeVisit{cs: cs, ctx: ctx, returned: returned}
 }
 

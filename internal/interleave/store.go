@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 // A store is what the explorer and the judge know of a store: how a request uses
@@ -13,9 +15,9 @@ import (
 type store interface {
 	// visit begins a request. What its methods return or hand to the app's error
 	// function goes to returned, what they do no more than log to logged.
-	visit(ctx context.Context, sc scenario, o op, returned, logged func(error)) visit
-	purge(ctx context.Context) error
-	kept() kept
+	visit(ctx context.Context, t tiers, sc scenario, o op, returned, logged func(error)) visit
+	purge(ctx context.Context) error // App Engine's Datastore
+	kept() Kept
 	decode(value []byte) (stored, error)
 }
 
@@ -31,11 +33,10 @@ type visit interface {
 	close()
 }
 
-// kept says where a session is kept. The key of its entity and of its item is
-// prefix and id.
-type kept struct {
-	kind, value, expires string // of the entity, and its properties
-	prefix               string
+// tiers are what a store is given; nil: App Engine's.
+type tiers struct {
+	cache  tier.Cache
+	backup tier.Backup
 }
 
 // stored is what of an encoded session can differ between schedules.

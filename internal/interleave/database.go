@@ -1,0 +1,128 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"slices"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// A Database is a service of backups that schedules can run on instead of App
+// Engine's Datastore. What its Instances do goes to it in calls of [Do].
+type Database interface {
+	// Open returns a Backup on an instance of its own.
+	Open(Kept) (Instance, error)
+
+	// Get and Put are not noticed by anybody. A nil record is one that is not
+	// there, and Token is its version.
+	Get(k Kept, id string) *tier.Record
+	Put(k Kept, id string, r *tier.Record)
+
+	// Locked are the transactions that hold a lock of the key, or of any if it is
+	// empty.
+	Locked(key string) []string
+
+	// Reset forgets everything.
+	Reset()
+}
+
+// An Instance is a Backup of one instance.
+type Instance interface {
+	tier.Backup
+	Purge(context.Context) error
+	Close() error
+}
+
+// Kept says where a store keeps a session: the kind of its entity and the names
+// of its properties, and what comes before its id in the keys of entity and item.
+type Kept struct{ Kind, Value, Expires, Prefix string }
+
+// A Call of a Database.
+type Call struct {
+	// Name of the call in a trace: ds-get, ds-put, ds-swap for a write that is
+	// conditional on a version, ds-delete, begin, txn-get, commit, rollback, or
+	// query.
+	Name string
+
+	ID    string // of the session; empty: it is not about one
+	Value []byte // that it writes
+
+	// Key is what the call writes, and has to wait for until no Transaction but
+	// its own holds a lock of it; empty: it does not wait. When those that it
+	// waits for wait in turn, it may be made, and should fail. A rollback in a
+	// database that locks has a Key, too, but does not wait.
+	Key         string
+	Transaction string
+
+	Perform func() error // makes it
+	Failure error        // what it answers when it is made to fail
+}
+
+// A lock is what a call waits for.
+type lock struct{ key, transaction string }
+
+// Do makes a call, when the explorer lets it.
+func Do(ctx context.Context, to Call) error {
+	h, ok := ctx.Value(holderKey{}).(holder)
+	if !ok {
+		return to.Perform() // while it is opened
+	}
+	w := worldOf(h)
+	c := &call{ctx: ctx, service: inBackup, name: to.Name, value: to.Value, perform: to.Perform, failure: to.Failure}
+	if to.ID != "" && w.id != "" {
+		c.elsewhere = to.ID != w.id
+	}
+	if to.Key != "" {
+		c.lock = &lock{to.Key, to.Transaction}
+	}
+	switch c.name {
+	case "ds-get", "txn-get", "ds-swap", "commit", "query":
+		c.answer = w.recordTokens
+	}
+	return h.hold(c)
+}
+
+// isLocked reports whether a call waits for a transaction that goes on.
+func (w *world) isLocked(c *call) bool {
+	if c.lock == nil || c.name == "rollback" || c.ctx.Err() != nil {
+		return false
+	}
+	return slices.ContainsFunc(w.database.Locked(c.lock.key), func(other string) bool {
+		return other != c.lock.transaction && !slices.ContainsFunc(w.live(), func(p *call) bool {
+			return p.lock != nil && p.name != "rollback" && p.lock.key == c.lock.key && p.lock.transaction == other
+		})
+	})
+}
+
+func worldOf(h holder) *world {
+	switch h := h.(type) {
+	case *actor:
+		return h.w
+	case *request:
+		return h.w
+	}
+	panic("interleave: a call of nobody")
+}
+
+// records are a database as the explorer sees it.
+type records struct {
+	Database
+	kept Kept
+}
+
+func (r records) record(id string) *record {
+	if there := r.Get(r.kept, id); there != nil {
+		return &record{there.Value, there.Expires, there.Token}
+	}
+	return nil
+}
+
+func (r records) put(id string, rec *record) {
+	if rec == nil {
+		r.Put(r.kept, id, nil)
+		return
+	}
+	r.Put(r.kept, id, &tier.Record{Value: rec.value, Expires: rec.expires})
+}

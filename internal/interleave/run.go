@@ -1,0 +1,301 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	fullFlag     = flag.Bool("explore.full", false, "run every schedule of all pairs and of the selected triples, with each event at each point")
+	onlyFlag     = flag.String("explore.only", "", "explore the scenarios whose name contains each of these words, but none of those that begin with !")
+	scenarioFlag = flag.String("explore.scenario", "", "explore this scenario alone")
+	eventsFlag   = flag.Int("explore.events", -1, "explore only with that many events")
+	kindsFlag    = flag.String("explore.kinds", "", "explore with these events alone, as they are named in a trace")
+	traceFlag    = flag.String("explore.trace", "", "run this schedule again, as a violation prints it")
+	timeFlag     = flag.Duration("explore.time", 0, "stop exploring after this time; 0: 8s, or never with -explore.full")
+	partFlag     = flag.String("explore.part", "0/1", "of the scenarios explore one in so many, beginning with that one")
+	walksFlag    = flag.Int("explore.walks", 0, "random schedules; 0: 600, or 500000 with -explore.full")
+	seedFlag     = flag.Uint64("explore.seed", 1, "seed of the random schedules; 0: a new one, which is printed")
+)
+
+// shortTime bounds what a plain go test explores.
+const shortTime = 8 * time.Second
+
+// A job is a scenario to be explored.
+type job struct {
+	scenario scenario
+	events   int
+}
+
+// databases are those that schedules can run on, by the word for them in a
+// scenario's name.
+var databases = map[string]func() Database{}
+
+// Use gives a database a word in the names of scenarios.
+func Use(word string, open func() Database) { databases[word] = open }
+
+// A list is of jobs.
+type list []job
+
+func (l *list) add(events int, scenarios ...scenario) {
+	for _, sc := range scenarios {
+		if isChosen(sc) && (*eventsFlag < 0 || *eventsFlag == events) {
+			*l = append(*l, job{sc, events})
+		}
+	}
+}
+
+func (l *list) named(events int, names ...string) {
+	for _, name := range names {
+		sc, err := parseScenario(name)
+		if err != nil {
+			panic(err)
+		}
+		l.add(events, sc)
+	}
+}
+
+// jobs are what is explored on the services that are named, App Engine's without
+// a name. The most telling comes first: a short run does not get to the end.
+func jobs(services []string) (all list) {
+	if *scenarioFlag != "" {
+		all.named(max(*eventsFlag, 0), *scenarioFlag)
+		return all
+	}
+	for _, on := range services {
+		if on == "" && !*fullFlag {
+			all.named(0,
+				"cached change:a~ahead+change:a~behind", "cached async:a~ahead+async-delete:a~behind",
+				"cached old:a+change:a", "cached async:a~shared+change:a~shared", "old change:a+logout", "old-alone change:a+change:b",
+				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "old change:a+change:b cascade", "cached old:a+change:b cascade")
+			all.named(1,
+				"unsaved read+logout", "cached change:a+change:b only", "new-unsaved read+logout", "created login+read+logout",
+				"cached read+change:a retries=2", "cached read+regenerate cascade")
+			all.named(0, "cached async:a+async-reset:a+change:b") // it takes the longest
+		}
+		if !*fullFlag {
+			all.named(1, "cached change:a+logout "+on, "cached async:a+read "+on)
+		}
+	}
+	for _, start := range states {
+		for _, isCascade := range []bool{false, true} {
+			for _, on := range services {
+				all.add(0, pairs(on, start, isCascade)...)
+				all.add(0, unlike(on, start, isCascade)...)
+			}
+		}
+	}
+	if !*fullFlag {
+		return all
+	}
+	for _, on := range services {
+		for _, start := range states {
+			all.triples(on, start)
+		}
+		for _, start := range states {
+			all.withEvents(on, start)
+		}
+		for _, sc := range pairs(on, cached, false) {
+			sc.only = true
+			if sc.database == "" {
+				all.add(1, sc)
+			}
+		}
+	}
+	return all
+}
+
+// triples adds three requests at once, without events.
+func (l *list) triples(on, start string) {
+	for _, requests := range [][]string{
+		{"read", "change:a", "change:b"}, {"read", "change:a", "logout"}, {"read", "delete:a", "change:a"},
+		{"read", "read", "logout"}, {"read", "logout", "purge"}, {"change:a", "logout", "logout"},
+		{"change:a", "reset:a", "change:b"}, {"change:a", "reset:a", "read"},
+	} {
+		l.add(0, newScenario(on, false, start, requests...), newScenario(on, true, start, requests...))
+	}
+	for _, requests := range [][]string{
+		{"read", "async:a", "change:b"}, {"read", "async:a", "async:b"}, {"read", "async:a", "logout"},
+		{"async:a", "async-reset:a", "change:b"}, {"async:a", "async-reset:a", "async:b"},
+		{"async:a", "reset:a", "async-delete:a"}, {"async:a", "async-delete:a", "read"},
+	} {
+		l.add(0, newScenario(on, false, start, requests...))
+	}
+	for _, requests := range []string{"async:a+regenerate", "async-delete:a+regenerate", "async:a+async:b+regenerate", "read+async:a+regenerate", "logout+async:a+regenerate"} {
+		if start != created && start != idle {
+			l.named(0, start+" "+requests+" bare "+on)
+		}
+	}
+	for _, requests := range [][]string{{"read", "change:a", "regenerate"}, {"logout", "change:a", "regenerate"}} {
+		l.add(0, newScenario(on, true, start, requests...))
+	}
+}
+
+// withEvents adds pairs with an event.
+func (l *list) withEvents(on, start string) {
+	for _, isCascade := range []bool{false, true} {
+		l.add(1, pairs(on, start, isCascade)...)
+		l.add(1, unlike(on, start, isCascade)...)
+		for _, other := range []string{"read", "change:b", "again:a", "logout"} {
+			l.add(1, newScenario(on, isCascade, start, "again:a", other))
+		}
+	}
+	if start == cached || start == unsaved || start == evicted {
+		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read"} {
+			l.named(1, start+" "+other+"+regenerate bare "+on)
+		}
+	}
+	if start == cached || start == evicted {
+		for _, sc := range pairs(on, start, false) {
+			sc.retries = 2
+			l.add(1, sc)
+		}
+	}
+}
+
+// isChosen reports whether -explore.only chooses the scenario.
+func isChosen(sc scenario) bool {
+	name := sc.String()
+	return !slices.ContainsFunc(strings.Fields(*onlyFlag), func(w string) bool {
+		without, not := strings.CutPrefix(w, "!")
+		return strings.Contains(name, without) == not
+	})
+}
+
+// Schedules explores pairs of requests without events, and some with one at every
+// point; with -explore.full all pairs with one, and triples. Services are words in
+// the names of scenarios, empty for App Engine's.
+func Schedules(t *testing.T, services ...string) {
+	if *traceFlag != "" {
+		t.Skip("-explore.trace")
+	}
+	prepare(t)
+	ctx := context.Background()
+	switch {
+	case *timeFlag > 0:
+		ctx = within(t, *timeFlag)
+	case !*fullFlag && *onlyFlag == "" && *scenarioFlag == "":
+		ctx = within(t, shortTime)
+	}
+	var part, of int
+	if _, err := fmt.Sscanf(*partFlag, "%d/%d", &part, &of); err != nil || of < 1 {
+		t.Fatalf("-explore.part=%s", *partFlag)
+	}
+	var total stats
+	begin := time.Now()
+	for i, j := range jobs(services) {
+		if i%of != part {
+			continue
+		}
+		x := &explorer{scenario: j.scenario, events: j.events, evict: *fullFlag, most: 3}
+		started := time.Now()
+		x.explore(t, ctx)
+		for _, v := range x.found {
+			t.Errorf("%v", v)
+		}
+		if *fullFlag {
+			t.Logf("%v, %d events: %v, %v", j.scenario, j.events, time.Since(started).Round(time.Millisecond), x.stats)
+		}
+		total.add(x.stats)
+	}
+	total.Time = time.Since(begin)
+	t.Logf("%v", total)
+	if total.Unfinished > 0 && *fullFlag && *timeFlag == 0 {
+		t.Errorf("%d scenarios were cut short", total.Unfinished)
+	}
+}
+
+// Walks runs schedules at random, of two to four requests with up to three events.
+func Walks(t *testing.T, services ...string) {
+	if *traceFlag != "" {
+		t.Skip("-explore.trace")
+	}
+	prepare(t)
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	walks := *walksFlag
+	if walks == 0 {
+		walks = 600
+		if *fullFlag {
+			walks = 500000
+		} else if isSlow {
+			walks = 100
+		}
+	}
+	t.Logf("-explore.seed=%d -explore.walks=%d", seed, walks)
+	const perScenario = 20
+	random := rand.New(rand.NewPCG(seed, 0))
+	var total stats
+	begin := time.Now()
+	for total.Schedules < walks && total.Violations < 10 {
+		sc := randomScenario(random, services[random.IntN(len(services))])
+		x := &explorer{scenario: sc, events: random.IntN(4), evict: true, random: random, walks: perScenario, most: 1}
+		if !isChosen(sc) {
+			continue
+		}
+		x.explore(t, context.Background())
+		for _, v := range x.found {
+			t.Errorf("%v", v)
+		}
+		total.add(x.stats)
+	}
+	total.Time = time.Since(begin)
+	t.Log(total)
+}
+
+func randomScenario(random *rand.Rand, on string) scenario {
+	start := states[random.IntN(len(states))]
+	isCascade := random.IntN(2) == 0
+	var able, names []string
+	for _, o := range ops {
+		if o.of(isCascade) && !o.login && !o.old {
+			able = append(able, o.name)
+		}
+	}
+	for range 2 + random.IntN(3) {
+		name := able[random.IntN(len(able))]
+		switch random.IntN(20) {
+		case 0:
+			name += "~ahead"
+		case 1:
+			name += "~behind"
+		case 2, 3:
+			name += "~shared"
+		case 4:
+			if on == "" {
+				name = []string{"old:a", "old:read"}[random.IntN(2)]
+			}
+		}
+		names = append(names, name)
+	}
+	sc := newScenario(on, isCascade, start, names...)
+	if !isCascade {
+		sc.retries = 1 + random.IntN(2)
+	}
+	return sc
+}
+
+// Replay runs the schedule of -explore.trace again.
+func Replay(t *testing.T) {
+	if *traceFlag == "" {
+		t.Skip("no -explore.trace")
+	}
+	prepare(t)
+	sc, tr, err := parseTrace(*traceFlag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := replay(t, sc, breach{}, tr, t.Logf); w.violation != nil {
+		t.Errorf("%v", violation{sc, w.trace, w.violation})
+	}
+}

@@ -1,0 +1,57 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"fmt"
+	"testing"
+)
+
+func TestPromisesHoldInEverySchedule(t *testing.T) { Schedules(t, "", "redis") }
+
+func TestPromisesHoldInRandomWalks(t *testing.T) { Walks(t, "", "", "redis") }
+
+func TestReplay(t *testing.T) { Replay(t) }
+
+// TestSchedulesThatBrokeAPromise runs again what was found in the code, and in
+// code without one of its rules.
+func TestSchedulesThatBrokeAPromise(t *testing.T) {
+	prepare(t)
+	for name, text := range map[string]string{
+		"an asynchronous change that finds no item keeps a time from before": "old change:a+async:a: 1.get 0.get 0.begin 0.txn-get 0.txn-put " +
+			"0.commit 0.cas:value 1.cas:unsaved evict 1.get 1.begin 1.txn-get",
+		"the same, and the other's background save is late": "old-alone async:b+async:b+reset:a: 1.get 0.get 0.cas:unsaved 0.begin 2.get " +
+			"1.cas:unsaved evict 2.cas:unsaved 1.get 1.begin 1.txn-get 1.txn-put 0.txn-get 0.txn-put 1.commit",
+		"a session that does not say when it ends is dropped from Memcache by a read": "old-alone delete:a+reset:a+read+reset:a cascade: " +
+			"1.get 3.get 0.get 2.get",
+		"a change keeps its time though it was not tried": "cached change:a~behind+change:a cascade: 0.get 1.get 1.begin 1.txn-put 1.txn-get " +
+			"1.commit 1.cas:value 0.begin 0.txn-put fail(0.txn-get)",
+		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 1.get 1.cas:sealed 1.begin 1.txn-put " +
+			"0.cas:unsaved 0.get",
+	} {
+		t.Run(name, func(t *testing.T) {
+			sc, tr, err := parseTrace(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if w := replay(t, sc, breach{}, tr, t.Logf); w.violation != nil {
+				t.Error(w.violation)
+			}
+		})
+	}
+}
+
+func TestTracesAreReadAsTheyArePrinted(t *testing.T) {
+	for _, text := range []string{
+		"created login+change:a~ahead+logout retries=2 only: 0.get 1.cas:lease fail(1.txn-put) lost(0.commit) crash(2) outage(cache) flush evict back minute expiry",
+		"cached again:a+regenerate cascade: 0.get down(1.ds-get) cut(0.commit) fail(0.begin)",
+	} {
+		sc, tr, err := parseTrace(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%v: %v", sc, tr); got != text {
+			t.Errorf("got %s, want %s", got, text)
+		}
+	}
+}
