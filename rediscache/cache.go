@@ -1,13 +1,15 @@
 package rediscache
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,6 +37,10 @@ type Options struct {
 type Cache struct {
 	client redis.UniversalClient
 	prefix string
+
+	// fence is the one that the server had when a Set last asked for it, at first
+	// nobody's; nil in a Cluster, where each server has its own.
+	fence atomic.Pointer[string]
 }
 
 var _ tier.Cache = (*Cache)(nil)
@@ -57,7 +63,12 @@ func New(ctx context.Context, client redis.UniversalClient, o *Options) (*Cache,
 	if err != nil {
 		return nil, wrap("new", err)
 	}
-	return &Cache{client, o.Prefix}, nil
+	c := &Cache{client: client, prefix: o.Prefix}
+	if _, one := client.(*redis.Client); one {
+		nobodys := unstamped
+		c.fence.Store(&nobodys)
+	}
+	return c, nil
 }
 
 func checkServers(ctx context.Context, client redis.UniversalClient) error {
@@ -104,32 +115,31 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 	return item, wrap("get", err)
 }
 
-// get asks a script for the head of an item that counts and, in the same round
-// trip, Redis for the whole of what is there. A head names one item for ever, so
-// it does not matter when exactly either was answered.
+// get asks for what is there and for the server's fence in one transaction, so
+// that both are of the same server at the same moment, in a Cluster too. A
+// script would take longer: Redis copies every byte that one sees.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
-	p := c.client.Pipeline()
-	counts := readScript.EvalSha(ctx, p, []string{key}, headLen-1)
-	whole := p.Get(ctx, key)
+	p := c.client.TxPipeline()
+	reading := p.Get(ctx, key)
+	asking := p.Info(ctx, "replication")
 	_, _ = p.Exec(ctx) // the errors are with the commands
 
-	head, err := counts.Text()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil, nil
-	case err == nil:
-		item, err := whole.Bytes()
-		if err == nil && bytes.HasPrefix(item, []byte(head)) {
-			return parse(item)
-		}
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return nil, err
-		}
-	case !redis.HasErrorPrefix(err, "NOSCRIPT"):
+	err := firstError(reading, asking)
+	if err != nil && !refusal(err) && !answerLost(ctx, err) {
 		return nil, err
 	}
-	// Something changed in between, or that server does not know the script yet.
-	item, err := readScript.Run(ctx, c.client, []string{key}, -1).Text()
+	if fence := masterFence(asking.Val()); err == nil && fence != "" {
+		item, err := reading.Bytes()
+		if errors.Is(err, redis.Nil) {
+			return nil, nil
+		}
+		if err == nil && len(item) >= fenceLen && string(item[:fenceLen]) == fence {
+			return parse(item)
+		}
+	}
+	// What is there is no item and has to go, or this is a replica, or the call
+	// failed: the script knows what to do or say, and the client repeats it.
+	item, err := readScript.Run(ctx, c.client, []string{key}).Text()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
@@ -148,16 +158,44 @@ func (c *Cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Durat
 		return wrap("set", err)
 	}
 	_, err = within(ctx, func() (struct{}, error) {
+		defer item.free()
 		if ttl <= 0 {
 			return struct{}{}, c.client.Del(ctx, key).Err()
 		}
-		_, _, err := c.put(ctx, key, item, ttl)
+		err := c.set(ctx, key, item.bytes, ttl)
 		if refusal(err) {
 			_ = c.client.Del(ctx, key).Err() // what is reported is that the item was not stored
 		}
 		return struct{}{}, err
 	})
 	return wrap("set", err)
+}
+
+// set sets the key to an item with the fence that the server had when it was
+// last asked, and asks again in the same transaction. If the server has another
+// one now, what was set is no item, and never becomes one, since the server's
+// fences do not come back. So it may be set again, and stamped.
+func (c *Cache) set(ctx context.Context, key string, item []byte, ttl time.Duration) error {
+	if known := c.fence.Load(); known != nil {
+		copy(item, *known)
+		p := c.client.TxPipeline()
+		setting := p.Do(ctx, "set", key, item, "px", milliseconds(ttl))
+		asking := p.Info(ctx, "replication")
+		_, _ = p.Exec(ctx) // the errors are with the commands
+		if err := firstError(setting, asking); err != nil {
+			return err
+		}
+		fence := masterFence(asking.Val())
+		if fence == *known {
+			return nil
+		}
+		if fence != "" {
+			c.fence.Store(&fence)
+		}
+		copy(item, unstamped)
+	}
+	_, _, err := c.put(ctx, key, item, ttl)
+	return err
 }
 
 // Add stores the item if there is none.
@@ -168,13 +206,14 @@ func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Durat
 		return false, wrap("add", err)
 	}
 	added, err := within(ctx, func() (bool, error) {
+		defer item.free()
 		if ttl <= 0 {
 			there, err := c.get(ctx, key)
 			return there == nil, err
 		}
 		// The first attempt deletes what is in the way but is no item.
 		for range 5 {
-			set, stamp, err := c.put(ctx, key, item, ttl, "nx")
+			set, stamp, err := c.put(ctx, key, item.bytes, ttl, "nx")
 			if err != nil || set || stamp >= 0 {
 				return set || stamp > 0, err
 			}
@@ -185,30 +224,47 @@ func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Durat
 }
 
 // put sets the key and stamps the item in one transaction. It returns whether
-// it was set and what stampScript answered.
+// it was set and what stampScript answered. What is set without options is the
+// item for sure; otherwise the script has to look.
 //
 // The client does not repeat a transaction whose answer was lost: that would
 // overwrite what others wrote since.
 func (c *Cache) put(ctx context.Context, key string, item []byte, ttl time.Duration, options ...any) (set bool, stamp int, err error) {
 	args := append([]any{"set", key, item, "px", milliseconds(ttl)}, options...)
-	head := item[:headLen]
+	var head []any
+	if len(options) > 0 {
+		head = append(head, item[:headLen])
+	}
 	for _, run := range []evaluator{stampScript.EvalSha, stampScript.Eval} {
 		p := c.client.TxPipeline()
 		setting := p.Do(ctx, args...)
-		stamping := run(ctx, p, []string{key}, head)
+		stamping := run(ctx, p, []string{key}, head...)
 		_, _ = p.Exec(ctx) // the errors are with the commands
 
-		setErr := setting.Err()
-		set = setErr == nil
-		stamp, err = stamping.Int()
-		if !set && !errors.Is(setErr, redis.Nil) && (err == nil || !redis.HasErrorPrefix(setErr, "EXECABORT")) {
-			err = setErr // EXECABORT: the other one says why
-		}
+		set = setting.Err() == nil
+		stamp, _ = stamping.Int()
+		err = firstError(setting, stamping)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			break
 		}
 	}
 	return set, stamp, err
+}
+
+// firstError returns why a transaction failed. A command that was refused has
+// the reason, the others only that there was one. Nil is no failure.
+func firstError(commands ...redis.Cmder) error {
+	var first error
+	for _, command := range commands {
+		err := command.Err()
+		if err == nil || errors.Is(err, redis.Nil) {
+			continue
+		}
+		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {
+			first = err
+		}
+	}
+	return first
 }
 
 // CompareAndSwap stores the item in place of the version that old.Token names.
@@ -221,17 +277,59 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 	if !ok || len(head) != headLen {
 		return tier.Conflict, wrap(op, fmt.Errorf("%w: the token is not of this cache", tier.ErrRejected))
 	}
+	// The new item has the fence of the old one. Should that not be the server's
+	// any more, neither is an item, as if both had been evicted.
 	item, err := newItem(head[:fenceLen], it)
 	if err != nil {
 		return tier.Conflict, wrap(op, err)
 	}
-	outcome, err := within(ctx, func() (int, error) {
-		return swapScript.Run(ctx, c.client, []string{c.prefix + id}, head, item, milliseconds(ttl)).Int()
+	outcome, err := within(ctx, func() (tier.Outcome, error) {
+		defer item.free()
+		return c.swap(ctx, c.prefix+id, head, item.bytes, ttl)
 	})
 	if err != nil {
 		return tier.Conflict, wrap(op, err)
 	}
-	return tier.Outcome(outcome), nil
+	return outcome, nil
+}
+
+func (c *Cache) swap(ctx context.Context, key, old string, item []byte, ttl time.Duration) (tier.Outcome, error) {
+	swapped, err := c.replace(ctx, key, old, item, ttl)
+	if answerLost(ctx, err) {
+		// Should the item be there already, it is not the old one, and this attempt
+		// does nothing.
+		swapped, err = c.replace(ctx, key, old, item, ttl)
+	}
+	if err != nil {
+		return tier.Conflict, err
+	}
+	if swapped {
+		return tier.Stored, nil
+	}
+	outcome, err := settleScript.Run(ctx, c.client, []string{key}, item[:headLen]).Int()
+	return tier.Outcome(outcome), err
+}
+
+// replace sets the key if the item with the head old is there, and reports
+// whether it was. In one transaction a script clears the key if so, and else sees
+// to it that there is something; then the item is set if there is nothing. So the
+// value does not go through the script.
+//
+// The script is sent each time. A server that was told only its name, and does
+// not know it, would set the item nevertheless.
+func (c *Cache) replace(ctx context.Context, key, old string, item []byte, ttl time.Duration) (bool, error) {
+	p := c.client.TxPipeline()
+	clearing := p.Eval(ctx, clearScript, []string{key}, old)
+	commands := []redis.Cmder{clearing}
+	if ttl > 0 {
+		commands = append(commands, p.Do(ctx, "set", key, item, "px", milliseconds(ttl), "nx"))
+	}
+	_, _ = p.Exec(ctx) // the errors are with the commands
+	if err := firstError(commands...); err != nil {
+		return false, err
+	}
+	cleared, err := clearing.Int()
+	return cleared == 1, err
 }
 
 // Fits reports whether a value has MaxValue bytes at most.
@@ -240,19 +338,34 @@ func (c *Cache) Fits(_ string, size int) bool { return size <= MaxValue }
 // ValidID reports whether an id has 1 to MaxID bytes. They may be any.
 func (c *Cache) ValidID(id string) bool { return 0 < len(id) && len(id) <= MaxID }
 
+// A buffer has the bytes of an item that is sent. It is used again: else every
+// call would leave the garbage collector as much as it sends.
+type buffer struct{ bytes []byte }
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
+
+// free lets others use the buffer. Large ones are not kept.
+func (b *buffer) free() {
+	if cap(b.bytes) <= 64<<10 {
+		buffers.Put(b)
+	}
+}
+
 // newItem returns a new version as it is kept.
-func newItem(fence string, it tier.Item) ([]byte, error) {
+func newItem(fence string, it tier.Item) (*buffer, error) {
 	if len(it.Value) > MaxValue {
 		return nil, tier.ErrTooLarge
 	}
-	item := make([]byte, itemLen+len(it.Value))
-	copy(item, fence)
-	if _, err := rand.Read(item[fenceLen:headLen]); err != nil {
+	var version [headLen - fenceLen]byte
+	if _, err := rand.Read(version[:]); err != nil {
 		return nil, err
 	}
-	binary.BigEndian.PutUint32(item[headLen:], it.Flags)
-	copy(item[itemLen:], it.Value)
-	return item, nil
+	b := buffers.Get().(*buffer)
+	b.bytes = append(b.bytes[:0], fence...)
+	b.bytes = append(b.bytes, version[:]...)
+	b.bytes = binary.BigEndian.AppendUint32(b.bytes, it.Flags)
+	b.bytes = append(b.bytes, it.Value...)
+	return b, nil
 }
 
 // parse is the reverse of newItem.
@@ -265,6 +378,16 @@ func parse(item []byte) (*tier.Item, error) {
 		Value: item[itemLen:],
 		Token: string(item[:headLen]),
 	}, nil
+}
+
+// masterFence returns the fence of the server that said this of its replication,
+// or "" if it is no master: a replica has its master's, but lags behind it.
+func masterFence(info string) string {
+	_, id, ok := strings.Cut(info, "\nmaster_replid:")
+	if !ok || len(id) < fenceLen || !strings.Contains(info, "\nrole:master\r") {
+		return ""
+	}
+	return id[:fenceLen]
 }
 
 // milliseconds returns a ttl as Redis takes it: zero if it is zero or less,

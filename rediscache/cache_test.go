@@ -203,37 +203,152 @@ func testLostAnswers(t *testing.T, p *proxy, direct, c *cache) {
 	direct.wants("swap", "after it", "after a swap whose answer was lost")
 }
 
-// Get sends two commands. What is there may change between them.
-func TestAnItemThatChangesWhileItIsRead(t *testing.T) {
+// When a Get's answer is lost it is asked for again.
+func TestAGetWhoseAnswerIsLostIsRepeated(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
 	direct := s.cache(t)
 	p := newProxy(t, s.addr())
 	c := newCache(t, newClient(t, p.addr()))
-	direct.set("id", "another fence")
-	void := "f" + s.raw.Get(ctx, "id").Val()[1:]
-	for change, test := range map[string]struct {
-		do   func() error
-		want string
-	}{
-		"to a newer item":            {func() error { return direct.Set(ctx, "id", text("newer"), time.Hour) }, "newer"},
-		"to nothing":                 {func() error { return direct.Set(ctx, "id", text(""), 0) }, ""},
-		"to an item that is no item": {func() error { return s.raw.Set(ctx, "id", void, 0).Err() }, ""},
-		"to a key of others":         {func() error { return s.raw.Set(ctx, "id", "x", 0).Err() }, ""},
-	} {
-		direct.set("id", "first")
-		c.wants("id", "first", "before a change "+change)
-		done := make(chan error, 1)
-		p.splitGet(func() { done <- test.do() })
-		c.wants("id", test.want, "after a change "+change)
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-		default:
-			t.Errorf("nothing was changed %s", change)
+	direct.set("id", "first")
+	c.wants("id", "first", "before an answer is lost")
+	p.loseAnswer(func() {
+		if err := direct.Set(ctx, "id", text("second"), time.Hour); err != nil {
+			t.Error(err)
 		}
+	})
+	c.wants("id", "second", "after an answer was lost")
+}
+
+// A swap's transaction sets the item if there is nothing. So there must be
+// something while another item is there or none is, whatever becomes of the script.
+func TestASwapThatFindsAnotherItemStoresNothing(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c := s.cache(t)
+	for name, test := range map[string]struct {
+		before func()
+		want   tier.Outcome
+		then   string
+	}{
+		"another item": {func() { c.set("id", "another") }, tier.Conflict, "another"},
+		"none":         {func() { s.do("del", "id") }, tier.Absent, ""},
+		"none, and the server has forgotten the scripts": {func() { s.do("del", "id"); s.do("script", "flush") }, tier.Absent, ""},
+	} {
+		for _, ttl := range []time.Duration{time.Hour, 0} {
+			c.set("id", "first")
+			old := c.get("id")
+			test.before()
+			got, err := c.CompareAndSwap(ctx, "id", old, text("late"), ttl)
+			if err != nil || got != test.want {
+				t.Errorf("%s: compare-and-swap answers %d, %v, want %d", name, got, err, test.want)
+			}
+			if n := s.do("exists", "id").(int64); n != 0 && test.then == "" {
+				t.Errorf("%s: something is left", name)
+			}
+			c.wants("id", test.then, "after a swap that found "+name)
+		}
+	}
+}
+
+func TestASwapThatIsNotPermittedStoresNothing(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	direct := s.cache(t)
+	c := newCache(t, s.user(t, "+@all"))
+	for _, command := range []string{"-getrange", "-del", "-eval", "-set"} {
+		for _, there := range []bool{true, false} {
+			direct.set("id", "first")
+			old := direct.get("id")
+			want := "another"
+			direct.set("id", want)
+			if !there {
+				s.do("del", "id")
+				want = ""
+			}
+			s.do("acl", "setuser", "app", "+@all", command)
+			_, _ = c.CompareAndSwap(ctx, "id", old, text("late"), time.Hour) // some outcomes need no such command
+			s.do("acl", "setuser", "app", "+@all")
+			direct.wants("id", want, "after a swap with "+command)
+		}
+	}
+}
+
+// What a swap leaves where it finds nothing, should it die then, is in nobody's
+// way, and soon gone.
+func TestWhatASwapLeavesIsNoItem(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c := s.cache(t)
+	c.set("id", "first")
+	old := c.get("id")
+	leave := func() {
+		s.do("del", "id")
+		s.do("acl", "setuser", "default", "-evalsha", "-info")
+		if _, err := c.CompareAndSwap(ctx, "id", old, text("late"), time.Hour); !errors.Is(err, tier.ErrRejected) {
+			t.Fatalf("compare-and-swap: %v, want ErrRejected", err)
+		}
+		s.do("acl", "setuser", "default", "+@all")
+		if ttl := s.raw.PTTL(ctx, "id").Val(); ttl <= 0 || ttl > time.Second {
+			t.Errorf("what a swap left has %v to live", ttl)
+		}
+	}
+	leave()
+	c.wants("id", "", "after a swap that died")
+	leave()
+	if added, err := c.Add(ctx, "id", text("added"), time.Hour); err != nil || !added {
+		t.Errorf("add answers %t, %v", added, err)
+	}
+	c.wants("id", "added", "after an add")
+	leave()
+	eventually(t, "what a swap left is gone", func() bool { return s.do("exists", "id").(int64) == 0 })
+}
+
+// Swaps rely on it: what a script has seen at the beginning of a transaction does
+// not expire before its end.
+func TestTimeStandsStillInATransaction(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	const busy = `
+local was = redis.call('EXISTS', KEYS[1])
+for i = 1, ARGV[1] do redis.call('EXISTS', KEYS[1]) end
+return was`
+	for n := 50_000; ; n = min(2*n, 2_000_000) {
+		s.do("set", "id", "x", "px", 20)
+		began := time.Now()
+		p := s.raw.TxPipeline()
+		was := p.Eval(ctx, busy, []string{"id"}, n)
+		set := p.Do(ctx, "set", "id", "y", "nx")
+		_, _ = p.Exec(ctx) // the errors are with the commands
+		there, err := was.Int()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if there == 0 {
+			continue // this machine was busy
+		}
+		if !errors.Is(set.Err(), redis.Nil) {
+			t.Fatalf("a key expired in a transaction: set answers %v", set.Err())
+		}
+		if time.Since(began) > 60*time.Millisecond && s.do("exists", "id").(int64) == 0 {
+			break
+		}
+	}
+}
+
+// A Set does not know of another fence before the server has answered.
+func TestASetThatIsTheFirstToFindAnotherFence(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "--appendonly", "yes")
+	client := s.client(t)
+	c := newCache(t, client)
+	c.set("id", "older")
+	for range 2 {
+		s.kill()
+		s.start()
+		eventually(t, "the client is connected again", func() bool { return client.Ping(ctx).Err() == nil })
+		c.set("id", "newer")
+		c.wants("id", "newer", "after a set on a server that was restarted")
 	}
 }
 
@@ -286,7 +401,7 @@ func TestACallEndsWithItsContext(t *testing.T) {
 func TestErrorsDoNotNameTheSession(t *testing.T) {
 	t.Parallel()
 	const id = "secret-session-id"
-	for _, command := range []string{"GET", "SET", "DEL", "GETRANGE", "SETRANGE", "MULTI"} {
+	for _, command := range []string{"SET", "DEL", "GETRANGE", "SETRANGE", "MULTI"} {
 		s := newServer(t, "--rename-command", command, "")
 		c := s.cache(t)
 		old := &tier.Item{Token: strings.Repeat("t", 56)}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"strings"
 	"time"
@@ -78,6 +79,15 @@ var (
 func refusal(err error) bool {
 	var answer redis.Error
 	return errors.As(err, &answer) && !errors.Is(err, redis.Nil)
+}
+
+// answerLost reports whether a call may have had an effect although it failed,
+// and may be made again: it was sent, and no answer came.
+func answerLost(ctx context.Context, err error) bool {
+	var network *net.OpError
+	unsent := errors.As(err, &network) && network.Op == "dial" ||
+		errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrClosed)
+	return err != nil && !unsent && !refusal(err) && ctx.Err() == nil
 }
 
 // wrap returns an error for the caller. Servers repeat the arguments of a

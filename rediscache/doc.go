@@ -5,11 +5,11 @@
 //	cache, err := rediscache.New(ctx, client, nil)
 //
 // The client may be that of one server, of a Sentinel group
-// ([redis.NewFailoverClient]) or of a Cluster. Every call is about one key and
-// takes one round trip. Items have a random version in front of the value, so
-// that a compare-and-swap tells a value that was written again from one that
-// nobody touched. They expire to the millisecond. A call returns when its
-// context ends.
+// ([redis.NewFailoverClient]) or of a Cluster. Every call is about one key. It
+// takes one round trip, and a second one where it finds something it did not
+// expect. Items have a random version in front of the value, so that a
+// compare-and-swap tells a value that was written again from one that nobody
+// touched. They expire to the millisecond. A call returns when its context ends.
 //
 // # A cache that goes back in time
 //
@@ -21,10 +21,10 @@
 //
 // So every item carries a fence: the replication id of the server that took it.
 // Redis draws a new one when a server starts, whatever it has loaded, and when a
-// replica is promoted, also if it was a master before. In each call a script
-// compares the item's fence with the id that the server has at that moment. An
-// item with another fence is no item, whatever it says. (The id of the process,
-// run_id, would not do: a server that is demoted and promoted again keeps it.)
+// replica is promoted, also if it was a master before. A call that reads an item
+// asks for the id in the same transaction or script, and compares. An item with
+// another fence is no item, whatever it says. (The id of the process, run_id,
+// would not do: a server that is demoted and promoted again keeps it.)
 //
 // The price is that a restart and a failover empty the cache as a whole. Since
 // nothing that is on a disk counts, persistence is of no use to it; turn it off
@@ -33,7 +33,7 @@
 // is an hour. Either empties the cache as well. Moving a slot of a Cluster drops
 // the items in it.
 //
-// Asking for the id costs the server 2 us of the 5 to 10 that a call takes it.
+// BenchmarkBesidePlainRedis measures what all this costs beside plain GET and SET.
 //
 // Where a server does not let scripts read its replication id, [New] fails and
 // says what to permit. Redis Enterprise and Redis Cloud do not: they have no
@@ -49,14 +49,17 @@
 //   - A machine that is itself taken back, with the process running, and
 //     operators who load older data into a running server (DEBUG RELOAD NOSAVE,
 //     RESTORE). The id stays the same.
+//   - A Cluster that moves a slot away from a server and back to it, while the
+//     server that has it in between restarts from a snapshot. The first server
+//     may then get back an item of its own that was replaced meanwhile.
 //   - A write that arrives after its call has returned an error may undo what
 //     came between. The package does not send a Set or an Add a second time when
 //     the answer to it is lost.
 //   - A [redis.Ring] is refused: it gives the keys of a server that it does not
 //     reach to another one.
 //
-// Replicas are not read, whatever the client is told about that: scripts refuse
-// to run there. Since they may lag behind, so does their "there is nothing".
+// Replicas are not read, whatever the client is told about that: what they answer
+// is refused, "there is nothing" as well, since they may lag behind.
 //
 // # When the server is full
 //

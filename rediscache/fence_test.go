@@ -164,8 +164,16 @@ func TestAReplicaIsNotRead(t *testing.T) {
 	if added, err := r.Add(ctx, "id", text("x"), time.Hour); err == nil {
 		t.Errorf("add on a replica answers %t", added)
 	}
-	if err := r.Set(ctx, "id", text("x"), time.Hour); err == nil {
-		t.Error("set on a replica returns no error")
+	for _, readOnly := range []string{"yes", "no"} {
+		replica.do("config", "set", "replica-read-only", readOnly)
+		for range 2 {
+			if err := r.Set(ctx, "id", text("x"), time.Hour); err == nil {
+				t.Errorf("set on a replica returns no error, read-only: %s", readOnly)
+			}
+			if it, err := r.Get(ctx, "id"); err == nil {
+				t.Errorf("the replica shows %v, read-only: %s", it, readOnly)
+			}
+		}
 	}
 }
 
