@@ -10,7 +10,9 @@
 // was not used for its timeout.
 //
 // What is not expected of a load is excused by one sentence of the design each:
-// these are the constants of type Sentence, and there is no other excuse.
+// these are the constants of type Sentence, and there is no other excuse. Each has
+// a condition without which it excuses nothing (see may), a test can forbid it
+// (Session.Never), and Excuses says which a load needs.
 package judge
 
 import (
@@ -36,20 +38,21 @@ const (
 	Down Sentence = "Sessions go on living in the cache, the error is reported, and the next save of the session brings the backup up to date."
 
 	// Clocks excuses the order of two changes where the cache was emptied between
-	// them and the instances' clocks differ.
+	// them, and the time of the first may be ahead of the clock of the second.
 	Clocks Sentence = "Where the cache was emptied between two changes of the same attribute before the first was backed up, the clocks of the two instances decide which is the later."
 
-	// FailedPublish is Clocks for a change that others did not see, because it
-	// failed.
+	// FailedPublish excuses the order of two changes where the second was made
+	// from what the first had left in the cache.
 	FailedPublish Sentence = "a call that reported a failed publish may leave the older value in the cache until the next change"
 
 	// OnlyCache excuses everything without a backup once the cache was lost.
 	OnlyCache Sentence = "OnlyMemcache: P4 and P5 do not apply, P2 holds while the cache keeps the removal marker."
 
-	// Blind excuses that a load misses what is in the cache alone.
+	// Blind excuses that a load misses what is in the cache alone, and that a
+	// request does not take that along to another id.
 	Blind Sentence = "a request whose cache get fails sees what the backup has"
 
-	// Moving excuses that nothing is left of a session that was being moved.
+	// Moving excuses that there is no session under the id it was to have.
 	Moving Sentence = "a request that dies inside RegenerateID ends the session"
 
 	// FailedLogout excuses that a session is seen whose record is emptied.
@@ -58,9 +61,18 @@ const (
 	// Overdue excuses a session that was unsaved for as long as it lives.
 	Overdue Sentence = "a session that was unsaved for longer than it lives may lose its record to a purge at the moment it is saved, and lives in the cache until the next change"
 
-	// Old excuses what an instance of the library before this one overwrote.
+	// Timeless excuses that what an old instance had loaded and wrote back gives
+	// way to what the backup has, and to what a request in flight had loaded
+	// before.
+	Timeless Sentence = "dsoprea's sessions carry no time: theirs is older than any"
+
+	// Old excuses what an instance of the library before this one overwrote. Two
+	// requests overlap, too, if one looks as if by its clock.
 	Old Sentence = "old instances may overwrite changes that overlap them, and what they overwrote lives in the cache alone until the next change"
 )
+
+// excuses are all sentences that excuse something, the most special first.
+var excuses = []Sentence{Timeless, Old, Overdue, Moving, FailedLogout, FailedPublish, Clocks, Blind, Down, Unsaved, OnlyCache}
 
 // A Time is a position in the order of what happened. Zero: not yet.
 type Time int64
@@ -94,6 +106,10 @@ type Request struct {
 
 	// Kept: the backup refused the change, which then was put into the cache.
 	Kept bool
+	// CacheOK: no call to the cache failed that was made for it.
+	CacheOK bool
+	// Died is when its instance was killed: from then on it makes no call.
+	Died Time
 
 	Used   time.Time // when it used the session, if it did
 	Latest time.Time // not later than that
@@ -110,7 +126,10 @@ type Session struct {
 
 	OnlyCache bool
 	Timeless  bool // the library before this one does not say when the session was used
-	Overdue   bool // it was unsaved for longer than it lives
+	Overdue   bool // it was unsaved for longer than it lives, and a purge is at work
+
+	// Never are sentences that may excuse nothing here.
+	Never []Sentence
 }
 
 // A Load is what somebody has seen of the session.
@@ -143,6 +162,62 @@ func (s *Session) Check(l Load) error {
 	}
 	return nil
 }
+
+// Excuses returns the sentences that a load needs so that Check finds nothing
+// wrong with it: without any one of them it would.
+func (s *Session) Excuses(l Load) (needed []Sentence) {
+	strict := *s
+	if strict.Never = excuses; strict.Check(l) == nil {
+		return nil
+	}
+	strict.Never = slices.Clone(s.Never)
+	for _, by := range excuses {
+		if slices.Contains(s.Never, by) {
+			continue
+		}
+		strict.Never = append(strict.Never, by)
+		if strict.Check(l) != nil {
+			strict.Never = strict.Never[:len(strict.Never)-1]
+			needed = append(needed, by)
+		}
+	}
+	return needed
+}
+
+// may reports whether a sentence can excuse anything in this history.
+func (s *Session) may(by Sentence) bool {
+	if slices.Contains(s.Never, by) {
+		return false
+	}
+	any := func(f func(r *Request) bool) bool { return slices.ContainsFunc(s.Requests, f) }
+	switch by {
+	case Unsaved:
+		return any(func(r *Request) bool { return r.Async })
+	case Down:
+		return any(func(r *Request) bool { return r.Kept || r.Late })
+	case Clocks:
+		return any(func(r *Request) bool { return r.Skew != s.Requests[0].Skew })
+	case FailedPublish:
+		return any((*Request).hasFailedPublish)
+	case OnlyCache:
+		return s.OnlyCache
+	case FailedLogout:
+		return any(func(r *Request) bool { return r.Removes && r.Failed })
+	case Moving:
+		return any(func(r *Request) bool { return r.Removes && (r.Failed || r.Closed == 0) })
+	case Overdue:
+		return s.Overdue
+	case Timeless:
+		return s.Timeless && any(func(r *Request) bool { return r.Old && !r.Gone })
+	case Old:
+		return any(func(r *Request) bool { return r.Old && !r.Gone })
+	}
+	return true
+}
+
+// hasFailedPublish reports whether others may not have seen in the cache what the
+// backup has of r.
+func (r *Request) hasFailedPublish() bool { return r.Failed && !r.Kept && !r.CacheOK }
 
 // names are all that an attribute may have.
 func (s *Session) names(l Load) []string {
@@ -181,7 +256,7 @@ func (s *Session) attribute(name, got string, l Load) error {
 		}
 	}
 	overwritten := func(w *Request) bool {
-		return slices.ContainsFunc(must, func(r *Request) bool { return r != w && s.precedes(w, r) })
+		return slices.ContainsFunc(must, func(r *Request) bool { return r != w && s.precedes(w, r, l) })
 	}
 	for _, w := range from {
 		if !overwritten(w) {
@@ -209,29 +284,55 @@ func (s *Session) lasts(r *Request, l Load) bool {
 	return l.Wall.Before(until)
 }
 
-// isSkewed reports whether the instances' clocks differ. A change is later than
-// what it has seen, so it may have its time from another one's clock.
-func (s *Session) isSkewed() bool {
-	return slices.ContainsFunc(s.Requests, func(r *Request) bool { return r.Skew != 0 })
-}
-
 // has reports whether the load has to see what r did.
 func (s *Session) has(r *Request, l Load) bool {
-	saved := r.Saving != 0 && r.Closed != 0 && r.Closed < l.Began && !r.Gone                       // Saved
-	inCache := !l.Blind && !s.lostSince(r.Saving, l.Ended) && !s.isRemoving(l) && !s.isRewritten() // Blind, Old
 	switch {
-	case !saved, s.overwrittenByOld(r):
+	case r.Saving == 0 || r.Closed == 0 || r.Closed >= l.Began || r.Gone || r.Failed && !r.Kept: // Saved
 		return false
-	case s.OnlyCache && s.lostSince(r.Saving, l.Ended): // OnlyCache
+	case s.may(Old) && s.overwritten(r, l):
 		return false
-	case s.Overdue && (l.Blind || s.lostSince(0, l.Ended)): // Overdue
+	case s.may(Timeless) && s.gaveWay(r, l):
 		return false
-	case r.Failed:
-		return r.Kept && inCache && !s.lostSince(r.Began, l.Ended) // Down
-	case r.Async && (r.Late || !(r.Ended != 0 && r.Ended < l.Began)):
-		return inCache // Unsaved, Down
+	case s.may(OnlyCache) && s.lostSince(r.Saving, l.Ended):
+		return false
+	case s.may(Overdue) && (l.Blind || s.lostSince(0, l.Ended)):
+		return false
+	case !s.isAlone(r, l.Began, l):
+		return true
 	}
-	return true
+	lost := Unsaved
+	if r.Failed || r.Late {
+		lost = Down
+	}
+	return !(l.Blind && s.may(Blind)) &&
+		!(s.may(lost) && s.lostSince(r.kept(), l.Ended)) &&
+		!s.isRewritten(r, l)
+}
+
+// kept is from when on r's change is in the cache, if the backup lacks it: what
+// the cache loses before its request has nowhere to keep it.
+func (r *Request) kept() Time {
+	if r.Failed {
+		return r.Began
+	}
+	return r.Saving
+}
+
+// isAlone reports whether the backup may lack what r did: until its own save of
+// it has ended, or the next save of the session by a request that has loaded it.
+func (s *Session) isAlone(r *Request, at Time, l Load) bool {
+	if !r.Failed && !r.Late && (!r.Async || r.Ended != 0 && r.Ended < at) {
+		return false
+	}
+	return !slices.ContainsFunc(s.Requests, func(q *Request) bool {
+		end := q.Closed
+		if q.Async {
+			end = q.Ended
+		}
+		return q.Began > r.Closed && end != 0 && end < at && q.Saves && q.CacheOK &&
+			!q.Removes && !q.Failed && !q.Late && !q.Gone && !q.Old && !s.lostSince(r.kept(), end) &&
+			!s.isRewritten(r, l) && !(s.may(Old) && s.overwritten(q, l))
+	})
 }
 
 func (s *Session) lostSince(since, until Time) bool {
@@ -239,58 +340,92 @@ func (s *Session) lostSince(since, until Time) bool {
 }
 
 // precedes reports whether b's change is later than a's for certain.
-func (s *Session) precedes(a, b *Request) bool {
-	if a.Closed == 0 || b.Saving == 0 || a.Closed >= b.Saving {
+func (s *Session) precedes(a, b *Request, l Load) bool {
+	switch {
+	case a.Closed == 0 || b.Saving == 0 || a.Closed >= b.Saving:
 		return false
+	case (a.Old || b.Old) && s.overlap(a, b) && s.may(Old):
+		return false
+	case a.hasFailedPublish() && (a.Closed >= b.Began || s.lead(a, b) > 0) && s.may(FailedPublish):
+		return false // b was made from the item that a had left
+	case s.lead(a, b) <= 0 || !s.isAlone(a, b.Saving, l):
+		return true
 	}
-	if (a.Old || b.Old) && overlap(a, b) {
-		return false // Old
+	until := b.Closed
+	if a.Ended != 0 && !a.Failed && !a.Late {
+		until = min(until, a.Ended)
 	}
-	inCacheAlone := a.Failed || a.Late || a.Async && (a.Ended == 0 || a.Ended >= b.Saving)
-	if a.Failed && a.Closed >= b.Began {
-		return false // FailedPublish: b had loaded before, and need not have seen it
-	}
-	unseen := a.Failed || inCacheAlone && (s.lostSince(a.Saving, b.Closed) || s.isRewritten())
-	return !unseen || !s.isSkewed() // FailedPublish, Clocks, Old
+	return !(s.may(Clocks) && s.lostSince(a.Saving, until)) &&
+		!s.isRewritten(a, l)
 }
 
-// overwrittenByOld reports whether an old instance may have overwritten what r
-// did, or r is one and a request that overlaps has saved the session.
-func (s *Session) overwrittenByOld(r *Request) bool {
-	overwrites := func(o *Request) bool { return o.Began != 0 && !o.Gone && o != r }
-	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
-		if (o.Old || r.Old) && overwrites(o) && overlap(o, r) {
-			return true // Old
+// lead is how far the time of a's change may be ahead of b's clock. A change is
+// later than what it has seen, so it may have its time from another one's clock.
+func (s *Session) lead(a, b *Request) time.Duration {
+	ahead := a.Skew
+	for _, q := range s.Requests {
+		if q.Saving.within(a.Closed) {
+			ahead = max(ahead, q.Skew)
 		}
-		// What the old instance wrote gives way to everything, also to what
-		// others had loaded before.
-		return s.Timeless && o.Old && overwrites(o) && slices.ContainsFunc(s.Requests, func(b *Request) bool {
-			return overwrites(b) && b.Began <= r.Closed && overlap(o, b) // Old
+	}
+	return ahead - b.Skew
+}
+
+// overwritten reports whether an old instance may have overwritten what r did, or
+// r is one and a request that overlaps has saved the session.
+func (s *Session) overwritten(r *Request, l Load) bool {
+	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
+		// One of this library may have saved something when it loaded.
+		wrote := o.Old && o.Saving.within(l.Ended) || r.Old && !o.Old && o.Began.within(l.Ended)
+		return wrote && o != r && !o.Gone && s.overlap(o, r)
+	})
+}
+
+// gaveWay reports whether an old instance has written what r did, or may have,
+// and somebody was at work then who had loaded the session before.
+func (s *Session) gaveWay(r *Request, l Load) bool {
+	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
+		return o.Old && !o.Gone && o.Saving.within(l.Ended) && slices.ContainsFunc(s.Requests, func(b *Request) bool {
+			return b != r && !b.Old && !b.Gone && b.Saves && b.Began <= r.Closed && b.end() >= o.Saving
 		})
 	})
 }
 
-// isRewritten reports whether an old instance has written the session, without
-// saying what the backup lacks.
-func (s *Session) isRewritten() bool {
-	return slices.ContainsFunc(s.Requests, func(r *Request) bool { return r.Old && r.Saving != 0 && !r.Gone })
+// isRewritten reports whether an old instance has written the session since r did
+// so, from what the backup had (its cache get failed, or found a removal), or so
+// that what the backup has counts.
+func (s *Session) isRewritten(r *Request, l Load) bool {
+	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
+		return o.Old && o.Saving.within(l.Ended) && !o.Gone && o.end() >= r.Began &&
+			((!o.CacheOK || s.isRemoving(o.end())) && s.may(Old) || s.may(Timeless))
+	})
 }
 
-func overlap(a, b *Request) bool {
-	end := func(r *Request) Time {
-		if r.Ended == 0 {
-			return Never
-		}
+// end is when a request makes its last call.
+func (r *Request) end() Time {
+	switch {
+	case r.Ended != 0:
 		return r.Ended
+	case r.Died != 0:
+		return r.Died
 	}
-	return a.Began <= end(b) && b.Began <= end(a)
+	return Never
+}
+
+// overlap reports whether two requests overlap, or the later one by its clock
+// may look as if it were the earlier one.
+func (s *Session) overlap(a, b *Request) bool {
+	if a.Began > b.Began {
+		a, b = b, a
+	}
+	return b.Began <= a.end() || b.Used.Sub(a.Latest) < s.lead(a, b)
 }
 
 // owed returns a request that has saved the session so that the load has to
 // find it, nil when there is none.
 func (s *Session) owed(l Load) *Request {
-	if s.isRemoving(l) {
-		return nil // Moving, FailedLogout
+	if s.isRemoving(l.Ended) {
+		return nil // Saved: of a removal that is not acknowledged either may be seen
 	}
 	var by *Request
 	var used time.Time
@@ -313,24 +448,25 @@ func (s *Session) owed(l Load) *Request {
 	return by
 }
 
-// isRemoving reports whether a removal has begun: from then on nothing is in the
-// cache for certain.
-func (s *Session) isRemoving(l Load) bool {
+// isRemoving reports whether a removal has begun: from then on nobody has to find
+// the session.
+func (s *Session) isRemoving(at Time) bool {
 	return slices.ContainsFunc(s.Requests, func(r *Request) bool {
-		return r.Removes && r.Saving.within(l.Ended) && !r.Gone
+		return r.Removes && r.Saving.within(at) && !r.Gone
 	})
 }
 
 // removedBy returns a request whose removal was acknowledged before the load.
 func (s *Session) removedBy(l Load) *Request {
 	for _, r := range s.Requests {
-		if !r.Removes || r.Gone || r.Failed || r.Closed == 0 || r.Closed >= l.Began || s.overwrittenByOld(r) {
-			continue
+		switch {
+		case !r.Removes || r.Gone || r.Closed == 0 || r.Closed >= l.Began: // Saved
+		case r.Failed && s.may(FailedLogout):
+		case s.may(Old) && s.overwritten(r, l):
+		case s.may(OnlyCache) && s.lostSince(r.Saving, l.Ended):
+		default:
+			return r
 		}
-		if s.OnlyCache && s.lostSince(r.Saving, l.Ended) {
-			continue // OnlyCache
-		}
-		return r
 	}
 	return nil
 }
@@ -344,6 +480,40 @@ func (s *Session) isOver(l Load) bool {
 		}
 	}
 	return !used.IsZero() && s.Timeout > 0 && l.Since.After(used.Add(s.Timeout+s.Slack))
+}
+
+// CheckMoved returns what is wrong with what a load has seen under the id that a
+// request gave the session: it has to be there if the request returned without
+// an error, and to have what was saved under the old id by then. Whoever
+// changes it later gets an error.
+func (s *Session) CheckMoved(by *Request, l Load) error {
+	if l.None {
+		if !s.may(Moving) || by.Closed != 0 && !by.Failed {
+			return fmt.Errorf("P1: no session under its new id")
+		}
+		return nil
+	}
+	closed := by.Closed
+	if closed == 0 {
+		closed = Never
+	}
+	moved := *s
+	moved.Requests = nil
+	for _, r := range s.Requests {
+		if r.Removes || r.Began > closed {
+			continue
+		}
+		then := *r
+		// What fails meanwhile may come too late to move along, and so may what
+		// an old instance writes.
+		then.Kept = r.Kept && r.Closed < by.Saving
+		then.Failed = r.Failed || r.Old && s.overlap(r, by)
+		moved.Requests = append(moved.Requests, &then)
+	}
+	// Once it has moved the backup has all of it.
+	moved.Losses = slices.DeleteFunc(slices.Clone(s.Losses), func(t Time) bool { return t > closed })
+	l.Blind = !by.CacheOK
+	return moved.Check(l)
 }
 
 // CheckRefusal returns what is wrong with ErrRemoved as the answer to r: there
