@@ -310,49 +310,49 @@ func (s *Store) open(b []byte) (*state, error) {
 // With all unset, what from says is saved counts only where into has a cell,
 // too: else it could bring back what into has forgotten the deletion of.
 func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, err error) {
-	joined = into.clone()
-	taken := func(name uint64) bool {
-		now, _ := joined.at(name)
-		was, _ := into.at(name)
-		return now != was
-	}
+	n := into.clone()
 	for _, c := range from.cells {
 		at, known := into.at(c.name)
 		switch {
 		case c.at > at && (all || known || c.unsaved || from.whole || at != 0):
-			joined.set(c)
+			n.set(c)
 			changed = true
 		case !known && at > c.at:
-			joined.set(cell{name: c.name, at: at})
+			n.set(cell{name: c.name, at: at})
 		}
 	}
 	if from.absent != 0 {
 		for _, c := range into.cells {
 			if at, known := from.at(c.name); !known && at > c.at {
-				joined.set(cell{name: c.name, at: at, unsaved: true})
+				n.set(cell{name: c.name, at: at, unsaved: true})
 				changed = true
 			}
 		}
 	}
-	later := from.used.After(into.used)
-	if later {
-		joined.used = from.used
-	}
 	if from.ends.After(into.ends) {
-		joined.ends = from.ends
+		n.ends = from.ends
 	}
-	if !changed && !later {
-		return joined, !joined.ends.Equal(into.ends), nil
+	if from.used.After(into.used) {
+		n.used = from.used
+		changed = true
 	}
-	if joined.sameCells(from) && !into.used.After(from.used) {
-		joined.value = from.value
-		return joined, true, nil
+	if !changed {
+		return n, !n.ends.Equal(into.ends), nil
 	}
-	joined.value, err = s.Merge(into.value, from.value, func(name string) bool { return taken(hashOf(name)) })
+	if n.sameCells(from) && n.used.Equal(from.used) {
+		n.value = from.value
+		return n, true, nil
+	}
+	n.value, err = s.Merge(into.value, from.value, func(name string) bool {
+		h := hashOf(name)
+		now, _ := n.at(h)
+		was, _ := into.at(h)
+		return now != was // then it is as from has it
+	})
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", errMerge, err)
 	}
-	return joined, true, nil
+	return n, true, nil
 }
 
 // record returns the state as the backup is to keep it.

@@ -16,8 +16,7 @@ import (
 // come meanwhile wait, and the first of them then does what all of them want,
 // in one update.
 
-// A turn is one request's wait for its change to be made. That of a request
-// that does not have to wait has no channels.
+// A turn is one request's wait for its change to be made.
 type turn struct {
 	p    *part
 	lead chan []*turn // receives the turns, its own first, that it has to take
@@ -72,7 +71,8 @@ func (s *Store) together(ctx context.Context, id, op string, p *part, do func(ct
 	if !busy {
 		queues.waiting[key] = nil
 		queues.Unlock()
-		return lead(ctx, key, []*turn{{p: p}}, do)
+		defer next(key)
+		return do(ctx, []*part{p})
 	}
 	me := &turn{p: p, lead: make(chan []*turn, 1), done: make(chan error, 1)}
 	queues.waiting[key] = append(waiting, me)
