@@ -25,13 +25,6 @@ const (
 // A nonce says whose an item is. Nobody else ever draws it.
 type nonce [8]byte
 
-func newNonce() (n nonce) {
-	// crypto/rand.Read does not fail on any platform Go supports: it ends the
-	// program instead.
-	_, _ = rand.Read(n[:])
-	return n
-}
-
 const (
 	leaseTTL = time.Minute // ends the lease of a request that has died
 
@@ -70,7 +63,10 @@ func (s *Store) decodeItem(raw *tier.Item) *item {
 
 // newItem is a lease or a removal marker that its owner can tell from others.
 func newItem(k kind) tier.Item {
-	n := newNonce()
+	var n nonce
+	// crypto/rand.Read does not fail on any platform Go supports: it ends the
+	// program instead.
+	_, _ = rand.Read(n[:])
 	return tier.Item{Flags: uint32(k), Value: n[:]}
 }
 
@@ -92,7 +88,7 @@ func (s *Store) itemOf(id string, st *state) (it tier.Item, ok bool) {
 func call[T any](ctx context.Context, s *Store, what string, op func() (T, error)) (T, error) {
 	v, err := retry.Do(ctx, s.Retries, func() (T, error) {
 		v, err := op()
-		if err != nil && isFinal(err) {
+		if isFinal(err) {
 			err = retry.Permanent(err)
 		}
 		return v, err
@@ -104,8 +100,7 @@ func call[T any](ctx context.Context, s *Store, what string, op func() (T, error
 }
 
 func isFinal(err error) bool {
-	return errors.Is(err, tier.ErrRejected) || errors.Is(err, tier.ErrTooLarge) ||
-		errors.Is(err, tier.ErrExists) || isRefusal(err)
+	return errors.Is(err, tier.ErrRejected) || errors.Is(err, tier.ErrExists) || isRefusal(err)
 }
 
 // get returns nil when there is no item.
@@ -168,12 +163,8 @@ func (s *Store) update(ctx context.Context, id string, known *tier.Record, f fun
 		if !errors.Is(err, tier.ErrNotWritten) {
 			tried()
 		}
-		switch {
-		case err == nil, errors.Is(err, tier.ErrContention):
-		case isFinal(err):
-			err = retry.Permanent(err)
-		default:
-			if failures++; failures >= s.Retries {
+		if err != nil && !errors.Is(err, tier.ErrContention) {
+			if failures++; failures >= s.Retries || isFinal(err) {
 				err = retry.Permanent(err)
 			}
 		}

@@ -135,15 +135,14 @@ func (s *Store) Settle(ctx context.Context, id string, l *Loaded) error {
 	// Of all who find it, and find the backup down, one tries at a time.
 	st := l.state.clone()
 	st.next = now.Add(min(max(now.Sub(since), saveAfter), saveAtLeast))
-	it, ok := s.itemOf(id, st)
-	if !ok {
-		return s.run(ctx, id, &part{loaded: l})
+	if it, ok := s.itemOf(id, st); ok {
+		out, _, err := s.swap(ctx, id, l.item, it, time.Until(st.ends))
+		if err != nil || out != tier.Stored {
+			return err
+		}
+		l = &Loaded{state: st}
 	}
-	out, _, err := s.swap(ctx, id, l.item, it, time.Until(st.ends))
-	if err != nil || out != tier.Stored {
-		return err
-	}
-	return s.run(ctx, id, &part{loaded: &Loaded{state: st}})
+	return s.run(ctx, id, &part{loaded: l})
 }
 
 // refill puts a session that was loaded from the backup into the cache.

@@ -33,11 +33,8 @@ func (s *Store) Remove(ctx context.Context, id string, l *Loaded) error {
 // has left in the cache.
 func emptiedUntil(l *Loaded) time.Time {
 	until := time.Now().Add(removedTTL)
-	if l == nil {
-		return until
-	}
-	if after := l.state.ends.Add(time.Hour); after.After(until) {
-		return after
+	if l != nil && l.state.ends.Add(time.Hour).After(until) {
+		until = l.state.ends.Add(time.Hour)
 	}
 	return until
 }

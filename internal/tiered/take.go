@@ -40,9 +40,7 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 	}
 	ctx, cancel := finishing(ctx)
 	defer cancel()
-	switch {
-	case s.Cache == nil || s.Backup == nil:
-	case err == nil, errors.Is(err, errEmptied):
+	if s.Cache != nil && s.Backup != nil && (err == nil || errors.Is(err, errEmptied)) {
 		// Not a swap: also a refill that came in between has to end.
 		sealErr = errors.Join(sealErr, s.set(ctx, id, removalMarker, removedTTL))
 	}
@@ -118,14 +116,10 @@ func (s *Store) empty(ctx context.Context, id string, l *Loaded, parts []*part) 
 		// was known before could lack what was last committed.
 		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
 		defer cancel()
-		if aerr := attempt(again, nil); aerr != nil && !isRefusal(aerr) {
-			return nil, unavailable(errors.Join(err, aerr))
-		} else {
-			err = aerr
+		first := err
+		if err = attempt(again, nil); err != nil && !isRefusal(err) {
+			err = unavailable(errors.Join(first, err))
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return last, nil
+	return last, err
 }

@@ -182,13 +182,10 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 		}
 		return next, nil
 	}, func() { fix(parts) })
-	if err != nil {
-		return nil, err
-	}
-	if next != nil {
+	if err == nil && next != nil {
 		committed.token = next.Token
 	}
-	return committed, nil
+	return committed, err
 }
 
 func fix(parts []*part) {
@@ -290,10 +287,7 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 	if err != nil && !errors.Is(err, errNotCached) {
 		fix(parts) // the cache may have it all the same
 	}
-	if err != nil {
-		return nil, err
-	}
-	return kept, nil
+	return kept, err
 }
 
 // kept is an item's state with parts, marked as unsaved; there is no item if
@@ -396,20 +390,15 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 			n.cells[i].unsaved, changed = true, true
 		}
 	}
-	if n.unsavedUse && !n.used.After(committed.used) && !n.ends.After(committed.ends) {
-		n.unsavedUse, changed = false, true
-	}
-	changed = changed || n.whole
-	n.whole = false
-	if changed {
-		n.token = committed.token
-	}
-	// What the record has forgotten is forgotten here, too: saved or not, there
-	// is nothing left to do about it.
+	n.unsavedUse = n.unsavedUse && (n.used.After(committed.used) || n.ends.After(committed.ends))
+	n.token, n.whole = committed.token, false
+	changed = changed || n.unsavedUse != seen.unsavedUse || n.whole != seen.whole
 	n.cells = slices.DeleteFunc(n.cells, func(c cell) bool {
 		if !c.isOldDeletion() {
 			return false
 		}
+		// What the record has forgotten is forgotten here, too: saved or not,
+		// there is nothing left to do about it.
 		_, remembered := committed.find(c.name)
 		changed = changed || c.unsaved && !remembered
 		return !remembered
