@@ -87,23 +87,32 @@ func checkServers(ctx context.Context, client redis.UniversalClient) error {
 	}
 }
 
-// checkServer returns an error if scripts on that server are not told the fence.
-func checkServer(ctx context.Context, client redis.Scripter) error {
-	const need = "the server does not let scripts read its replication id, without which older sessions could come back " +
-		"after a restart or a failover; permit the commands EVAL, EVALSHA, MULTI, EXEC, INFO, GET, SET, DEL, GETRANGE and SETRANGE " +
+// checkServer returns an error if scripts or transactions on that server are not
+// told the fence.
+func checkServer(ctx context.Context, client redis.UniversalClient) error {
+	const need = "the server does not let scripts and transactions read its replication id, without which older sessions could come " +
+		"back after a restart or a failover; permit the commands EVAL, EVALSHA, MULTI, EXEC, INFO, GET, SET, DEL, GETRANGE and SETRANGE " +
 		"(in an ACL: +eval +evalsha +multi +exec +info +get +set +del +getrange +setrange), or use a service that has them"
-	for _, run := range []evaluator{fenceScript.Eval, fenceScript.EvalSha} {
-		id, err := run(ctx, client, nil).Text()
+	check := func(fence string, err error) error {
 		switch {
 		case err != nil && refusal(err) && !passing.MatchString(err.Error()):
 			return fmt.Errorf("%w: %s: %w", tier.ErrRejected, need, err)
 		case err != nil:
 			return err
-		case !replicationID.MatchString(id):
+		case !replicationID.MatchString(fence):
 			return fmt.Errorf("%w: %s", tier.ErrRejected, need)
 		}
+		return nil
 	}
-	return nil
+	for _, run := range []evaluator{fenceScript.Eval, fenceScript.EvalSha} {
+		if err := check(run(ctx, client, nil).Text()); err != nil {
+			return err
+		}
+	}
+	p := client.TxPipeline()
+	asking := p.Info(ctx, "replication")
+	_, _ = p.Exec(ctx) // the error is with the command
+	return check(masterFence(asking.Val()), asking.Err())
 }
 
 // An evaluator runs a script.
@@ -116,8 +125,7 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 }
 
 // get asks for what is there and for the server's fence in one transaction, so
-// that both are of the same server at the same moment, in a Cluster too. A
-// script would take longer: Redis copies every byte that one sees.
+// that both are of the same server at the same moment, in a Cluster too.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	p := c.client.TxPipeline()
 	reading := p.Get(ctx, key)
@@ -293,6 +301,7 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 	return outcome, nil
 }
 
+// swap replaces the item with the head old, and otherwise finds out why not.
 func (c *Cache) swap(ctx context.Context, key, old string, item []byte, ttl time.Duration) (tier.Outcome, error) {
 	swapped, err := c.replace(ctx, key, old, item, ttl)
 	if answerLost(ctx, err) {

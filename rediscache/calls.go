@@ -99,9 +99,10 @@ func wrap(op string, err error) error {
 	if refusal(err) {
 		text, _, cut := strings.Cut(err.Error(), ", with args beginning with")
 		if cut {
+			text = strings.TrimPrefix(text, tier.ErrRejected.Error()+": ") // New has found it out
 			err = errors.New(text)
 		}
-		if rejected.MatchString(text) {
+		if rejected.MatchString(text) && !errors.Is(err, tier.ErrRejected) {
 			err = fmt.Errorf("%w: %w", tier.ErrRejected, err)
 		}
 	}

@@ -27,6 +27,9 @@ func refused(t *testing.T, client redis.UniversalClient, says string) {
 	if !strings.Contains(err.Error(), says) {
 		t.Errorf("New: %q does not say %q", err, says)
 	}
+	if n := strings.Count(err.Error(), tier.ErrRejected.Error()); n != 1 {
+		t.Errorf("New: %q says %d times that the service rejects it", err, n)
+	}
 }
 
 // user returns a client that may only run the given commands.
@@ -44,6 +47,7 @@ func TestNewNeedsTheReplicationID(t *testing.T) {
 	refused(t, s.user(t, "+@all", "-info"), "+info")
 	refused(t, s.user(t, "+@all", "-eval"), "+eval")
 	refused(t, s.user(t, "+@all", "-evalsha"), "+evalsha")
+	refused(t, s.user(t, "+@all", "-multi"), "+multi")
 	refused(t, newServer(t, "--rename-command", "INFO", "").client(t), "INFO")
 	refused(t, newServer(t, "--rename-command", "EVAL", "").client(t), "EVAL")
 }
