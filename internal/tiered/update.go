@@ -18,10 +18,6 @@ var (
 
 	// errNotCached means that the cache has no value that could take a change.
 	errNotCached = errors.New("no cached session to change")
-
-	// errOvertaken means that the cache has a later change of an attribute which
-	// the backup has not seen yet.
-	errOvertaken = errors.New("an unsaved change is later")
 )
 
 // overdue is how long after its end a session may still be saved: an update
@@ -32,15 +28,11 @@ const overdue = tier.PurgeGrace - tier.UpdateTime
 // off, that takes some three seconds.
 const publishAttempts = 12
 
-// overtakes is how often a change is made again that others have overtaken.
-const overtakes = 3
-
 // A part is what one request brings into an update.
 type part struct {
 	loaded *Loaded
 	change *Change       // nil: nothing but what was unsaved when it loaded
 	stamp  stamp         // of the change, as it was tried last
-	later  stamp         // than which it has to be
 	made   *state        // the session with the change, as it was tried last
 	fixed  bool          // what was made may have been applied
 	ahead  time.Duration // the instance's clock; see WithClock
@@ -60,7 +52,7 @@ func (p *part) state(seen stamp) *state {
 	if c == nil {
 		return from
 	}
-	p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest(), p.later))
+	p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest()))
 	st := from.clone()
 	st.value = c.Value
 	for _, name := range c.Set {
@@ -119,18 +111,12 @@ func (s *Store) run(ctx context.Context, id string, p *part) error {
 		return err
 	}
 	return s.together(ctx, id, "save", p, func(ctx context.Context, parts []*part) error {
-		for range overtakes {
-			if err := s.save(ctx, id, parts, false); !errors.Is(err, errOvertaken) {
-				return err
-			}
-		}
-		return s.save(ctx, id, parts, true)
+		return s.save(ctx, id, parts)
 	})
 }
 
-// save commits parts to the backup and publishes what it has then. After
-// errOvertaken it is to be called again, with the same parts.
-func (s *Store) save(ctx context.Context, id string, parts []*part, last bool) error {
+// save commits parts to the backup and publishes what it has then.
+func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	loaded := parts[0].loaded
 	seen, fill := loaded.item, loaded.fill
 	var leaseErr error
@@ -148,10 +134,7 @@ func (s *Store) save(ctx context.Context, id string, parts []*part, last bool) e
 	defer cancel()
 	switch {
 	case err == nil:
-		if last {
-			parts = nil
-		}
-		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed, parts))
+		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed))
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.set(ctx, id, removalMarker, removedTTL))
 	case isRefusal(err):
@@ -312,15 +295,15 @@ func (s *Store) kept(into *state, parts []*part) (n *state, done bool, err error
 
 // publish makes the cache's item contain what was committed. seen is the item
 // that the request has loaded; nil: none. When the cache fails, publishing goes
-// on in the background. errOvertaken says that one of parts is to be made again.
-func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state, parts []*part) error {
-	err := s.publishNow(ctx, id, seen, committed, parts)
-	if err != nil && !isRefusal(err) && !errors.Is(err, errOvertaken) {
+// on in the background.
+func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state) error {
+	err := s.publishNow(ctx, id, seen, committed)
+	if err != nil && !isRefusal(err) {
 		once := *s
 		once.Retries = 1
 		s.inBackground(ctx, id, func(ctx context.Context) error {
 			_, err := retry.Do(ctx, publishAttempts, func() (struct{}, error) {
-				return struct{}{}, once.publishNow(ctx, id, nil, committed, nil)
+				return struct{}{}, once.publishNow(ctx, id, nil, committed)
 			})
 			return err
 		})
@@ -328,15 +311,12 @@ func (s *Store) publish(ctx context.Context, id string, seen *item, committed *s
 	return err
 }
 
-func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state, parts []*part) error {
+func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state) error {
 	return s.replace(ctx, id, seen, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
 		switch {
 		case seen == nil, seen.is(removed), seen.is(lease) && seen.nonce == nonce{}:
 			return it, 0, true, nil // whoever refills next reads what was committed
 		case seen.is(value):
-			if overtaken(seen, parts) {
-				return it, 0, false, errOvertaken
-			}
 			n, changed, err := s.published(seen.state, committed)
 			if err != nil || !changed {
 				return it, 0, !changed, err
@@ -353,24 +333,6 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 		// older than what the refill has read.
 		return nobodysLease, leaseTTL, false, nil
 	})
-}
-
-// overtaken reports whether the item has an unsaved change that is later than that
-// of one of parts, of the same attribute. The parts get a later time then: if
-// clocks differ the other change may have been saved before this one began.
-func overtaken(seen *item, parts []*part) bool {
-	if !slices.ContainsFunc(parts, func(p *part) bool {
-		return p.change != nil && slices.ContainsFunc(p.made.cells, func(mine cell) bool {
-			i, found := seen.state.find(mine.name)
-			return mine.at|deletedBit == p.stamp|deletedBit && found && seen.state.cells[i].unsaved && seen.state.cells[i].at > mine.at
-		})
-	}) {
-		return false
-	}
-	for _, p := range parts {
-		p.later, p.fixed = seen.state.latest(), false
-	}
-	return true
 }
 
 // published is an item's state with what was committed. What is later in the
