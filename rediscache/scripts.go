@@ -5,8 +5,8 @@ import "github.com/redis/go-redis/v9"
 // An item is one string in Redis: the fence of the server that took it (40
 // bytes), a random version (16), the flags (4, big-endian) and the value. Fence
 // and version are the head: it names one item for ever. Values do not go through
-// scripts where it matters: Redis takes 5 us to hand 4 KB to one, most of it for
-// Lua's garbage collector.
+// scripts where it matters: Redis 7 takes 5 us to hand 4 KB to one, since its Lua
+// hashes every byte of a string.
 const (
 	fenceLen = 40
 	headLen  = fenceLen + 16
