@@ -179,11 +179,8 @@ func fix(parts []*part) {
 
 // apply returns what the record is to be with parts.
 func (s *Store) apply(current, known *tier.Record, parts []*part) (next *state, changed bool, err error) {
-	var unsaved, live bool
-	for _, p := range parts {
-		unsaved = unsaved || p.loaded.state.unsaved()
-		live = live || time.Since(p.loaded.state.ends) < overdue
-	}
+	unsaved := slices.ContainsFunc(parts, func(p *part) bool { return p.loaded.state.unsaved() })
+	live := slices.ContainsFunc(parts, func(p *part) bool { return time.Since(p.loaded.state.ends) < overdue })
 	switch {
 	case current == nil && !unsaved:
 		return nil, false, ErrRemoved
@@ -255,12 +252,9 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 		if err != nil || done {
 			return it, 0, done, err
 		}
-		if s.Backup != nil && !s.Backup.Fits(id, len(kept.encode(false))) {
-			return it, 0, false, tier.ErrTooLarge
-		}
 		it, ok := s.itemOf(id, kept)
 		switch {
-		case !ok && s.Backup == nil:
+		case s.Backup == nil && !ok, s.Backup != nil && !s.Backup.Fits(id, len(kept.encode(false))):
 			return it, 0, false, tier.ErrTooLarge
 		case !ok:
 			return it, 0, false, errNotCached
