@@ -112,9 +112,14 @@ func (s *Store) get(ctx context.Context, id string) (*item, error) {
 	return s.decodeItem(raw), nil
 }
 
-func (s *Store) set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
+// mark sets the removal marker, which is all that is ever put into the cache
+// whatever is there.
+func (s *Store) mark(ctx context.Context, id string) error {
+	if s.Cache == nil {
+		return nil
+	}
 	_, err := call(ctx, s, "cache set", func() (struct{}, error) {
-		return struct{}{}, s.Cache.Set(ctx, id, it, ttl)
+		return struct{}{}, s.Cache.Set(ctx, id, removalMarker, removedTTL)
 	})
 	return err
 }

@@ -41,9 +41,7 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 	case errors.Is(err, tier.ErrExists):
 		// Also the item that was added must go.
 		err = errors.Join(ErrRemoved, err)
-		if s.Cache != nil {
-			cacheErr = s.set(ctx, id, removalMarker, removedTTL)
-		}
+		cacheErr = s.mark(ctx, id)
 	case err != nil:
 		ctx, cancel := finishing(ctx)
 		defer cancel()

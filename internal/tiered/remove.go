@@ -11,12 +11,7 @@ import (
 // Remove removes the session for good. l is the session as it was loaded; nil:
 // it is not known.
 func (s *Store) Remove(ctx context.Context, id string, l *Loaded) error {
-	mark := func() error {
-		if s.Cache == nil {
-			return nil
-		}
-		return s.set(ctx, id, removalMarker, removedTTL)
-	}
+	mark := func() error { return s.mark(ctx, id) }
 	if s.Backup == nil {
 		return mark()
 	}

@@ -40,9 +40,9 @@ func (s *Store) Take(ctx context.Context, id string, l *Loaded, c Change) ([]byt
 	}
 	ctx, cancel := finishing(ctx)
 	defer cancel()
-	if s.Cache != nil && s.Backup != nil && (err == nil || errors.Is(err, errEmptied)) {
+	if s.Backup != nil && (err == nil || errors.Is(err, errEmptied)) {
 		// Not a swap: also a refill that came in between has to end.
-		sealErr = errors.Join(sealErr, s.set(ctx, id, removalMarker, removedTTL))
+		sealErr = errors.Join(sealErr, s.mark(ctx, id))
 	}
 	if err != nil {
 		return nil, errors.Join(err, sealErr)

@@ -136,7 +136,7 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	case err == nil:
 		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed))
 	case errors.Is(err, errEmptied):
-		return errors.Join(err, s.set(ctx, id, removalMarker, removedTTL))
+		return errors.Join(err, s.mark(ctx, id))
 	case isRefusal(err):
 		return err
 	}
