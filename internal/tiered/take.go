@@ -104,20 +104,19 @@ func (s *Store) empty(ctx context.Context, id string, l *Loaded, parts []*part) 
 		last = st
 		return &tier.Record{Expires: until}, nil
 	}
-	attempt := func(ctx context.Context, known *tier.Record) error {
-		bounded, cancel := context.WithTimeout(ctx, tier.UpdateTime)
+	attempt := func(ctx context.Context, limit time.Duration, known *tier.Record) error {
+		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		return s.update(bounded, id, known, f, func() { tried = last != nil; fix(parts) })
+		return s.update(ctx, id, known, f, func() { tried = last != nil; fix(parts) })
 	}
-	err := attempt(ctx, known)
+	err := attempt(ctx, tier.UpdateTime, known)
 	if err != nil && tried && !isRefusal(err) {
 		// It may have been committed all the same, or may be yet: so it is
 		// finished, in a time of its own. Only what is there counts now: what
 		// was known before could lack what was last committed.
-		again, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTime)
-		defer cancel()
 		first := err
-		if err = attempt(again, nil); err != nil && !isRefusal(err) {
+		err = attempt(context.WithoutCancel(ctx), finishTime, nil)
+		if err != nil && !isRefusal(err) {
 			err = unavailable(errors.Join(first, err))
 		}
 	}
