@@ -10,12 +10,14 @@ replace (
 
 require (
 	cloud.google.com/go/compute/metadata v0.10.0
+	cloud.google.com/go/datastore v1.27.1
 	github.com/gaesession/gaesession v0.0.0
 	github.com/gaesession/gaesession/clouddatastore v0.0.0-00010101000000-000000000000
 	github.com/gaesession/gaesession/rediscache v0.0.0-00010101000000-000000000000
 	github.com/gorilla/sessions v1.4.0
 	github.com/icza/session v1.3.0
 	github.com/redis/go-redis/v9 v9.23.0
+	google.golang.org/api v0.288.0
 	google.golang.org/appengine/v2 v2.0.6
 	google.golang.org/grpc v1.83.2
 	google.golang.org/protobuf v1.36.12
@@ -24,7 +26,6 @@ require (
 require (
 	cloud.google.com/go/auth v0.20.0 // indirect
 	cloud.google.com/go/auth/oauth2adapt v0.2.8 // indirect
-	cloud.google.com/go/datastore v1.27.1 // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/felixge/httpsnoop v1.0.4 // indirect
@@ -50,7 +51,6 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
-	google.golang.org/api v0.288.0 // indirect
 	google.golang.org/genproto v0.0.0-20260715232425-e75dac1f907d // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260715232425-e75dac1f907d // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260715232425-e75dac1f907d // indirect

@@ -20,9 +20,10 @@ type Database interface {
 	Get(k Kept, id string) *tier.Record
 	Put(k Kept, id string, r *tier.Record)
 
-	// Locked are the transactions that hold a lock of the key, or of any if it is
-	// empty.
-	Locked(key string) []string
+	// Before are the transactions that a call has to wait for, and Locks says which
+	// locks there are, for all that it matters to calls that follow.
+	Before(*Call) []string
+	Locks() string
 
 	// Reset forgets everything.
 	Reset()
@@ -47,21 +48,18 @@ type Call struct {
 	Name string
 
 	ID    string // of the session; empty: it is not about one
+	Key   string // of the record, for the Database
 	Value []byte // that it writes
 
-	// Key is what the call writes, and has to wait for until no Transaction but
-	// its own holds a lock of it; empty: it does not wait. When those that it
-	// waits for wait in turn, it may be made, and should fail. A rollback in a
-	// database that locks has a Key, too, but does not wait.
-	Key         string
-	Transaction string
+	// A call that others' transactions have locked out waits until they have ended:
+	// see Database. But a commit is made all the same when what it waits for has
+	// a commit to be made, too; then it has to fail.
+	Transaction string // that it is part of; empty: none
+	Unlocks     bool   // others may wait for it
 
 	Perform func() error // makes it
 	Failure error        // what it answers when it is made to fail
 }
-
-// A lock is what a call waits for.
-type lock struct{ key, transaction string }
 
 // Do makes a call, when the explorer lets it.
 func Do(ctx context.Context, to Call) error {
@@ -74,9 +72,7 @@ func Do(ctx context.Context, to Call) error {
 	if to.ID != "" && w.id != "" {
 		c.elsewhere = to.ID != w.id
 	}
-	if to.Key != "" {
-		c.lock = &lock{to.Key, to.Transaction}
-	}
+	c.to = &to
 	switch c.name {
 	case "ds-get", "txn-get", "ds-swap", "commit", "query":
 		c.answer = w.recordTokens
@@ -86,12 +82,12 @@ func Do(ctx context.Context, to Call) error {
 
 // isLocked reports whether a call waits for a transaction that goes on.
 func (w *world) isLocked(c *call) bool {
-	if c.lock == nil || c.name == "rollback" || c.ctx.Err() != nil {
+	if c.to == nil || c.ctx.Err() != nil {
 		return false
 	}
-	return slices.ContainsFunc(w.database.Locked(c.lock.key), func(other string) bool {
-		return other != c.lock.transaction && !slices.ContainsFunc(w.live(), func(p *call) bool {
-			return p.lock != nil && p.name != "rollback" && p.lock.key == c.lock.key && p.lock.transaction == other
+	return slices.ContainsFunc(w.database.Before(c.to), func(other string) bool {
+		return c.name != "commit" || !slices.ContainsFunc(w.live(), func(p *call) bool {
+			return p.name == "commit" && p.to.Transaction == other
 		})
 	})
 }

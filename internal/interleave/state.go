@@ -52,7 +52,7 @@ func (w *world) state() stateKey {
 		tokens = append(tokens, c.hiddenTokens(w.id)...)
 	}
 	if w.database != nil {
-		tokens = append(tokens, word(fmt.Sprint(len(w.database.Locked("")))))
+		tokens = append(tokens, word(w.database.Locks()))
 	}
 	tokens = append(tokens, w.recordTokens()...)
 	for _, a := range w.actors {
@@ -234,7 +234,7 @@ func (w *world) valueTokens(b []byte) []token {
 		tokens = append(tokens, ident("version", tr.version))
 	}
 	for _, c := range tr.cells {
-		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&1)), token{kind: ranked, stamp: c.stamp})
+		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&3)), token{kind: ranked, stamp: c.stamp})
 	}
 	return tokens
 }

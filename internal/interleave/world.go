@@ -119,7 +119,7 @@ type call struct {
 	got       *item          // that it read
 	answer    func() []token // what else it was answered; nil: that is plain
 	elsewhere bool           // it is for the session under another id
-	lock      *lock          // that it has to wait for
+	to        *Call          // of a Database
 
 	// App Engine's.
 	method            string
@@ -640,10 +640,13 @@ func (w *world) isStuck() bool {
 // hidden reports whether nobody else can notice when the call is made.
 func (c *call) hidden() bool {
 	switch c.name {
-	case "begin", "txn-put":
+	case "begin":
+		// The first call of a save tells when that began.
+		return c.actor.judge.Saving != 0
+	case "txn-put":
 		return true
 	case "rollback":
-		return c.lock == nil
+		return c.to == nil || !c.to.Unlocks
 	}
 	return c.isDown()
 }
