@@ -386,7 +386,7 @@ func (s *Session) overwritten(r *Request, l Load) bool {
 func (s *Session) gaveWay(r *Request, l Load) bool {
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
 		return o.Old && !o.Gone && o.Saving.within(l.Ended) && slices.ContainsFunc(s.Requests, func(b *Request) bool {
-			return b != r && !b.Old && !b.Gone && b.Saves && b.Began <= r.Closed && b.end() >= o.Saving
+			return b != r && !b.Old && !b.Gone && b.Began <= r.Closed && b.end() >= o.Saving
 		})
 	})
 }
