@@ -285,8 +285,6 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 	if !ok || len(head) != headLen {
 		return tier.Conflict, wrap(op, fmt.Errorf("%w: the token is not of this cache", tier.ErrRejected))
 	}
-	// The new item has the fence of the old one. Should that not be the server's
-	// any more, neither is an item, as if both had been evicted.
 	item, err := newItem(head[:fenceLen], it)
 	if err != nil {
 		return tier.Conflict, wrap(op, err)
@@ -322,7 +320,8 @@ func (c *Cache) swap(ctx context.Context, key, old string, item []byte, ttl time
 // replace sets the key if the item with the head old is there, and reports
 // whether it was. In one transaction a script clears the key if so, and else sees
 // to it that there is something; then the item is set if there is nothing. So the
-// value does not go through the script.
+// value does not go through the script. The new item has the fence of the old one:
+// if that is not the server's any more, neither is an item.
 //
 // The script is sent each time. A server that was told only its name, and does
 // not know it, would set the item nevertheless.
@@ -333,12 +332,13 @@ func (c *Cache) replace(ctx context.Context, key, old string, item []byte, ttl t
 	if ttl > 0 {
 		commands = append(commands, p.Do(ctx, "set", key, item, "px", milliseconds(ttl), "nx"))
 	}
+	asking := p.Info(ctx, "replication")
 	_, _ = p.Exec(ctx) // the errors are with the commands
-	if err := firstError(commands...); err != nil {
+	if err := firstError(append(commands, asking)...); err != nil {
 		return false, err
 	}
 	cleared, err := clearing.Int()
-	return cleared == 1, err
+	return cleared == 1 && masterFence(asking.Val()) == old[:fenceLen], err
 }
 
 // Fits reports whether a value has MaxValue bytes at most.

@@ -284,7 +284,7 @@ func TestWhatASwapLeavesIsNoItem(t *testing.T) {
 	old := c.get("id")
 	leave := func() {
 		s.do("del", "id")
-		s.do("acl", "setuser", "default", "-evalsha", "-info")
+		s.do("acl", "setuser", "default", "-evalsha")
 		if _, err := c.CompareAndSwap(ctx, "id", old, text("late"), time.Hour); !errors.Is(err, tier.ErrRejected) {
 			t.Fatalf("compare-and-swap: %v, want ErrRejected", err)
 		}

@@ -61,11 +61,9 @@ func TestAServerThatGoesBackShowsNothingOlder(t *testing.T) {
 			}
 			s.has(t, "as it was", "older")
 
-			// A swap may find the version that it is to replace, but what it
-			// stores is no item either.
-			if _, err := c.CompareAndSwap(ctx, "replaced", older, text("older and changed"), time.Hour); err != nil {
-				t.Fatal(err)
-			}
+			// A swap may find the version that it is to replace, but that is
+			// no item.
+			c.swap("replaced", older, "older and changed", tier.Absent)
 			c.swap("removed", older, "late", tier.Absent)
 			for _, id := range []string{"replaced", "removed", "as it was"} {
 				if id == "removed" && s.do("exists", id).(int64) != 0 {
@@ -110,9 +108,7 @@ func TestAReplicaThatLagsAndIsPromotedShowsNothingOlder(t *testing.T) {
 	replica.has(t, "id", "older")
 
 	promoted := replica.cache(t)
-	if _, err := promoted.CompareAndSwap(ctx, "id", old, text("older and changed"), time.Hour); err != nil {
-		t.Fatal(err)
-	}
+	promoted.swap("id", old, "older and changed", tier.Absent)
 	promoted.wants("id", "", "after the promotion")
 	promoted.set("id", "newest")
 	promoted.wants("id", "newest", "after the promotion and a set")

@@ -64,15 +64,13 @@ return -1`)
 	// settleScript says what became of a swap that found another item than the
 	// old one, or none, if the item with the head ARGV[1] was to be stored. It
 	// answers a tier.Outcome, and deletes what clearScript has put there. The item
-	// itself may be there: an earlier attempt has stored it.
+	// itself may be there: an earlier attempt has stored it, or the old one was of
+	// another fence, and neither is an item.
 	settleScript = redis.NewScript(fence + `
 local head = redis.call('GETRANGE', KEYS[1], 0, 55)
-if head == ARGV[1] then
-	return 0
-end
 local from = string.sub(head, 1, 40)
 if from == fence then
-	return 1
+	return head == ARGV[1] and 0 or 1
 end
 if from ~= '` + unstamped + `' then
 	redis.call('DEL', KEYS[1])

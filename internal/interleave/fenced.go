@@ -23,7 +23,6 @@ type fencedCache struct {
 	versions uint64
 	prefix   string
 	unfenced bool // items of another id are items
-	lost     func()
 }
 
 type fencedItem struct {
@@ -65,16 +64,12 @@ func (s *fencedCache) put(key string, id int, it tier.Item, ttl time.Duration) {
 
 func (s *fencedCache) swap(key string, old fencedToken, it tier.Item, ttl time.Duration) tier.Outcome {
 	there, ok := s.there(key)
+	isItem := ok && (s.unfenced || there.token.id == s.id)
 	switch {
-	case ok && there.token == old:
-		// The new item has the old one's fence: should that not be the server's
-		// any more, neither is an item, and the cache loses the new one at once.
-		if old.id != s.id {
-			s.lost()
-		}
-		s.put(key, old.id, it, ttl)
+	case isItem && there.token == old:
+		s.put(key, s.id, it, ttl)
 		return tier.Stored
-	case ok && (s.unfenced || there.token.id == s.id):
+	case isItem:
 		return tier.Conflict
 	}
 	delete(s.items, key)

@@ -56,7 +56,8 @@ func (w *world) judgeEnded(a *actor) {
 	if a.op.purge {
 		return
 	}
-	failing := a.hits >= w.scenario.retries || w.hasSharedHits(a)
+	// A call that has failed is not tried again when the time for it is over.
+	failing := a.hits >= w.scenario.retries || a.hits > 0 && w.jumped || w.hasSharedHits(a)
 	for _, err := range slices.Concat(a.errs, a.logs) {
 		switch {
 		case errors.Is(err, errCookie):

@@ -367,7 +367,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.appEngine = appEngine{b.server, w.store.kept()}
 	w.cache, w.backup = w.appEngine, w.appEngine
 	if sc.redis {
-		w.cache = &fencedCache{items: map[string]fencedItem{}, prefix: w.store.kept().Prefix, unfenced: br.unfenced, lost: w.lose}
+		w.cache = &fencedCache{items: map[string]fencedItem{}, prefix: w.store.kept().Prefix, unfenced: br.unfenced}
 	}
 	if b.database != nil {
 		w.backup = records{b.database, w.store.kept()}
@@ -745,6 +745,9 @@ func (w *world) make(c *call, how kind) {
 	switch {
 	case c.ctx.Err() != nil:
 		c.err = c.ctx.Err()
+		if c.to != nil {
+			a.hits++ // each of its calls has a time of its own
+		}
 	case how == failCall || how == failAll:
 		a.hits++
 		a.hurt = a.hurt || c.service == inCache
