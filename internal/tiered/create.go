@@ -25,7 +25,7 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 		}
 		return &Loaded{state: st}, nil
 	}
-	st = st.saved()
+	st = st.clone().saved()
 	rec := st.record()
 	if !s.Backup.Fits(id, len(rec.Value)) {
 		return nil, tier.ErrTooLarge

@@ -83,9 +83,8 @@ func (s *Store) openRecord(rec *tier.Record) (*state, error) {
 			st.cells[i].at = firstStamp
 		}
 	}
-	st = st.saved()
 	st.ends, st.token = rec.Expires, rec.Token
-	return st, nil
+	return st.saved(), nil
 }
 
 // record returns what the backup holds as far as the request knows; nil: it

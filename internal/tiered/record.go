@@ -129,13 +129,14 @@ func (st *state) unsavedSince() time.Time {
 	return since.time()
 }
 
-// saved returns the state as the backup has it once all of it was committed.
+// saved marks the state as the backup has it once all of it was committed, and
+// returns it.
 func (st *state) saved() *state {
-	n := &state{value: st.value, cells: slices.Clone(st.cells), absent: st.absent, used: st.used, ends: st.ends, token: st.token}
-	for i := range n.cells {
-		n.cells[i].unsaved = false
+	st.unsavedUse, st.whole, st.next, st.sealed = false, false, time.Time{}, time.Time{}
+	for i := range st.cells {
+		st.cells[i].unsaved = false
 	}
-	return n
+	return st
 }
 
 // forget forgets the deletions that were made long ago.

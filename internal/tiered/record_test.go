@@ -241,7 +241,7 @@ func TestARecordKeepsWhatARecordSays(t *testing.T) {
 	for cells := range 101 {
 		st := sample(cells)
 		got, hasTrailer, err := decode(st.encode(false))
-		want := st.saved()
+		want := st.clone().saved()
 		want.token = nil
 		if err != nil || !hasTrailer || !sameState(got, want) {
 			t.Fatalf("%d cells: got %+v, %v, %v; want %+v", cells, got, hasTrailer, err, want)

@@ -53,7 +53,7 @@ func (p *part) state(seen stamp) *state {
 	}
 	from, c := p.loaded.state, p.change
 	if p.loaded.isOld() {
-		from = from.saved() // what was unsaved then may have been deleted since
+		from = from.clone().saved() // what was unsaved then may have been deleted since
 	}
 	if c == nil {
 		return from
@@ -82,7 +82,7 @@ func (p *part) state(seen stamp) *state {
 func (p *part) after(saved bool) *Loaded {
 	st := p.made
 	if saved {
-		st = st.saved()
+		st = st.clone().saved()
 	}
 	l := p.loaded
 	return &Loaded{state: st, cached: l.cached || l.item != nil, at: l.at}
@@ -213,17 +213,16 @@ func (s *Store) apply(current, known *tier.Record, parts []*part) (next *state, 
 	if err != nil {
 		return nil, false, err
 	}
-	next = next.saved()
 	next.forget()
-	return next, changed || joined, nil
+	return next.saved(), changed || joined, nil
 }
 
-// joinAll returns into, if there is one, with what parts have later.
+// joinAll returns a copy of into, if there is one, with what parts have later.
 func (s *Store) joinAll(into *state, parts []*part) (next *state, changed bool, err error) {
 	next = into
 	for _, p := range parts {
 		if next == nil {
-			next, changed = p.state(0), true
+			next, changed = p.state(0).clone(), true
 			continue
 		}
 		joined := false
