@@ -49,6 +49,25 @@ func TestACreationThatTheBackupFailsLivesInTheCacheUntilTheNextChange(t *testing
 	})
 }
 
+// Else what is saved of the item later would win over changes in between that were
+// made on an instance whose clock is behind.
+func TestACreationWhoseAnswerIsLostKeepsItsTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &services{}
+		s.hook(func(c step) error {
+			if c.op == "backup.put" && c.done {
+				return errLost
+			}
+			return nil
+		})
+		expectErr(t, "create", s.request(t, "A").create("a=1"), errLost)
+		rec, err := s.store().openRecord(s.backup().now())
+		must(t, err)
+		expect(t, "cached", s.cached(), "whole unsaved a=1")
+		expect(t, "has the record's time", s.state(t).latest(), rec.latest())
+	})
+}
+
 func TestAReadSavesACreationThatTheBackupFailed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := &services{}

@@ -189,6 +189,21 @@ func TestWhatIsSavedDoesNotComeBackWhereItsDeletionIsForgotten(t *testing.T) {
 	}
 }
 
+// A state that an old instance wrote says when what is not in it was deleted. The
+// stored form does not, so it is said of each attribute that this mattered for.
+func TestAnAbsenceThatWasLaterIsStoredAsADeletion(t *testing.T) {
+	s := joinStore()
+	into := &state{value: []byte("b=1 "), cells: []cell{{name: hashOf("b"), at: stampOf(at(5))}}, absent: stampOf(at(5)) | deletedBit, used: at(5), ends: at(10)}
+	from := &state{value: []byte("a=1 "), cells: []cell{{name: hashOf("a"), at: stampOf(at(2)), unsaved: true}}, used: at(1), ends: at(10)}
+	stored, _, err := decode(mustJoin(t, s, into, from).encode(false))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := mustJoin(t, s, stored, from); string(got.value) != "b=1 " {
+		t.Errorf("got %q, want that a stays deleted", got.value)
+	}
+}
+
 // The form.
 
 func sample(cells int) *state {
