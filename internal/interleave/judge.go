@@ -33,10 +33,29 @@ func (v *view) String() string {
 // check judges what somebody has seen between two instants.
 func (w *world) check(what string, v *view, began judge.Time, since time.Time, blind bool) *view {
 	l := judge.Load{Began: began, Ended: w.clock, Since: since, Wall: time.Now(), None: v.none, Attrs: v.attrs, Blind: blind}
+	w.session.Never = w.never()
 	if err := w.session.Check(l); err != nil {
 		w.fail("%s %v: %w", what, v, err)
 	}
 	return v
+}
+
+// never are the sentences that excuse nothing here, whatever the judge thinks.
+func (w *world) never() (all []judge.Sentence) {
+	has := func(f func(o op) bool) bool { return slices.ContainsFunc(w.scenario.ops, f) }
+	forbid := func(when bool, by ...judge.Sentence) {
+		if when {
+			all = append(all, by...)
+		}
+	}
+	forbid(!w.scenario.only, judge.OnlyCache)
+	forbid(!has(func(o op) bool { return o.old }), judge.Old, judge.Timeless)
+	forbid(!has(func(o op) bool { return o.async }), judge.Unsaved)
+	forbid(!has(func(o op) bool { return o.logout || o.regenerate }), judge.FailedLogout, judge.Moving)
+	forbid(!w.isSkewed(), judge.Clocks)
+	forbid(w.events == 0, judge.FailedPublish)
+	forbid(!w.expired, judge.Overdue)
+	return all
 }
 
 // judgeLoad judges what a request has loaded. When one of its calls has failed
@@ -215,21 +234,17 @@ func (w *world) judgeMoved(when string) {
 		if a.newID == "" {
 			continue
 		}
-		hasMoved := a.judge.Closed != 0 && !a.judge.Failed
-		if hasMoved {
+		if a.judge.Closed != 0 && !a.judge.Failed {
 			movers++
 		}
-		s := w.until(a)
 		r := w.newRequest("", op{})
 		loaded, inBackup := r.load(a.newID), w.inBackupAt(a.newID)
 		for _, v := range []*view{loaded, inBackup} {
-			if v.none && hasMoved && !w.expired {
-				w.fail("P1: %s no session under the id that request %d made", when, a.index)
-			}
-			if v.none || w.isTimeless() {
+			if v.none && w.expired || !v.none && w.isTimeless() {
 				continue
 			}
-			if err := s.Check(judge.Load{Began: w.clock, Ended: w.clock, Since: w.born, Wall: time.Now(), Attrs: v.attrs}); err != nil {
+			l := judge.Load{Began: w.clock, Ended: w.clock, Since: w.born, Wall: time.Now(), None: v.none, Attrs: v.attrs}
+			if err := w.session.CheckMoved(a.judge, l); err != nil {
 				w.fail("%s under the id that request %d made %v: %w", when, a.index, v, err)
 			}
 		}
@@ -238,20 +253,4 @@ func (w *world) judgeMoved(when string) {
 	if movers > 1 && !w.hasOld() {
 		w.fail("P2: the session was moved more than once")
 	}
-}
-
-// until is the session as it was when a request began to move it.
-func (w *world) until(a *actor) judge.Session {
-	s := w.session
-	s.Requests = nil
-	for _, r := range w.session.Requests {
-		if r.Removes || r.Sets["z"] != "" {
-			continue
-		}
-		then := *r
-		then.Kept = r.Kept && r.Closed < a.judge.Saving && !a.hurt
-		then.Failed = r.Failed || r.Old // it may have come too late
-		s.Requests = append(s.Requests, &then)
-	}
-	return s
 }

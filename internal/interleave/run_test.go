@@ -26,10 +26,6 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 			"1.get 3.get 0.get 2.get",
 		"a change keeps its time though it was not tried": "cached change:a~behind+change:a cascade: 0.get 1.get 1.begin 1.txn-put 1.txn-get " +
 			"1.commit 1.cas:value 0.begin 0.txn-put fail(0.txn-get)",
-		"a change by a clock that is behind loses against an asynchronous one that was saved before": "cached change:a~behind+async:a~ahead: " +
-			"0.get 1.get 1.cas:unsaved 0.begin 0.txn-put 0.txn-get 0.commit",
-		"the same, which is in Datastore by the time that this looks": "cached change:a~behind+async:a~ahead: 0.get 1.get 1.cas:unsaved 1.begin " +
-			"0.begin 0.txn-put 0.txn-get 0.commit 0.cas:value 1.txn-get 1.txn-put 1.commit 1.get 1.cas:value 0.get",
 		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 1.get 1.cas:sealed 1.begin 1.txn-put " +
 			"0.cas:unsaved 0.get",
 	} {

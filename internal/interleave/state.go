@@ -105,12 +105,12 @@ func hash(tokens []token) stateKey {
 // of another one.
 func (a *actor) tokens() []token {
 	w, r := a.w, a.judge
-	text := fmt.Sprint("| ", a.crashed, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.Sets)
+	text := fmt.Sprint("| ", a.crashed, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Sets)
 	for _, b := range w.session.Requests {
-		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving)
+		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving, b.Died != 0 && b.Died < r.Began)
 	}
 	for _, t := range w.session.Losses {
-		text += fmt.Sprint(" ", t >= r.Saving)
+		text += fmt.Sprint(" ", t >= r.Began, t >= r.Saving, t >= r.Closed, t >= r.Ended)
 	}
 	if a.saw != nil {
 		text += a.saw.String()
@@ -234,7 +234,7 @@ func (w *world) valueTokens(b []byte) []token {
 		tokens = append(tokens, ident("version", tr.version))
 	}
 	for _, c := range tr.cells {
-		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&3)), token{kind: ranked, stamp: c.stamp})
+		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&1)), token{kind: ranked, stamp: c.stamp})
 	}
 	return tokens
 }

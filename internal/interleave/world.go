@@ -90,18 +90,19 @@ type actor struct {
 	works []context.Context // of what goes on in the background; guarded by w.mu
 
 	// The explorer's.
-	crashed   bool
-	issued    judge.Time // when it had loaded, and issued its first call to save
-	since     time.Time  // when it began to load
-	judged    bool       // its load
-	fromCache bool       // its load found a value there
-	hits      int        // calls that were made to fail
-	hurt      bool       // one of them in the cache
-	down      map[string]bool
-	txn       transaction
-	answers   [2][]token // of the cache and of the backup
-	attempt   int        // how many of the backup's there were when the transaction began
-	breached  breachState
+	crashed      bool
+	issued       judge.Time // when it had loaded, and issued its first call to save
+	since        time.Time  // when it began to load
+	judged       bool       // its load
+	fromCache    bool       // its load found a value there
+	foundUnsaved bool       // of which the backup lacks something
+	hits         int        // calls that were made to fail
+	hurt         bool       // one of them in the cache
+	down         map[string]bool
+	txn          transaction
+	answers      [2][]token // of the cache and of the backup
+	attempt      int        // how many of the backup's there were when the transaction began
+	breached     breachState
 }
 
 // A call is a request's call that is held.
@@ -388,7 +389,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
 		a.judge = &judge.Request{
-			Creates: o.login, Removes: o.logout || o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge,
+			Creates: o.login, Removes: o.logout || o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
 		}
 		w.session.Requests = append(w.session.Requests, a.judge)
 		if sc.start == created && i > 0 {
@@ -697,7 +698,7 @@ func (w *world) apply(ch choice) error {
 		time.Sleep(time.Minute + time.Second)
 	case expireSession:
 		w.jumped, w.expired = true, true
-		if it := w.peek(); it != nil && kindName(it) == "unsaved" {
+		if w.hasUnsaved() && slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.purge || a.op.old }) {
 			w.session.Overdue = true
 		}
 		w.lose()
@@ -709,7 +710,7 @@ func (w *world) apply(ch choice) error {
 	case crash:
 		for _, a := range w.actors {
 			if a.index == ch.actor || a.op.shared && w.actors[ch.actor].op.shared {
-				a.crashed = true
+				a.crashed, a.judge.Died = true, w.clock
 			}
 		}
 	default:
@@ -722,6 +723,14 @@ func (w *world) apply(ch choice) error {
 	}
 	w.settle()
 	return nil
+}
+
+// hasUnsaved reports whether the cache has something that the backup lacks, or a
+// request has found it there and goes on.
+func (w *world) hasUnsaved() bool {
+	it := w.peek()
+	return it != nil && kindName(it) == "unsaved" ||
+		slices.ContainsFunc(w.actors, func(a *actor) bool { return a.foundUnsaved && a.judge.Ended == 0 })
 }
 
 // make makes a call and gives its answer to the request that waits for it.
@@ -760,6 +769,7 @@ func (w *world) make(c *call, how kind) {
 		w.changed(c, c.err)
 		if c.name == "get" && a.phase == loading {
 			a.fromCache = c.got != nil && c.got.flags == 0
+			a.foundUnsaved = a.fromCache && kindName(c.got) == "unsaved"
 		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++
@@ -771,9 +781,14 @@ func (w *world) make(c *call, how kind) {
 	if c.name == "commit" {
 		a.txn.handle = nil // however it has ended
 	}
-	if how != makeCall && c.service == inCache && a.phase >= saving {
+	if how != makeCall && (c.service == inCache || c.name == "ds-swap") && a.phase >= saving {
 		// The change keeps the time that it had when the call was issued.
 		a.judge.Saving = a.issued
+	}
+	if c.err != nil && c.service == inCache {
+		for _, b := range w.actors {
+			b.judge.CacheOK = b.judge.CacheOK && b != a && !(a.op.shared && b.op.shared)
+		}
 	}
 	a.remember(c)
 	close(c.answered)

@@ -148,6 +148,12 @@ func TestASentenceExcusesWhatItSaysAndNoMore(t *testing.T) {
 			}},
 		{judge.Clocks, "a first change whose time comes from a clock that is ahead",
 			of(touch(5, 6, 7, 7, ahead), set(10, 11, 12, 0, "a", async), set(14, 15, 16, 16, "b")).losing(13), sees("a"), nil},
+		{judge.Clocks, "a second change whose clock is behind, and that had loaded the session before the first",
+			of(set(10, 12, 13, 0, "a", async), set(11, 15, 16, 16, "b", behind)), sees("a"), map[string]history{
+				"it had loaded it after":     of(set(10, 12, 13, 0, "a", async), set(14, 15, 16, 16, "b", behind)),
+				"the first was saved before": of(set(10, 12, 13, 14, "a", async), set(11, 15, 16, 16, "b", behind)),
+				"its clock is ahead":         of(set(10, 12, 13, 0, "a", async), set(11, 15, 16, 16, "b", ahead)),
+			}},
 		{judge.FailedPublish, "a change that was not published, and one made from what it left",
 			of(set(10, 11, 13, 13, "a", failed), set(12, 14, 15, 15, "b")), sees("a"), map[string]history{
 				"no call to the cache has failed": of(set(10, 11, 13, 13, "a", failed, cacheOK), set(12, 14, 15, 15, "b")),

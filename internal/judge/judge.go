@@ -37,8 +37,10 @@ const (
 	// Down is Unsaved for a change whose save the backup has refused.
 	Down Sentence = "Sessions go on living in the cache, the error is reported, and the next save of the session brings the backup up to date."
 
-	// Clocks excuses the order of two changes where the cache was emptied between
-	// them, and the time of the first may be ahead of the clock of the second.
+	// Clocks excuses the order of two changes where the second could not see the
+	// first, which was in the cache alone: the cache was emptied between them, or
+	// the session was loaded for the second before. And the time of the first may
+	// be ahead of the clock of the second.
 	Clocks Sentence = "Where the cache was emptied between two changes of the same attribute before the first was backed up, the clocks of the two instances decide which is the later."
 
 	// FailedPublish excuses the order of two changes where the second was made
@@ -355,7 +357,7 @@ func (s *Session) precedes(a, b *Request, l Load) bool {
 	if a.Ended != 0 && !a.Failed && !a.Late {
 		until = min(until, a.Ended)
 	}
-	return !(s.may(Clocks) && s.lostSince(a.Saving, until)) &&
+	return !(s.may(Clocks) && (a.Closed >= b.Began || s.lostSince(a.Saving, until))) &&
 		!s.isRewritten(a, l)
 }
 

@@ -23,7 +23,7 @@ func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c Change)
 	if !s.fits(id, c) {
 		return nil, tier.ErrTooLarge
 	}
-	p := &part{loaded: l, change: &c, ahead: aheadOf(ctx), async: true}
+	p := &part{loaded: l, change: &c, ahead: aheadOf(ctx)}
 	err := s.together(ctx, id, "keep", p, func(ctx context.Context, parts []*part) error {
 		st, err := s.keep(ctx, id, parts, true)
 		if err != nil {
@@ -36,7 +36,6 @@ func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c Change)
 	})
 	saved := err != nil && !isRefusal(err)
 	if saved {
-		p.async = false
 		err = s.run(ctx, id, p)
 	}
 	if err != nil {

@@ -38,8 +38,7 @@
 // behind does not make a change lose against that state. A synchronous change
 // draws its time in the transaction, later than all that is in the record. Once a
 // change may have been applied it keeps its time. Random low bits keep any two
-// changes apart; one bit says that the change is asynchronous. The time of a
-// deletion is kept for an hour.
+// changes apart. The time of a deletion is kept for an hour.
 //
 // When the session was last used, and when it ends, only ever become later: a
 // request that took an hour must not end a session.
@@ -114,11 +113,6 @@
 // deleted from the cache: that could take unsaved changes with it. A session
 // that is too large for the cache leaves nobody's lease there.
 //
-// If a synchronous change finds a later asynchronous one of the same attribute
-// there, it is made once more from the beginning, with a time later than that. The
-// other one may have been saved before this one began, on an instance whose clock
-// is ahead, and the transaction could not see it.
-//
 // If publishing fails, the error is returned, and publishing is tried again in the
 // background.
 //
@@ -191,10 +185,10 @@
 //     saves it again.
 //   - A request that is older than 24 hours may revive a removed session.
 //   - An asynchronous change is lost if the cache loses it and the instance dies
-//     before its background save has ended. If the cache was emptied after an
-//     asynchronous change of an attribute that was not saved when the next change
-//     of it began, and before that one had ended, the clocks of the two instances
-//     decide which is the later one.
+//     before its background save has ended.
+//   - The clocks of two instances decide which of two changes of one attribute is
+//     the later, if the first was in the cache alone and the second could not see
+//     it there: it had loaded the session before, or the cache was emptied.
 //   - A session that ended more than half a minute ago is not saved any more,
 //     unless something of it was unsaved: a purge may be deleting the record.
 //   - Without a backup, a removal is final for as long as the cache keeps the

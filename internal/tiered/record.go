@@ -17,16 +17,14 @@ import (
 )
 
 // A stamp says when an attribute was last changed: microseconds since 1970 in
-// the upper 52 bits (until the year 2112), then 10 random bits, which keep any
-// two changes apart, then whether it was drawn without asking the backup, and in
-// the lowest bit whether the change deleted the attribute.
+// the upper 52 bits (until the year 2112), then 11 random bits, which keep any
+// two changes apart, and in the lowest bit whether the change deleted it.
 type stamp uint64
 
 const (
 	stampShift         = 12
 	deletedBit   stamp = 1
-	asyncBit     stamp = 2
-	firstStamp   stamp = 4         // later than zero, earlier than any time
+	firstStamp   stamp = 2         // later than zero, earlier than any time
 	tombstoneTTL       = time.Hour // how long a deletion is remembered
 )
 
@@ -37,13 +35,9 @@ func stampOf(t time.Time) stamp {
 func (s stamp) time() time.Time { return time.UnixMicro(int64(s >> stampShift)) }
 
 // draw returns a stamp for a change made now, later than every one it has seen.
-func draw(now time.Time, seen stamp, async bool) stamp {
-	at := max(stampOf(now), (seen>>stampShift+1)<<stampShift) |
-		stamp(rand.Uint64N(1<<stampShift))&^(deletedBit|asyncBit)
-	if async {
-		at |= asyncBit
-	}
-	return at
+func draw(now time.Time, seen stamp) stamp {
+	at := max(stampOf(now), (seen>>stampShift+1)<<stampShift)
+	return at | stamp(rand.Uint64N(1<<stampShift))&^deletedBit
 }
 
 // A cell is when one attribute was last changed. The cell of a deleted

@@ -18,10 +18,6 @@ var (
 
 	// errNotCached means that the cache has no value that could take a change.
 	errNotCached = errors.New("no cached session to change")
-
-	// errOvertaken means that the item has a later change, which the backup had
-	// not seen when this one was committed.
-	errOvertaken = errors.New("an asynchronous change is later")
 )
 
 // overdue is how long after its end a session may still be saved: an update
@@ -37,8 +33,6 @@ type part struct {
 	loaded *Loaded
 	change *Change       // nil: nothing but what was unsaved when it loaded
 	stamp  stamp         // of the change, as it was tried last
-	async  bool          // it is for the cache alone
-	floor  stamp         // the change is to be later than that
 	made   *state        // the session with the change, as it was tried last
 	fixed  bool          // what was made may have been applied
 	ahead  time.Duration // the instance's clock; see WithClock
@@ -58,7 +52,7 @@ func (p *part) state(seen stamp) *state {
 	if c == nil {
 		return from
 	}
-	p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest(), p.floor), p.async)
+	p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest()))
 	st := from.clone()
 	st.value = c.Value
 	for _, name := range c.Set {
@@ -117,17 +111,12 @@ func (s *Store) run(ctx context.Context, id string, p *part) error {
 		return err
 	}
 	return s.together(ctx, id, "save", p, func(ctx context.Context, parts []*part) error {
-		err := s.save(ctx, id, parts, parts)
-		if errors.Is(err, errOvertaken) {
-			err = s.save(ctx, id, parts, nil)
-		}
-		return err
+		return s.save(ctx, id, parts)
 	})
 }
 
-// save commits parts to the backup and publishes what it has then. errOvertaken:
-// one of those that may be overtaken was, and all of them are to be saved again.
-func (s *Store) save(ctx context.Context, id string, parts, overtakable []*part) error {
+// save commits parts to the backup and publishes what it has then.
+func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	loaded := parts[0].loaded
 	seen, fill := loaded.item, loaded.fill
 	var leaseErr error
@@ -145,7 +134,7 @@ func (s *Store) save(ctx context.Context, id string, parts, overtakable []*part)
 	defer cancel()
 	switch {
 	case err == nil:
-		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed, overtakable))
+		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed))
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.mark(ctx, id))
 	case isRefusal(err):
@@ -299,15 +288,15 @@ func (s *Store) kept(into *state, parts []*part) (n *state, done bool, err error
 
 // publish makes the cache's item contain what was committed. seen is the item
 // that the request has loaded; nil: none. When the cache fails, publishing goes
-// on in the background. See save for errOvertaken.
-func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state, parts []*part) error {
-	err := s.publishNow(ctx, id, seen, committed, parts)
-	if err != nil && !isRefusal(err) && !errors.Is(err, errOvertaken) {
+// on in the background.
+func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state) error {
+	err := s.publishNow(ctx, id, seen, committed)
+	if err != nil && !isRefusal(err) {
 		once := *s
 		once.Retries = 1
 		s.inBackground(ctx, id, func(ctx context.Context) error {
 			_, err := retry.Do(ctx, publishAttempts, func() (struct{}, error) {
-				return struct{}{}, once.publishNow(ctx, id, nil, committed, nil)
+				return struct{}{}, once.publishNow(ctx, id, nil, committed)
 			})
 			return err
 		})
@@ -315,15 +304,12 @@ func (s *Store) publish(ctx context.Context, id string, seen *item, committed *s
 	return err
 }
 
-func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state, parts []*part) error {
+func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state) error {
 	return s.replace(ctx, id, seen, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
 		switch {
 		case seen == nil, seen.is(removed), seen.is(lease) && seen.nonce == nonce{}:
 			return it, 0, true, nil // whoever refills next reads what was committed
 		case seen.is(value):
-			if overtaken(seen, parts) {
-				return it, 0, false, errOvertaken
-			}
 			n, changed, err := s.published(seen.state, committed)
 			if err != nil || !changed {
 				return it, 0, !changed, err
@@ -340,25 +326,6 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 		// older than what the refill has read.
 		return nobodysLease, leaseTTL, false, nil
 	})
-}
-
-// overtaken reports whether the item has a later change of an attribute that one
-// of parts has changed, which was made without asking the backup. If clocks differ
-// that change may have been saved before the part began. So the parts are to be
-// made again, later than it: once, as what comes then has overlapped.
-func overtaken(seen *item, parts []*part) bool {
-	if !slices.ContainsFunc(parts, func(p *part) bool {
-		return p.change != nil && slices.ContainsFunc(seen.state.cells, func(c cell) bool {
-			at, _ := p.made.at(c.name)
-			return at|deletedBit == p.stamp|deletedBit && c.at > at && c.at&asyncBit != 0
-		})
-	}) {
-		return false
-	}
-	for _, p := range parts {
-		p.floor, p.fixed = seen.state.latest(), false
-	}
-	return true
 }
 
 // published is an item's state with what was committed. What is later in the
