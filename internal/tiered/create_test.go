@@ -49,6 +49,22 @@ func TestACreationThatTheBackupFailsLivesInTheCacheUntilTheNextChange(t *testing
 	})
 }
 
+func TestACreationThatTheBackupFailedOutlivesTheSaveOfARequestThatDidNotLoadIt(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0")
+		s.purge()
+		s.flush()
+		s.fail("A", "backup")
+		expectErr(t, "create", s.request(t, "A").create("a=1"), errDown)
+		b := s.request(t, "B")
+		b.l = New()
+		must(t, b.update("b=1"))
+		expect(t, "cached", s.cached(), "unsaved a=1 b=1")
+		must(t, s.opened(t, "C").update("c=1"))
+		s.expectKept(t, "a=1 b=1 c=1")
+	})
+}
+
 // Else what is saved of the item later would win over changes in between that were
 // made on an instance whose clock is behind.
 func TestACreationWhoseAnswerIsLostKeepsItsTime(t *testing.T) {

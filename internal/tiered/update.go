@@ -340,8 +340,8 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 		switch {
 		case c.unsaved && at >= c.at:
 			n.cells[i].unsaved, changed = false, true
-		case !c.unsaved && at < c.at && committed.absent != 0:
-			// An old instance had overwritten this in the record.
+		case !c.unsaved && at < c.at && (n.whole || committed.absent != 0):
+			// The record never had this, or an old instance had overwritten it.
 			n.cells[i].unsaved, changed = true, true
 		}
 	}
