@@ -125,8 +125,8 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 	}
 	services := map[string]bool{}
 	for _, c := range calls {
-		if c.name == "start" {
-			continue // it is no call
+		if c.isPause() {
+			continue
 		}
 		services[c.service] = true
 		for _, k := range []kind{failCall, loseAnswer, failAll, loseAll} {

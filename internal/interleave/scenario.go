@@ -106,6 +106,9 @@ func (o op) value(i int) string {
 	return fmt.Sprintf("v%d", i)
 }
 
+// saves reports whether it changes the session, or ends it.
+func (o op) saves() bool { return o.attr != "" || o.refresh || o.logout || o.regenerate || o.login }
+
 // of reports whether a store can do this.
 func (o op) of(isCascade bool) bool {
 	if isCascade {

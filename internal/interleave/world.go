@@ -207,11 +207,15 @@ func (a *actor) worksIn(ctx context.Context) {
 	}
 }
 
-// begin holds a request before it does anything, as if at a call: what a purge
-// deletes depends on when it begins.
-func (a *actor) begin() error {
-	return a.hold(&call{ctx: context.Background(), name: "start", perform: func() error { return nil }})
+// pause holds a request as if at a call: a purge before it begins, since what it
+// deletes depends on when that is; and one whose first call to save has the time
+// of the change in it, since the app may have taken its time.
+func (a *actor) pause(name string) error {
+	return a.hold(&call{ctx: context.Background(), name: name, perform: func() error { return nil }})
 }
+
+// isPause reports whether it is no call.
+func (c *call) isPause() bool { return c.name == "start" || c.name == "save" }
 
 // context is that of the request, on an instance of its own as a rule.
 func (a *actor) context() context.Context {
@@ -287,7 +291,7 @@ func (a *actor) run() {
 	ctx := a.context()
 	if a.op.purge {
 		a.phase = saving
-		if a.begin() != nil {
+		if a.pause("start") != nil {
 			return
 		}
 		purge := a.w.store.purge
@@ -308,6 +312,9 @@ func (a *actor) run() {
 		a.saw = v.load(a.w.id)
 	}
 	a.phase, a.used = saving, time.Now()
+	if a.w.database != nil && a.op.saves() && a.pause("save") != nil {
+		return
+	}
 	v.act(a.op, a.op.value(a.index))
 	a.newID = v.moved()
 	v.close()
@@ -745,6 +752,9 @@ func (w *world) make(c *call, how kind) {
 	if a.phase == saving && a.judge.Saving == 0 {
 		a.startsSaving()
 	}
+	if c.name == "save" {
+		a.issued, a.judge.Latest = w.clock, time.Now() // a store may use it once more
+	}
 	if c.isDown() && how == makeCall {
 		how = failCall
 	}
@@ -781,9 +791,14 @@ func (w *world) make(c *call, how kind) {
 	if c.name == "commit" {
 		a.txn.handle = nil // however it has ended
 	}
-	if how != makeCall && (c.service == inCache || c.name == "ds-swap") && a.phase >= saving {
+	if how != makeCall && c.service == inCache && a.phase >= saving {
 		// The change keeps the time that it had when the call was issued.
 		a.judge.Saving = a.issued
+	}
+	if how != makeCall && a.phase >= saving {
+		for _, b := range w.actors {
+			b.judge.Retried = b.judge.Retried || b == a || a.op.shared && b.op.shared
+		}
 	}
 	if c.err != nil && c.service == inCache {
 		for _, b := range w.actors {

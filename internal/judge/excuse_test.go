@@ -39,6 +39,7 @@ func failed(r *judge.Request)  { r.Failed = true }
 func kept(r *judge.Request)    { r.Failed, r.Kept = true, true }
 func late(r *judge.Request)    { r.Late = true }
 func cacheOK(r *judge.Request) { r.CacheOK = true }
+func retried(r *judge.Request) { r.Retried = true }
 func gone(r *judge.Request)    { r.Gone = true }
 func idle(r *judge.Request)    { r.Saves = false }
 func removes(r *judge.Request) { r.Removes = true }
@@ -154,6 +155,12 @@ func TestASentenceExcusesWhatItSaysAndNoMore(t *testing.T) {
 				"the first was saved before": of(set(10, 12, 13, 14, "a", async), set(11, 15, 16, 16, "b", behind)),
 				"its clock is ahead":         of(set(10, 12, 13, 0, "a", async), set(11, 15, 16, 16, "b", ahead)),
 			}},
+		{judge.Clocks, "a second change whose clock is behind, tried again, that had loaded the session before",
+			of(set(10, 12, 13, 13, "a"), set(11, 15, 16, 16, "b", behind, retried)), sees("a"), map[string]history{
+				"it was not tried again": of(set(10, 12, 13, 13, "a"), set(11, 15, 16, 16, "b", behind)),
+				"it had loaded it after": of(set(10, 12, 13, 13, "a"), set(14, 15, 16, 16, "b", behind, retried)),
+				"its clock is ahead":     of(set(10, 12, 13, 13, "a"), set(11, 15, 16, 16, "b", ahead, retried)),
+			}},
 		{judge.FailedPublish, "a change that was not published, and one made from what it left",
 			of(set(10, 11, 13, 13, "a", failed), set(12, 14, 15, 15, "b")), sees("a"), map[string]history{
 				"no call to the cache has failed": of(set(10, 11, 13, 13, "a", failed, cacheOK), set(12, 14, 15, 15, "b")),
@@ -178,6 +185,10 @@ func TestASentenceExcusesWhatItSaysAndNoMore(t *testing.T) {
 			of(set(10, 11, 12, 12, "a")).losing(20).where(func(s *judge.Session) { s.Overdue = true }), sees("-"), map[string]history{
 				"it is in the cache": of(set(10, 11, 12, 12, "a")).where(func(s *judge.Session) { s.Overdue = true }),
 				"it was saved":       of(set(10, 11, 12, 12, "a")).losing(20),
+			}},
+		{judge.Overdue, "such a session, removed while it was purged",
+			of(set(10, 11, 12, 12, "a"), touch(13, 14, 15, 15, removes)).where(func(s *judge.Session) { s.Overdue = true }), sees("a"), map[string]history{
+				"it was saved": of(set(10, 11, 12, 12, "a"), touch(13, 14, 15, 15, removes)),
 			}},
 		{judge.Old, "what an old instance overlaps",
 			of(set(10, 11, 14, 14, "a"), touch(12, 13, 15, 15, old)), sees("0"), map[string]history{

@@ -39,8 +39,9 @@ const (
 
 	// Clocks excuses the order of two changes where the second could not see the
 	// first, which was in the cache alone: the cache was emptied between them, or
-	// the session was loaded for the second before. And the time of the first may
-	// be ahead of the clock of the second.
+	// the session was loaded for the second before. Or the second was loaded before
+	// and is tried again with its first time. And the time of the first may be
+	// ahead of the clock of the second.
 	Clocks Sentence = "Where the cache was emptied between two changes of the same attribute before the first was backed up, the clocks of the two instances decide which is the later."
 
 	// FailedPublish excuses the order of two changes where the second was made
@@ -110,6 +111,8 @@ type Request struct {
 	Kept bool
 	// CacheOK: no call to the cache failed that was made for it.
 	CacheOK bool
+	// Retried: a call to save failed, so that the change keeps the time it had.
+	Retried bool
 	// Died is when its instance was killed: from then on it makes no call.
 	Died Time
 
@@ -350,7 +353,11 @@ func (s *Session) precedes(a, b *Request, l Load) bool {
 		return false
 	case a.hasFailedPublish() && (a.Closed >= b.Began || s.lead(a, b) > 0) && s.may(FailedPublish):
 		return false // b was made from the item that a had left
-	case s.lead(a, b) <= 0 || !s.isAlone(a, b.Saving, l):
+	case s.lead(a, b) <= 0:
+		return true
+	case b.Retried && a.Closed >= b.Began && s.may(Clocks):
+		return false // b was made before it was tried again, without seeing a
+	case !s.isAlone(a, b.Saving, l):
 		return true
 	}
 	until := b.Closed
@@ -466,6 +473,7 @@ func (s *Session) removedBy(l Load) *Request {
 		case r.Failed && s.may(FailedLogout):
 		case s.may(Old) && s.overwritten(r, l):
 		case s.may(OnlyCache) && s.lostSince(r.Saving, l.Ended):
+		case s.may(Overdue): // the emptied record is a record, too
 		default:
 			return r
 		}

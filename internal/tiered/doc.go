@@ -178,17 +178,21 @@
 //   - Nobody may use an id before its creation has returned.
 //   - A request that dies inside Take ends the session.
 //   - A session that was unsaved for longer than it lives may lose its record to a
-//     purge at the moment it is saved. It lives in the cache until its next
-//     change, which ends it, with ErrRemoved.
+//     purge at the moment it is saved or removed. It lives in the cache until its
+//     next change, which ends it, with ErrRemoved.
 //   - Old instances may overwrite changes that overlap theirs. What they have
 //     overwritten in the record lives in the cache alone until the next change
-//     saves it again.
+//     saves it again. Those of dsoprea's store do not say when: a request that had
+//     loaded the session before may then overwrite what the old one has written,
+//     with what it had loaded.
 //   - A request that is older than 24 hours may revive a removed session.
 //   - An asynchronous change is lost if the cache loses it and the instance dies
 //     before its background save has ended.
 //   - The clocks of two instances decide which of two changes of one attribute is
 //     the later, if the first was in the cache alone and the second could not see
-//     it there: it had loaded the session before, or the cache was emptied.
+//     it there: it had loaded the session before, or the cache was emptied. They
+//     also decide if the second had loaded the session before, and is tried again
+//     because a call failed that may have had its effect.
 //   - A session that ended more than half a minute ago is not saved any more,
 //     unless something of it was unsaved: a purge may be deleting the record.
 //   - Without a backup, a removal is final for as long as the cache keeps the
