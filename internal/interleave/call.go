@@ -1,0 +1,236 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"testing/synctest"
+	"time"
+)
+
+// A call is a request's call that is held.
+type call struct {
+	actor   *actor // nil: it is made at once
+	ctx     context.Context
+	service string // inCache or inBackup
+	name    string
+	prepare func()       // finds out what is not known when the call is issued
+	perform func() error // makes it
+	failure error        // what it answers when it is made to fail
+
+	item      *item          // that it writes
+	value     []byte         // that it writes to the backup
+	got       *item          // that it read
+	answer    func() []token // what else it was answered; nil: that is plain
+	elsewhere bool           // it is for the session under another id
+	to        *Call          // of a Database
+
+	// App Engine's.
+	method            string
+	request, response []byte
+
+	answered chan struct{}
+	err      error
+}
+
+// An item is one in the cache.
+type item struct {
+	value []byte
+	flags uint32
+	cas   uint64 // which version it is
+	ttl   time.Duration
+}
+
+// A record is a session's record in the backup.
+type record struct {
+	value   []byte
+	expires time.Time
+	version []byte // where the service has versions
+}
+
+// A cacheService and a backupService are the services as the explorer sees them,
+// not noticed by anybody.
+type cacheService interface {
+	peek(id string) *item // nil: there is none
+	set(id string, value []byte)
+	evict(id string)
+	flush()
+}
+
+type backupService interface {
+	record(id string) *record // nil: there is none
+	put(id string, r *record) // nil: delete it
+}
+
+// A holder is whose call it is: a request whose calls are held, or one whose
+// calls are made at once.
+type holder interface{ hold(*call) error }
+
+type holderKey struct{}
+
+func holderOf(ctx context.Context) holder { return ctx.Value(holderKey{}).(holder) }
+
+// isPause reports whether it is no call.
+func (c *call) isPause() bool { return c.name == "start" || c.name == "save" }
+
+func (w *world) hasCall(a *actor) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.pending, func(c *call) bool { return c.actor == a })
+}
+
+// calls returns the calls that can be made, named and in order.
+func (w *world) calls() []*call {
+	live := w.live()
+	all := slices.DeleteFunc(slices.Clone(live), w.isLocked)
+	slices.SortFunc(all, func(a, b *call) int {
+		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.name, b.name), slices.Compare(a.request, b.request))
+	})
+	return all
+}
+
+// live returns the calls of the requests that have not crashed.
+func (w *world) live() (all []*call) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.pending {
+		if c.actor.crashed {
+			continue
+		}
+		if c.prepare != nil {
+			c.prepare()
+			c.prepare = nil
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// isStuck reports whether all calls wait for a lock.
+func (w *world) isStuck() bool {
+	return w.database != nil && len(w.live()) > 0 && len(w.calls()) == 0
+}
+
+// hidden reports whether nobody else can notice when the call is made.
+func (c *call) hidden() bool {
+	switch c.name {
+	case "begin":
+		// The first call of a save tells when that began.
+		return c.actor.judge.Saving != 0
+	case "txn-put":
+		return true
+	case "rollback":
+		return c.to == nil || !c.to.Unlocks
+	}
+	return c.isDown()
+}
+
+// isDown reports whether the call fails anyway.
+func (c *call) isDown() bool { return c.actor.down[c.service] || c.actor.w.down[c.service] }
+
+// writes reports whether a call whose answer is lost is another thing than one
+// that was not made.
+func (c *call) writes() bool {
+	switch c.name {
+	case "ds-put", "ds-swap", "ds-delete", "commit":
+		return true
+	}
+	return c.item != nil
+}
+
+// hasUnsaved reports whether the cache has something that the backup lacks, or a
+// request has found it there and goes on.
+func (w *world) hasUnsaved() bool {
+	it := w.peek()
+	return it != nil && kindName(it) == "unsaved" ||
+		slices.ContainsFunc(w.actors, func(a *actor) bool { return a.foundUnsaved && a.judge.Ended == 0 })
+}
+
+// make makes a call and gives its answer to the request that waits for it.
+func (w *world) make(c *call, how kind) {
+	a := c.actor
+	w.mu.Lock()
+	w.pending = slices.DeleteFunc(w.pending, func(p *call) bool { return p == c })
+	w.mu.Unlock()
+	if a.judge.Began == 0 {
+		a.judge.Began, a.since = w.clock, time.Now()
+	}
+	if a.phase == saving && a.judge.Saving == 0 {
+		a.startsSaving()
+	}
+	if c.name == "save" {
+		a.issued, a.judge.Latest = w.clock, time.Now() // a store may use it once more
+	}
+	if c.isDown() && how == makeCall {
+		how = failCall
+	}
+	if how == failAll || how == loseAll {
+		a.down[c.service] = true
+	}
+	switch {
+	case c.ctx.Err() != nil:
+		c.err = c.ctx.Err()
+		if c.to != nil {
+			a.hits++ // each of its calls has a time of its own
+		}
+	case how == failCall || how == failAll:
+		a.hits++
+		a.hurt = a.hurt || c.service == inCache
+		c.err = c.failure
+	default:
+		if c.name == "begin" || c.name == "ds-put" || c.name == "ds-swap" {
+			a.judge.Saves = a.judge.Saves || a.phase >= saving
+		}
+		c.err = c.perform()
+		w.changed(c, c.err)
+		if c.name == "get" && a.phase == loading {
+			a.fromCache = c.got != nil && c.got.flags == 0
+			a.foundUnsaved = a.fromCache && kindName(c.got) == "unsaved"
+		}
+		if how == loseAnswer || how == loseAll {
+			a.hits++
+			a.hurt = a.hurt || c.service == inCache
+			w.hurt = true // nobody knows that the backup has it
+			c.err = c.failure
+		}
+	}
+	if c.name == "commit" {
+		a.txn.handle = nil // however it has ended
+	}
+	if how != makeCall && c.service == inCache && a.phase >= saving {
+		// The change keeps the time that it had when the call was issued.
+		a.judge.Saving = a.issued
+	}
+	if how != makeCall && a.phase >= saving {
+		for _, b := range w.actors {
+			b.judge.Retried = b.judge.Retried || b == a || a.op.shared && b.op.shared
+		}
+	}
+	if c.err != nil && c.service == inCache {
+		for _, b := range w.actors {
+			b.judge.CacheOK = b.judge.CacheOK && b != a && !(a.op.shared && b.op.shared)
+		}
+	}
+	a.remember(c)
+	close(c.answered)
+	if c.err != nil && w.hasCall(a) {
+		// It is tried again beside another call.
+		synctest.Wait()
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// changed keeps in mind what a call has changed.
+func (w *world) changed(c *call, err error) {
+	switch c.name {
+	case "commit", "ds-put", "ds-swap", "ds-delete":
+		if err == nil && !c.elsewhere {
+			w.version++
+		}
+	}
+	if c.item != nil {
+		w.ttl = c.item.ttl
+	}
+}
