@@ -1,17 +1,23 @@
 // Package interleave proves by trying that the stores keep their promises: it
 // runs the real store, one goroutine for each request, holds every request at
-// each of its calls to App Engine, and decides which call is made next, in every
-// order there is. Between the calls it may empty Memcache, stop a request for
+// each of its calls to the services, and decides which is made next, in every
+// order there is. Between the calls it may empty the cache, stop a request for
 // good, make a call fail, or make it and lose its answer, make a service fail for
 // one request or for all, or let time pass. The stores are that of the root
 // package and cascadestore's on both services, used as an app uses them, and the
 // protocol alone, which can do what neither store can: move a session that others
-// change asynchronously. What each has of its own is in one file
-// (gaesession_test.go, cascade_test.go, bare_test.go); all else is the same.
+// change asynchronously. What each has of its own is in one file (gaesession.go,
+// cascade.go, bare.go); all else is the same.
 //
-// There is nothing but tests in it. They need testing/synctest, which knows when
-// every goroutine of a schedule waits, so that the set of calls that can be made
-// next is exact, and which simulates time.
+// The services are App Engine's, or a cache that goes back in time, as a Redis
+// server does that restarts from a snapshot, with the fence of package rediscache
+// around it; and any database that a test gives it (see [Database]): so the tests
+// of _cloud_demo run all of this on package clouddatastore, with a database that
+// compares versions and with one that locks what a transaction has read.
+//
+// Only tests may import it. It needs testing/synctest, which knows when every
+// goroutine of a schedule waits, so that the set of calls that can be made next is
+// exact, and which simulates time.
 //
 //	go test ./internal/interleave                                a part of it, in some ten seconds
 //	go test ./internal/interleave -timeout 24h -explore.full     every schedule there is
@@ -19,6 +25,7 @@
 //	go test ./internal/interleave -timeout 24h -explore.full -explore.only='evicted async'
 //	go test ./internal/interleave -run Walks -explore.walks=100000 -explore.seed=1
 //	go test ./internal/interleave -run Rule -explore.rules -v    each rule of the protocol left out
+//	cd _cloud_demo && go test . -run 'Schedule|Walks' -explore.full    the same on the Cloud Datastore API
 //	go test ./internal/interleave -run Replay -v -explore.trace='cached change:a+logout: 0.get 1.get flush ...'
 //
 // # What is explored
@@ -28,7 +35,9 @@
 // another; with ~shared behind its name it is on one with the others of that
 // kind. The clock of an instance may be half a minute ~ahead or ~behind when it
 // changes something, and "old" requests load and save as the libraries do which
-// this one takes the place of.
+// this one takes the place of. Behind that, words say which services it is on:
+// "redis" is the cache that goes back, "versions" and "locks" the two databases of
+// _cloud_demo.
 //
 // A schedule is a list of choices: which call is made next, or what happens
 // instead. The search goes depth first and begins every schedule anew, as the
@@ -39,7 +48,9 @@
 // they come up, the times of changes by their rank, and other times are told to
 // the minute. A call that nobody else can notice (the beginning of a transaction,
 // a put inside of it, a rollback, and what fails anyway as its service is down) is
-// made as soon as it can be made.
+// made as soon as it can be made; but the first call of a save is not hidden, as it
+// tells when the save began. On a Database that call may have the time of the
+// change in it already: there a request pauses before it saves.
 //
 // A scenario on cascadestore's store has the word cascade in its name, one on the
 // protocol alone the word bare. On cascadestore's a request has the session's
@@ -56,7 +67,8 @@
 // # What is judged
 //
 // Every load on the way, every error that is reported, and at the end of every
-// schedule a load, what Datastore holds, a request that touches the session, one
-// more change, and loads after Memcache was emptied. What may be seen is said in
-// package judge, which the other tests use, too.
+// schedule a load, what the backup holds, a request that touches the session, one
+// more change, and loads after the cache was emptied. What may be seen is said in
+// package judge, which the other tests use, too; the scenario tells it which of
+// its excuses can excuse nothing there.
 package interleave
