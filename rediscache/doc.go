@@ -21,10 +21,11 @@
 //
 // So every item carries a fence: the replication id of the server that took it.
 // Redis draws a new one when a server starts, whatever it has loaded, and when a
-// replica is promoted, also if it was a master before. A call that reads an item
-// asks for the id in the same transaction or script, and compares. An item with
-// another fence is no item, whatever it says. (The id of the process, run_id,
-// would not do: a server that is demoted and promoted again keeps it.)
+// replica is promoted, also if it was a master before. A call that reads or
+// replaces an item asks for the id in the same transaction or script, and
+// compares. An item with another fence is no item, whatever it says. (The id of
+// the process, run_id, would not do: a server that is demoted and promoted again
+// keeps it.)
 //
 // The price is that a restart and a failover empty the cache as a whole. Since
 // nothing that is on a disk counts, persistence is of no use to it; turn it off
