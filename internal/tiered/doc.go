@@ -113,6 +113,11 @@
 // deleted from the cache: that could take unsaved changes with it. A session
 // that is too large for the cache leaves nobody's lease there.
 //
+// A publish is late if the item has something saved that is later than what was
+// committed and that the request had not loaded: another request has committed
+// since. An old instance may have overwritten the record before that. So a late
+// publish marks nothing as saved, and what it brings is unsaved.
+//
 // If publishing fails, the error is returned, and publishing is tried again in the
 // background.
 //

@@ -406,11 +406,43 @@ func TestAnOldDeletionAloneIsNotUnsavedForEver(t *testing.T) {
 		s := created(t, "a=1")
 		l := s.opened(t, "A").l
 		item, committed := l.state.clone(), l.state.clone()
+		committed.before = l.state
 		item.set(cell{name: hashOf("b"), at: stampOf(time.Now().Add(-2*time.Hour)) | deletedBit, unsaved: true})
 		n, changed, err := s.store().published(item, committed)
 		must(t, err)
 		expect(t, "changed", changed, true)
 		expect(t, "unsaved", n.unsaved(), false)
+	})
+}
+
+func TestADeletionThatTheRecordForgetsDoesNotLeaveAnythingUnsaved(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0 x=0")
+		must(t, s.opened(t, "A").update("-x"))
+		for range 4 {
+			time.Sleep(20 * time.Minute)
+			must(t, s.opened(t, "A").updateAsync("a=1"))
+			drain(t)
+			expect(t, "cached", s.cached(), "a=1")
+		}
+	})
+}
+
+// Else a session that changes all the time would look as if nobody saved it.
+func TestWhatIsSavedIsNotMarkedThoughOthersHaveChangedMoreSince(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0 b=0")
+		publish := s.hold("A", "backup.commit", true)
+		must(t, s.opened(t, "A").updateAsync("a=1"))
+		time.Sleep(time.Second)
+		save := s.hold("B", "backup.commit", false)
+		must(t, s.opened(t, "B").updateAsync("b=1"))
+		changed := time.Now()
+		publish()
+		expect(t, "cached", s.cached(), "unsaved a=1 b=1")
+		expect(t, "unsaved since", s.state(t).unsavedSince(), changed)
+		save()
+		s.expectKept(t, "a=1 b=1")
 	})
 }
 

@@ -183,3 +183,62 @@ func TestABackgroundSaveGivesWayToAnOldInstanceThatHasSeenItsChange(t *testing.T
 		s.expectKept(t, "a=2 b=1")
 	})
 }
+
+// What A has committed is not in the record any more when A publishes it: an old
+// instance has overwritten it there, and then C has changed the record.
+func TestALatePublishDoesNotHideWhatAnOldInstanceHasOverwrittenInTheRecord(t *testing.T) {
+	for name, inCache := range map[string]bool{"that was in the cache before": true, "that was not": false} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, "b=0")
+				time.Sleep(time.Second)
+				v := old("b=1", time.Now())
+				s.putOldItem(v)
+				time.Sleep(time.Second)
+				a, c := s.opened(t, "A"), s.opened(t, "C")
+				publish := s.hold("A", "backup.commit", true)
+				change := a.update
+				if inCache {
+					change = a.updateAsync
+				}
+				ended := started(func() error { return change("a=1") })
+				s.putOldRecord(v, time.Now().Add(timeout))
+				must(t, c.update("c=1"))
+				publish()
+				must(t, ended())
+				drain(t)
+				expect(t, "cached", s.cached(), "unsaved a=1 b=1 c=1")
+				must(t, s.opened(t, "D").update("d=1"))
+				s.expectKept(t, "a=1 b=1 c=1 d=1")
+			})
+		})
+	}
+}
+
+// C's publish is not late because the item has what the record does not have any
+// more. Were it taken for late, it would leave nothing that shows A's to be.
+func TestWhatAnOldInstanceHasOverwrittenDoesNotMakeAPublishLate(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "b=0")
+		time.Sleep(time.Second)
+		v := old("b=0", time.Now())
+		s.putOldItem(v)
+		s.putOldRecord(v, time.Now().Add(timeout))
+		publish := s.hold("A", "backup.commit", true)
+		a, b := s.opened(t, "A"), s.opened(t, "B")
+		time.Sleep(time.Second)
+		v = old("b=1", time.Now())
+		s.putOldItem(v)
+		time.Sleep(time.Second)
+		c := s.opened(t, "C")
+		ended := started(func() error { return a.update("a=1") })
+		must(t, b.update("x=1"))
+		expect(t, "cached", s.cached(), "unsaved a=1 b=1 x=1")
+		s.putOldRecord(v, time.Now().Add(timeout))
+		must(t, c.update("c=1"))
+		publish()
+		must(t, ended())
+		must(t, s.opened(t, "D").update("d=1"))
+		s.expectKept(t, "a=1 b=1 c=1 d=1 x=1")
+	})
+}

@@ -70,6 +70,9 @@ type state struct {
 	next       time.Time // when to try next to save what is unsaved
 	sealed     time.Time // until then no asynchronous change: the session moves
 	token      []byte    // the backup's, of the latest record that this contains
+
+	// In what was committed only.
+	before *state // what the request that committed it had loaded
 }
 
 // at returns when an attribute was last changed, and whether it has a cell.

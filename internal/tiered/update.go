@@ -168,6 +168,9 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 	if err == nil && next != nil {
 		committed.token = next.Token
 	}
+	if committed != nil {
+		committed.before = parts[0].loaded.state
+	}
 	return committed, err
 }
 
@@ -330,14 +333,21 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 
 // published is an item's state with what was committed. What is later in the
 // item stays unsaved, if it was.
+//
+// If this comes late, an old instance may have overwritten the record before the
+// later commit. So nothing is saved on the word of it.
 func (s *Store) published(seen, committed *state) (n *state, changed bool, err error) {
+	late := seen.isAheadOf(committed)
 	n, changed, err = s.join(seen, committed, true)
 	if err != nil {
 		return nil, false, err
 	}
 	for i, c := range n.cells {
 		at, _ := committed.at(c.name)
+		was, _ := seen.at(c.name)
 		switch {
+		case late && at == c.at:
+			n.cells[i].unsaved = c.unsaved || was < at
 		case c.unsaved && at >= c.at:
 			n.cells[i].unsaved, changed = false, true
 		case !c.unsaved && at < c.at && (n.whole || committed.absent != 0):
@@ -362,4 +372,15 @@ func (s *Store) published(seen, committed *state) (n *state, changed bool, err e
 		n.next = time.Time{}
 	}
 	return n, changed, nil
+}
+
+// isAheadOf reports whether an item has something saved that is neither in what was
+// committed nor in what the request had loaded before: a later commit has it. But
+// what a commit to an old instance's record lacks, that instance had overwritten.
+func (st *state) isAheadOf(committed *state) bool {
+	return slices.ContainsFunc(st.cells, func(c cell) bool {
+		at, known := committed.at(c.name)
+		was, _ := committed.before.at(c.name)
+		return !c.unsaved && c.at > max(at, was) && (known || committed.absent == 0)
+	})
 }
