@@ -9,6 +9,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/values"
 )
 
 // NewMemcacheStore returns a store with the default options, for one request.
@@ -265,25 +266,22 @@ func (s *memcacheStore) save(e *entry) error {
 		return nil
 	}
 	refresh := e.loaded == nil || s.needsRefresh(e, sess)
-	changed, err := e.was.differs(s.codec, sess)
+	was, err := e.was.all(s.codec)
 	if err != nil {
 		return err
 	}
-	if !changed && !refresh {
+	var set, deleted []string
+	now, err := s.codec.store(sess, func(attrs map[string]any) bool {
+		set, deleted = values.Changes(was, attrs)
+		return refresh || len(set)+len(deleted) > 0
+	})
+	if err != nil {
+		return err
+	}
+	if now.value == nil {
 		return s.settle(e)
 	}
-	value, now, err := s.codec.store(sess, true)
-	if err != nil {
-		return err
-	}
-	set, deleted, err := e.was.changes(s.codec, now)
-	if err != nil {
-		return err
-	}
-	if len(set)+len(deleted) == 0 && !refresh {
-		return s.settle(e)
-	}
-	c := tiered.Change{Value: value, Set: set, Deleted: deleted, Used: now.accessed, Ends: s.expires(now.accessed, sess.Timeout())}
+	c := tiered.Change{Value: now.value, Set: set, Deleted: deleted, Used: now.accessed, Ends: s.expires(now.accessed, sess.Timeout())}
 	var loaded *tiered.Loaded
 	switch {
 	case e.isNew(sess):

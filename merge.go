@@ -7,6 +7,7 @@ import (
 
 	"github.com/icza/session"
 
+	"github.com/gaesession/gaesession/internal/gobcodec"
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/values"
 )
@@ -30,6 +31,10 @@ func loadedSnapshot(value []byte, sess session.Session) snapshot {
 
 // storedSnapshot is of a session that nobody changes.
 func storedSnapshot(value []byte, sess session.Session) snapshot {
+	// Scalars is the same for less work.
+	if attrs, accessed, ok := gobcodec.Scalars(sess); ok {
+		return snapshot{value, accessed, attrs, true}
+	}
 	attrs := sess.Attrs()
 	return snapshot{value, sess.Accessed(), attrs, values.AreScalars(attrs)}
 }
@@ -44,31 +49,6 @@ func (s snapshot) all(c codec) (map[string]any, error) {
 		return nil, err
 	}
 	return sess.Attrs(), nil
-}
-
-// differs reports whether an attribute of sess is not what it was, also when
-// its value was changed in place.
-func (s snapshot) differs(c codec, sess session.Session) (bool, error) {
-	was, err := s.all(c)
-	if err != nil {
-		return false, err
-	}
-	now := sess.Attrs()
-	sess.Mutex().RLock()
-	defer sess.Mutex().RUnlock()
-	set, deleted := values.Changes(was, now)
-	return len(set)+len(deleted) > 0, nil
-}
-
-// changes returns the names of the attributes that are others in now, and of
-// those that are not there any more.
-func (s snapshot) changes(c codec, now snapshot) (set, deleted []string, err error) {
-	was, err := s.all(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	set, deleted = values.Changes(was, now.attrs)
-	return set, deleted, nil
 }
 
 // inspect says what is in the bytes of a session.

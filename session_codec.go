@@ -41,43 +41,69 @@ func (c codec) decode(value []byte) (sess session.Session, err error) {
 	return sess, nil
 }
 
+// encode encodes a session that is not changed meanwhile.
 func (c codec) encode(sess session.Session) (value []byte, err error) {
-	value, _, err = c.store(sess, false)
-	return value, err
-}
-
-// store encodes a session, and says what of it is stored if want is set: the
-// codec may not keep all of a value, and the session may be changed meanwhile.
-func (c codec) store(sess session.Session, want bool) (value []byte, stored snapshot, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("encode session: panic: %v", p)
 		}
 	}()
-	value, stored, known, err := func() ([]byte, snapshot, bool, error) {
-		sess.Mutex().RLock()
-		defer sess.Mutex().RUnlock()
-		value, err := c.marshal(sess)
-		if err != nil || !want || !c.isGob {
-			return value, snapshot{}, false, err
-		}
-		attrs, accessed, ok := gobcodec.Scalars(sess)
-		return value, snapshot{value, accessed, attrs, true}, ok, nil
-	}()
-	if err == nil && len(value) == 0 {
+	if value, err = c.marshal(sess); err == nil && len(value) == 0 {
 		err = errors.New("codec returned no bytes")
 	}
 	if err != nil {
-		return nil, snapshot{}, fmt.Errorf("encode session: %w", err)
+		return nil, fmt.Errorf("encode session: %w", err)
 	}
-	if want && !known {
-		decoded, err := c.decode(value)
-		if err != nil {
-			return nil, snapshot{}, err
+	return value, nil
+}
+
+// store encodes a session if its attributes are worth it, and returns what is
+// in the bytes. It returns the zero snapshot if they are not, or if those in
+// the bytes are not: the codec may not keep all of a value.
+func (c codec) store(sess session.Session, worth func(attrs map[string]any) bool) (snapshot, error) {
+	if stored, known, err := c.storeScalars(sess, worth); known {
+		return stored, err
+	}
+	attrs := sess.Attrs()
+	value, err := func() ([]byte, error) {
+		sess.Mutex().RLock()
+		defer sess.Mutex().RUnlock()
+		if !worth(attrs) {
+			return nil, nil
 		}
-		stored = storedSnapshot(value, decoded)
+		return c.encode(sess)
+	}()
+	if value == nil || err != nil {
+		return snapshot{}, err
 	}
-	return value, stored, nil
+	decoded, err := c.decode(value)
+	if err != nil {
+		return snapshot{}, err
+	}
+	stored := storedSnapshot(value, decoded)
+	if !worth(stored.attrs) {
+		return snapshot{}, nil
+	}
+	return stored, nil
+}
+
+// storeScalars is store for a session that is known to be in the bytes as it
+// is. It reports whether this one is.
+func (c codec) storeScalars(sess session.Session, worth func(attrs map[string]any) bool) (stored snapshot, known bool, err error) {
+	if !c.isGob {
+		return snapshot{}, false, nil
+	}
+	sess.Mutex().RLock()
+	defer sess.Mutex().RUnlock()
+	attrs, accessed, known := gobcodec.Scalars(sess)
+	if !known || !worth(attrs) {
+		return snapshot{}, known, nil
+	}
+	value, err := c.encode(sess)
+	if err != nil {
+		return snapshot{}, true, err
+	}
+	return snapshot{value, accessed, attrs, true}, true, nil
 }
 
 // longest is for ever: a timeout or refresh interval may say more.

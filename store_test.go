@@ -982,3 +982,103 @@ func TestWhatIsSetWhileCloseRunsIsSavedAsAChange(t *testing.T) {
 	save.Open()
 	expectSession(t, s, o, id, want)
 }
+
+// Other goroutines of the request set an attribute, and change a value in place
+// under the session's mutex, while Close is called over and over.
+func TestASessionMayBeChangedWhileCloseRuns(t *testing.T) {
+	for name, in := range map[string]attrs{
+		"scalars":        {"n": 0},
+		"a value inside": {"n": 0, "slice": []string{"x", "y"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := gaetest.Local(t)
+			id := login(t, s, options{}, in)
+			r := newRequest(s, options{})
+			sess := r.Get(id)
+			slice, _ := sess.Attr("slice").([]string)
+			last, stop := 0, make(chan struct{})
+			var changing sync.WaitGroup
+			changing.Add(1)
+			go func() {
+				defer changing.Done()
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(10 * time.Microsecond): // Close gets its turn, too
+					}
+					last++
+					sess.SetAttr("n", last)
+					if slice != nil {
+						sess.Mutex().Lock()
+						slice[1] = fmt.Sprint(last)
+						sess.Mutex().Unlock()
+					}
+				}
+			}()
+			for range 100 {
+				r.Close()
+			}
+			close(stop)
+			changing.Wait()
+			r.Close()
+			if err := r.errs.all(); err != nil {
+				t.Error(err)
+			}
+			want := attrs{"n": last}
+			if slice != nil {
+				want["slice"] = []string{"x", fmt.Sprint(last)}
+			}
+			if got := read(t, s, options{}, id); !reflect.DeepEqual(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+func TestASessionIsEncodedOnceForAChangeAndLockedMeanwhile(t *testing.T) {
+	for name, in := range map[string]attrs{
+		"scalars":        {"n": 0},
+		"a value inside": {"n": 0, "slice": []string{"x"}},
+	} {
+		s := gaetest.Local(t)
+		id := login(t, s, options{}, in)
+		encoded := 0
+		var sess session.Session
+		o := options{Codec: &memcache.Codec{Unmarshal: memcache.Gob.Unmarshal, Marshal: func(v any) ([]byte, error) {
+			encoded++
+			if v == sess && sess.Mutex().TryLock() {
+				sess.Mutex().Unlock()
+				t.Errorf("%s: another goroutine may change the session while it is encoded", name)
+			}
+			return memcache.Gob.Marshal(v)
+		}}}
+		for change, want := range []int{0, 1} {
+			r := newRequest(s, o)
+			sess = r.Get(id)
+			sess.SetAttr("n", change)
+			encoded = 0
+			r.Close()
+			if encoded != want {
+				t.Errorf("%s: encoded %d times, want %d", name, encoded, want)
+			}
+		}
+	}
+}
+
+// The codec of the app's own leaves out an attribute: setting it is no change.
+func TestWhatTheCodecLeavesOutIsNoChange(t *testing.T) {
+	s := gaetest.Local(t)
+	id := login(t, s, options{}, attrs{"n": 0})
+	o := options{Codec: &memcache.Codec{Marshal: memcache.Gob.Marshal, Unmarshal: func(b []byte, v any) error {
+		err := memcache.Gob.Unmarshal(b, v)
+		v.(session.Session).SetAttr("temporary", nil)
+		return err
+	}}}
+	r := newRequest(s, o)
+	r.Get(id).SetAttr("temporary", 1)
+	r.Close()
+	if calls := r.Calls(); len(calls) != 1 {
+		t.Errorf("got calls %v, want one", calls)
+	}
+}
