@@ -97,6 +97,8 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 			a.gate = make(chan struct{})
 		}
 		w.actors = append(w.actors, a)
+	}
+	for _, a := range w.actors {
 		go a.run()
 	}
 	w.settle()
