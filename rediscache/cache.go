@@ -110,9 +110,9 @@ func checkServer(ctx context.Context, client redis.UniversalClient) error {
 		}
 	}
 	p := client.TxPipeline()
-	asking := p.Info(ctx, "replication")
+	asking := p.Do(ctx, "info", "replication")
 	_, _ = p.Exec(ctx) // the error is with the command
-	return check(masterFence(asking.Val()), asking.Err())
+	return check(masterFence(asking), asking.Err())
 }
 
 // An evaluator runs a script.
@@ -129,14 +129,14 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	p := c.client.TxPipeline()
 	reading := p.Get(ctx, key)
-	asking := p.Info(ctx, "replication")
+	asking := c.ask(ctx, p, key)
 	_, _ = p.Exec(ctx) // the errors are with the commands
 
 	err := firstError(reading, asking)
 	if err != nil && !refusal(err) && !answerLost(ctx, err) {
 		return nil, err
 	}
-	if fence := masterFence(asking.Val()); err == nil && fence != "" {
+	if fence := masterFence(asking); err == nil && fence != "" {
 		item, err := reading.Bytes()
 		if errors.Is(err, redis.Nil) {
 			return nil, nil
@@ -157,6 +157,17 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	return parse([]byte(item))
 }
 
+// ask adds to a transaction on a key the question for the server's replication.
+// In a Cluster a script asks, since that can have the key: until the client has
+// learned from the server which commands have keys, and some never do, it takes
+// what INFO is asked for as a second key, and refuses the transaction.
+func (c *Cache) ask(ctx context.Context, p redis.Pipeliner, key string) *redis.Cmd {
+	if c.fence.Load() == nil {
+		return p.Eval(ctx, infoScript, []string{key})
+	}
+	return p.Do(ctx, "info", "replication")
+}
+
 // Set stores the item, whatever is there. When the server refuses it, because
 // it is full for instance, it is asked to delete what is there.
 func (c *Cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
@@ -172,7 +183,8 @@ func (c *Cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Durat
 		}
 		err := c.set(ctx, key, item.bytes, ttl)
 		if refusal(err) {
-			_ = c.client.Del(ctx, key).Err() // what is reported is that the item was not stored
+			// Also if the context has ended. What is reported is that the item was not stored.
+			_ = c.client.Del(context.WithoutCancel(ctx), key).Err()
 		}
 		return struct{}{}, err
 	})
@@ -188,12 +200,12 @@ func (c *Cache) set(ctx context.Context, key string, item []byte, ttl time.Durat
 		copy(item, *known)
 		p := c.client.TxPipeline()
 		setting := p.Do(ctx, "set", key, item, "px", milliseconds(ttl))
-		asking := p.Info(ctx, "replication")
+		asking := c.ask(ctx, p, key)
 		_, _ = p.Exec(ctx) // the errors are with the commands
 		if err := firstError(setting, asking); err != nil {
 			return err
 		}
-		fence := masterFence(asking.Val())
+		fence := masterFence(asking)
 		if fence == *known {
 			return nil
 		}
@@ -302,6 +314,7 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 // swap replaces the item with the head old, and otherwise finds out why not.
 func (c *Cache) swap(ctx context.Context, key, old string, item []byte, ttl time.Duration) (tier.Outcome, error) {
 	swapped, err := c.replace(ctx, key, old, item, ttl)
+	lost := err
 	if answerLost(ctx, err) {
 		// Should the item be there already, it is not the old one, and this attempt
 		// does nothing.
@@ -314,6 +327,11 @@ func (c *Cache) swap(ctx context.Context, key, old string, item []byte, ttl time
 		return tier.Stored, nil
 	}
 	outcome, err := settleScript.Run(ctx, c.client, []string{key}, item[:headLen]).Int()
+	if err == nil && lost != nil && tier.Outcome(outcome) != tier.Stored {
+		// The first attempt may have stored the item, and others may have built on
+		// it. A conflict would say that it did not.
+		err = lost
+	}
 	return tier.Outcome(outcome), err
 }
 
@@ -332,13 +350,13 @@ func (c *Cache) replace(ctx context.Context, key, old string, item []byte, ttl t
 	if ttl > 0 {
 		commands = append(commands, p.Do(ctx, "set", key, item, "px", milliseconds(ttl), "nx"))
 	}
-	asking := p.Info(ctx, "replication")
+	asking := c.ask(ctx, p, key)
 	_, _ = p.Exec(ctx) // the errors are with the commands
 	if err := firstError(append(commands, asking)...); err != nil {
 		return false, err
 	}
 	cleared, err := clearing.Int()
-	return cleared == 1 && masterFence(asking.Val()) == old[:fenceLen], err
+	return cleared == 1 && masterFence(asking) == old[:fenceLen], err
 }
 
 // Fits reports whether a value has MaxValue bytes at most.
@@ -391,7 +409,8 @@ func parse(item []byte) (*tier.Item, error) {
 
 // masterFence returns the fence of the server that said this of its replication,
 // or "" if it is no master: a replica has its master's, but lags behind it.
-func masterFence(info string) string {
+func masterFence(answer *redis.Cmd) string {
+	info, _ := answer.Text() // empty if there is none
 	_, id, ok := strings.Cut(info, "\nmaster_replid:")
 	if !ok || len(id) < fenceLen || !strings.Contains(info, "\nrole:master\r") {
 		return ""

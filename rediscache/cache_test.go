@@ -197,10 +197,55 @@ func testLostAnswers(t *testing.T, p *proxy, direct, c *cache) {
 	c.swap("swap", old, "it", tier.Stored) // by the first attempt, as the second one finds out
 	direct.wants("swap", "it", "after a swap whose answer was lost")
 
-	old = c.get("swap")
-	lose(func() { swap("swap", "after it") })
-	c.swap("swap", old, "late", tier.Conflict)
-	direct.wants("swap", "after it", "after a swap whose answer was lost")
+	// The first attempt stored the item, and another was made of it: a conflict
+	// would say that the item was never there.
+	for name, test := range map[string]struct {
+		after func()
+		then  string
+		want  tier.Outcome
+	}{
+		"another item": {func() { swap("swap", "after it") }, "after it", tier.Conflict},
+		"none": {func() {
+			if err := direct.Set(ctx, "swap", text(""), 0); err != nil {
+				t.Error(err)
+			}
+		}, "", tier.Absent},
+	} {
+		c.set("swap", "before it")
+		old = c.get("swap")
+		lose(test.after)
+		if outcome, err := c.CompareAndSwap(ctx, "swap", old, text("it"), time.Hour); err == nil || errors.Is(err, tier.ErrRejected) {
+			t.Errorf("compare-and-swap with %s after it answers %d, %v, and may have had its effect", name, outcome, err)
+		}
+		direct.wants("swap", test.then, "after a swap whose answer was lost")
+		c.swap("swap", old, "late", test.want)
+		direct.wants("swap", test.then, "after a swap that was tried again")
+	}
+}
+
+// A client of a Cluster asks the servers which commands have keys when it has to
+// know, and may not be permitted to.
+func TestAClusterClientThatDoesNotKnowTheCommands(t *testing.T) {
+	t.Parallel()
+	nodes, direct := clusterOf(t, 2)
+	for _, s := range nodes {
+		s.do("acl", "setuser", "app", "reset", "on", ">secret", "allkeys", "+@all", "-command")
+	}
+	for name, options := range map[string]*redis.ClusterOptions{
+		"not yet":       {},
+		"not permitted": {Username: "app", Password: "secret"},
+		"does not ask":  {DisableRoutingPolicies: true},
+	} {
+		options.Addrs = []string{nodes[0].addr(), nodes[1].addr()}
+		client := redis.NewClusterClient(options)
+		t.Cleanup(func() { _ = client.Close() })
+		d, c := newCache(t, direct), newCache(t, client)
+		for _, id := range []string{"a", "b", "c"} { // in slots of both servers
+			d.set(id, "first")
+			c.swap(id, d.get(id), "second", tier.Stored)
+			c.wants(id, "second", "after a swap by a client that knows the commands: "+name)
+		}
+	}
 }
 
 // When a Get's answer is lost it is asked for again.

@@ -211,6 +211,33 @@ func TestAFullServerThatEvictsNothing(t *testing.T) {
 	c.wants("removed", "marker", "when there is room again")
 }
 
+// cancels ends a context when the first transaction has been answered.
+type cancels struct{ cancel context.CancelFunc }
+
+func (c cancels) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (c cancels) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (c cancels) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		defer c.cancel()
+		return next(ctx, cmds)
+	}
+}
+
+func TestASetThatIsRefusedWhenItsContextEnds(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "--maxmemory-policy", "noeviction")
+	client := s.client(t)
+	c := newCache(t, client)
+	c.set("removed", "older")
+	s.do("config", "set", "maxmemory", "1")
+	ended, cancel := context.WithCancel(ctx)
+	client.AddHook(cancels{cancel})
+	if err := c.Set(ended, "removed", text("marker"), time.Hour); err == nil {
+		t.Error("set: no error, although the server is full")
+	}
+	eventually(t, "what was to be replaced is deleted", func() bool { return s.do("exists", "removed").(int64) == 0 })
+}
+
 func TestAFullServerThatEvicts(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []string{"allkeys-lru", "volatile-lru"} {

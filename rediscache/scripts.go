@@ -27,6 +27,9 @@ local _, at = string.find(info, '\nmaster_replid:', 1, true)
 local fence = string.sub(info, at + 1, at + 40)
 `
 
+// infoScript answers as INFO does.
+const infoScript = `return redis.call('INFO', 'replication')`
+
 var (
 	// fenceScript answers the fence, for New.
 	fenceScript = redis.NewScript(fence + `return fence`)
