@@ -1,5 +1,6 @@
-// Package rediscache keeps sessions in Redis 6 or later or Valkey, as the cache
-// of a session store: it is a [tier.Cache].
+// Package rediscache keeps sessions in Valkey or Redis, as the cache of a session
+// store: it is a [tier.Cache]. Of Redis it takes 6.0.15, 6.2.5 or later: before,
+// a key could expire in the middle of a transaction.
 //
 //	client := redis.NewClient(&redis.Options{Addr: "10.0.0.3:6379"})
 //	cache, err := rediscache.New(ctx, client, nil)
@@ -38,7 +39,8 @@
 //
 // Where a server does not let scripts read its replication id, [New] fails and
 // says what to permit. Redis Enterprise and Redis Cloud do not: they have no
-// INFO in scripts.
+// INFO in scripts. New asks masters alone, and Redis does not replicate ACLs:
+// give the replicas the same.
 //
 // # What is not covered
 //
@@ -46,7 +48,9 @@
 //     keys, each shows what it was told; and when a promotion is undone, so that
 //     the first master goes on as if nothing had happened, what the other one
 //     took meanwhile is gone. Have Sentinel or the Cluster decide, and set
-//     min-replicas-to-write so that a master that is alone stops writing.
+//     min-replicas-to-write so that a master that is alone stops writing. Sentinel
+//     demotes the first master only after it has promoted the other one, in
+//     SENTINEL FAILOVER too: until a client has followed, it reads the first one.
 //   - A machine that is itself taken back, with the process running, and
 //     operators who load older data into a running server (DEBUG RELOAD NOSAVE,
 //     RESTORE). The id stays the same.
