@@ -996,7 +996,7 @@ func TestASessionMayBeChangedWhileCloseRuns(t *testing.T) {
 			r := newRequest(s, options{})
 			sess := r.Get(id)
 			slice, _ := sess.Attr("slice").([]string)
-			last, stop := 0, make(chan struct{})
+			last, begun, stop := 0, make(chan struct{}), make(chan struct{})
 			var changing sync.WaitGroup
 			changing.Add(1)
 			go func() {
@@ -1014,8 +1014,12 @@ func TestASessionMayBeChangedWhileCloseRuns(t *testing.T) {
 						slice[1] = fmt.Sprint(last)
 						sess.Mutex().Unlock()
 					}
+					if last == 1 {
+						close(begun)
+					}
 				}
 			}()
+			<-begun
 			for range 100 {
 				r.Close()
 			}
