@@ -189,6 +189,31 @@ func TestNoCallIsTriedAgainThatMayHaveHadItsEffect(t *testing.T) {
 	}
 }
 
+func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
+	onEach(t, func(t *testing.T, d database) {
+		failing := ""
+		b := open(t, d, inNewNamespace(), before(func(_ context.Context, _ string, req any) error {
+			if !probes(req) && fmt.Sprintf("%T", req) == failing {
+				return status.Error(codes.Unavailable, "out of order")
+			}
+			return nil
+		}))
+		ctx := context.Background()
+		id, r := newID(), record("x")
+		must(t, b.Update(ctx, id, nil, to(&r)))
+		for call, want := range map[string]bool{"*datastorepb.LookupRequest": true, "*datastorepb.BeginTransactionRequest": true, "*datastorepb.CommitRequest": false} {
+			failing = call
+			err := b.Update(ctx, id, nil, to(&r))
+			if err == nil && call == "*datastorepb.BeginTransactionRequest" {
+				continue // no transaction is needed
+			}
+			if status.Code(err) != codes.Unavailable || errors.Is(err, tier.ErrNotWritten) != want {
+				t.Errorf("%s fails: got %v, want the failure, and ErrNotWritten: %t", call, err, want)
+			}
+		}
+	})
+}
+
 func TestCallsEndWithTheirContext(t *testing.T) {
 	b, _ := serve(t, clouddatastore.Options{}, func(ctx context.Context, _ any) (any, error) {
 		<-ctx.Done()

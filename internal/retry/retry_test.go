@@ -5,6 +5,7 @@ package retry_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,4 +82,37 @@ func endAt(now bool, end func()) error {
 		end()
 	}
 	return errFailed
+}
+
+func TestSteadyWaitsAreNotDrawnAtRandom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := retry.Steady(context.Background())
+		var waits []time.Duration
+		last := time.Now()
+		_, _ = retry.Do(ctx, 4, func() (int, error) { // it fails each time
+			waits = append(waits, time.Since(last))
+			last = time.Now()
+			return 0, errFailed
+		})
+		if want := []time.Duration{0, 10 * time.Millisecond, 15 * time.Millisecond, 22500 * time.Microsecond}; !slices.Equal(waits, want) {
+			t.Errorf("got %v, want %v", waits, want)
+		}
+		if got := retry.Jitter(ctx, time.Second); got != time.Second/2 {
+			t.Errorf("jitter: got %v, want the middle", got)
+		}
+	})
+}
+
+func TestJitterIsBelowItsLimit(t *testing.T) {
+	seen := map[time.Duration]bool{}
+	for range 100 {
+		d := retry.Jitter(context.Background(), time.Second)
+		if d < 0 || d >= time.Second {
+			t.Errorf("got %v", d)
+		}
+		seen[d] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("%d different ones of 100", len(seen))
+	}
 }
