@@ -19,8 +19,8 @@ const (
 	loseAll                   // a call is made, its answer lost, and all later ones fail
 	outage                    // a service fails, whoever asks it
 	crash                     // a request makes no call any more
-	flush                     // Memcache is emptied
-	evict                     // Memcache drops the session
+	flush                     // the cache is emptied
+	evict                     // the cache drops the session
 	goBack                    // the cache restarts with what it had when the requests began
 	minute                    // a minute passes
 	expireSession             // the session expires
