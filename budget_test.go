@@ -11,7 +11,7 @@ import (
 	"github.com/icza/session"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // The time budget: what a request may cost in calls, and in time where every

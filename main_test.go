@@ -11,7 +11,7 @@ import (
 	"github.com/icza/session"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 func TestMain(m *testing.M) { gaetest.Main(m) }

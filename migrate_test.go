@@ -9,8 +9,8 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
-	"github.com/gaesession/gaesession/internal/oldlib"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/oldlib"
 )
 
 // Sessions of icza/gaesession, before, during and after a rollout.

@@ -12,8 +12,8 @@ import (
 	"github.com/icza/session"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
 	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // The promises of the package documentation, one section each. Where a test

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // putEntities saves n session entities of a kind that expired that long ago.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 func TestAPurgeStopsAfterEightMinutes(t *testing.T) {

@@ -18,9 +18,9 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/gaetest"
-	"github.com/gaesession/gaesession/internal/oldlib"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/oldlib"
 )
 
 // What depends on time, tested in simulated time.

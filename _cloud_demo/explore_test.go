@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/interleave"
+	"github.com/gaesession/gaesession/internal/verify/interleave"
 	"github.com/gaesession/gaesession/tier"
 )
 

@@ -19,7 +19,7 @@ import (
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/clouddatastore"
 	"github.com/gaesession/gaesession/internal/demo"
-	"github.com/gaesession/gaesession/internal/emulators"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
 )
 

@@ -16,8 +16,8 @@ import (
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/emulators"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
 )

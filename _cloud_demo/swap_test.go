@@ -21,7 +21,7 @@ import (
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/clouddatastore"
 	"github.com/gaesession/gaesession/gaelocal"
-	"github.com/gaesession/gaesession/internal/emulators"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
 )
 

@@ -14,7 +14,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/cascadestore"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // What gorilla asks of a store, and its own stores' tests ask of them.

@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/gaesession/gaesession/cascadestore"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // See TestDrainWaitsUntilMemcacheHasBeenTold for the exception.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/gae"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 	"github.com/gaesession/gaesession/tier"
 )
 

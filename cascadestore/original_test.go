@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"github.com/gaesession/gaesession/cascadestore"
-	"github.com/gaesession/gaesession/internal/gaetest"
-	"github.com/gaesession/gaesession/internal/oldlib"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/oldlib"
 )
 
 // Sessions that the original package has saved go on. What it stores does not

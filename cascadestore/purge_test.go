@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/gaesession/gaesession/cascadestore"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 func TestPurgeDeletesWhatExpired(t *testing.T) {

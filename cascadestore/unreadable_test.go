@@ -12,7 +12,7 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/cascadestore"
-	"github.com/gaesession/gaesession/internal/oldlib"
+	"github.com/gaesession/gaesession/internal/verify/oldlib"
 )
 
 // What is stored and cannot be read: because it is damaged, or because another

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/cascadestore"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // Requests that overlap in a random way: in simulated time every call takes a

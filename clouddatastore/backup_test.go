@@ -16,7 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/emulators"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
 	"github.com/gaesession/gaesession/tier/tiertest"
 )

@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/emulators"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
 )
 

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/emulators"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
 )
 

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/emulators"
+	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
 )
 

@@ -21,7 +21,7 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/gaelocal"
-	"github.com/gaesession/gaesession/internal/sdktest"
+	"github.com/gaesession/gaesession/internal/verify/sdktest"
 )
 
 var (

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/gaelocal"
-	"github.com/gaesession/gaesession/internal/sdktest"
+	"github.com/gaesession/gaesession/internal/verify/sdktest"
 )
 
 var allScripts = flag.Bool("sdk.all", false, "compare the slow scripts with Google's server as well")

@@ -142,7 +142,7 @@ func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f 
 // growStack makes the goroutine's stack large enough for a call of a service at
 // its start, while there is next to nothing on it. Without it the stack is grown
 // twice inside the call and copied frame by frame, a tenth of the CPU time of a
-// change: go test ./internal/bench -run '^$' -bench RequestCPU/change.
+// change: go test ./internal/verify/bench -run '^$' -bench RequestCPU/change.
 //
 //go:noinline
 func growStack() byte {

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/internal/gae"
-	"github.com/gaesession/gaesession/internal/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 	"github.com/gaesession/gaesession/tier"
 )
 

@@ -1,0 +1,74 @@
+// Package interleave proves by trying that the stores keep their promises: it
+// runs the real store, one goroutine for each request, holds every request at
+// each of its calls to the services, and decides which is made next, in every
+// order there is. Between the calls it may empty the cache, stop a request for
+// good, make a call fail, or make it and lose its answer, make a service fail for
+// one request or for all, or let time pass. The stores are that of the root
+// package and cascadestore's on both services, used as an app uses them, and the
+// protocol alone, which can do what neither store can: move a session that others
+// change asynchronously. What each has of its own is in one file (gaesession.go,
+// cascade.go, bare.go); all else is the same.
+//
+// The services are App Engine's, or a cache that goes back in time, as a Redis
+// server does that restarts from a snapshot, with the fence of package rediscache
+// around it; and any database that a test gives it (see [Database]): so the tests
+// of _cloud_demo run all of this on package clouddatastore, with a database that
+// compares versions and with one that locks what a transaction has read.
+//
+// Only tests may import it. It needs testing/synctest, which knows when every
+// goroutine of a schedule waits, so that the set of calls that can be made next is
+// exact, and which simulates time.
+//
+//	go test ./internal/verify/interleave                                a part of it, in some ten seconds
+//	go test ./internal/verify/interleave -timeout 24h -explore.full     every schedule there is
+//	go test ./internal/verify/interleave -timeout 24h -explore.full -explore.events=0 -explore.part=0/4
+//	go test ./internal/verify/interleave -timeout 24h -explore.full -explore.only='evicted async'
+//	go test ./internal/verify/interleave -run Walks -explore.walks=100000 -explore.seed=1
+//	go test ./internal/verify/interleave -run Rule -explore.rules -v    each rule of the protocol left out
+//	cd _cloud_demo && go test . -run 'Schedule|Walks' -explore.full    the same on the Cloud Datastore API
+//	go test ./internal/verify/interleave -run Replay -v -explore.trace='cached change:a+logout: 0.get 1.get flush ...'
+//
+// # What is explored
+//
+// A scenario is the state that a session is in, and what the requests do that
+// overlap on it. Each is on an instance of its own, so that none shares work with
+// another; with ~shared behind its name it is on one with the others of that
+// kind. The clock of an instance may be half a minute ~ahead or ~behind when it
+// changes something, and "old" requests load and save as the libraries do which
+// this one takes the place of. Behind that, words say which services it is on:
+// "redis" is the cache that goes back, "versions" and "locks" the two databases of
+// _cloud_demo.
+//
+// A schedule is a list of choices: which call is made next, or what happens
+// instead. The search goes depth first and begins every schedule anew, as the
+// state of goroutines cannot be put back. Two schedules that lead to the same
+// state are followed up once: a request's state is what its calls were answered,
+// so the state of all is the answers of each, what the services hold, and what
+// the judge has to remember. Nonces and CAS ids are renamed by the order in which
+// they come up, the times of changes by their rank, and other times are told to
+// the minute. A call that nobody else can notice (the beginning of a transaction,
+// a put inside of it, a rollback, and what fails anyway as its service is down) is
+// made as soon as it can be made; but the first call of a save is not hidden, as it
+// tells when the save began. On a Database that call may have the time of the
+// change in it already: there a request pauses before it saves.
+//
+// A scenario on cascadestore's store has the word cascade in its name, one on the
+// protocol alone the word bare. On cascadestore's a request has the session's
+// signed cookie, calls New, changes Values or Options or calls RegenerateID, and
+// then Save; what Save answers as a cookie is looked at, too. "again" saves again
+// after an error.
+//
+// Left out: the retry of a background save in a context of its own, as that goes
+// to the service without passing here; gob in the root package, as sessions are
+// encoded as JSON there, which is quicker; two sessions in one request;
+// cascadestore's other combinations of backends; requests with the id that
+// RegenerateID made, before the request that called it has returned.
+//
+// # What is judged
+//
+// Every load on the way, every error that is reported, and at the end of every
+// schedule a load, what the backup holds, a request that touches the session, one
+// more change, and loads after the cache was emptied. What may be seen is said in
+// package judge, which the other tests use, too; the scenario tells it which of
+// its excuses can excuse nothing there.
+package interleave

@@ -1,0 +1,314 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/verify/judge"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// What a request is doing.
+type phase int
+
+const (
+	waiting phase = iota
+	loading
+	saving
+	returned
+)
+
+// An actor is a request.
+type actor struct {
+	w     *world
+	index int
+	op    op
+	judge *judge.Request
+	gate  chan struct{} // nil: it may begin
+	over  chan struct{} // closed when its goroutine has ended
+
+	// Written by its goroutines, read when all of them wait.
+	phase phase
+	saw   *view // by its load
+	newID string
+	used  time.Time
+	mu    sync.Mutex
+	errs  []error
+	logs  []error           // that were no more than logged
+	works []context.Context // of what goes on in the background; guarded by w.mu
+
+	// The explorer's.
+	crashed      bool
+	issued       judge.Time // when it had loaded, and issued its first call to save
+	since        time.Time  // when it began to load
+	judged       bool       // its load
+	fromCache    bool       // its load found a value there
+	foundUnsaved bool       // of which the backup lacks something
+	hits         int        // calls that were made to fail
+	hurt         bool       // one of them in the cache
+	down         map[string]bool
+	txn          transaction
+	answers      [2][]token // of the cache and of the backup
+	attempt      int        // how many of the backup's there were when the transaction began
+	breached     breachState
+}
+
+func (a *actor) report(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.errs = append(a.errs, err)
+}
+
+func (a *actor) log(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.logs = append(a.logs, err)
+}
+
+var errStopped = errors.New("the request was stopped")
+
+// hold holds a call until the explorer has answered it.
+func (a *actor) hold(c *call) error {
+	c.actor, c.answered = a, make(chan struct{})
+	a.worksIn(c.ctx)
+	a.w.mu.Lock()
+	stopped := a.w.stopped
+	if !stopped {
+		a.w.pending = append(a.w.pending, c)
+	}
+	a.w.mu.Unlock()
+	if stopped {
+		return errStopped
+	}
+	<-c.answered
+	return c.err
+}
+
+// worksIn notes that something goes on in the background until the context ends.
+func (a *actor) worksIn(ctx context.Context) {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	if _, isBackground := ctx.Deadline(); isBackground && !slices.Contains(a.works, ctx) {
+		a.works = append(a.works, ctx)
+	}
+}
+
+// pause holds a request as if at a call: a purge before it begins, since what it
+// deletes depends on when that is; and one whose first call to save has the time
+// of the change in it, since the app may have taken its time.
+func (a *actor) pause(name string) error {
+	return a.hold(&call{ctx: context.Background(), name: name, perform: func() error { return nil }})
+}
+
+// context is that of the request, on an instance of its own as a rule.
+func (a *actor) context() context.Context {
+	ctx := retry.Steady(a.w.withCalls(context.WithValue(context.Background(), holderKey{}, a), a))
+	if a.op.skew != 0 {
+		ctx = tiered.WithClock(ctx, a.op.skew)
+	}
+	return tiered.OnInstance(ctx, a.instance())
+}
+
+// instance is the request whose instance this one is on.
+func (a *actor) instance() *actor {
+	if a.op.shared {
+		return a.w.actors[slices.IndexFunc(a.w.actors, func(b *actor) bool { return b.op.shared })]
+	}
+	return a
+}
+
+// tiers are what a store of the request is given.
+func (a *actor) tiers() tiers { return a.w.tiersOf(1+a.instance().index, a.instance()) }
+
+// tiersOf returns the tiers on an instance, which are the same for all requests
+// on it; none where they are App Engine's.
+func (w *world) tiersOf(instance int, of *actor) (t tiers) {
+	k := w.store.kept()
+	if w.scenario.redis {
+		t.cache = fencedTier{w.cache.(*fencedCache), k.Prefix}
+	}
+	if w.database != nil {
+		t.backup = watched{w.instances[instance], of}
+	}
+	if t.backup == nil && t.cache != nil {
+		t.backup = gae.Datastore{Kind: k.Kind, Prefix: k.Prefix, Value: k.Value, Expires: k.Expires}
+	}
+	if t.cache == nil && t.backup != nil {
+		t.cache = gae.Memcache{Prefix: k.Prefix}
+	}
+	return t
+}
+
+// watched is a backup of an instance, which notes the contexts of what goes on
+// in the background: those of the calls end with each call.
+type watched struct {
+	Instance
+	of *actor // nil: nobody looks at it
+}
+
+func (b watched) watch(ctx context.Context) {
+	if b.of != nil {
+		b.of.worksIn(ctx)
+	}
+}
+
+func (b watched) Get(ctx context.Context, id string) (*tier.Record, error) {
+	b.watch(ctx)
+	return b.Instance.Get(ctx, id)
+}
+
+func (b watched) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
+	b.watch(ctx)
+	return b.Instance.Update(ctx, id, known, f)
+}
+
+// run is the goroutine of a request.
+func (a *actor) run() {
+	defer close(a.over)
+	if a.gate != nil {
+		<-a.gate
+		if a.w.isStopped() {
+			return
+		}
+	}
+	ctx := a.context()
+	if a.op.purge {
+		a.phase = saving
+		if a.pause("start") != nil {
+			return
+		}
+		purge := a.w.store.purge
+		if a.w.database != nil {
+			purge = a.w.instances[1+a.index].Purge
+		}
+		if err := purge(ctx); err != nil {
+			a.report(err)
+		}
+		a.phase = returned
+		return
+	}
+	v := a.w.store.visit(ctx, a.tiers(), a.w.scenario, a.op, a.report, a.log)
+	if a.op.login {
+		a.w.id = v.create()
+	} else {
+		a.phase = loading
+		a.saw = v.load(a.w.id)
+	}
+	a.phase, a.used = saving, time.Now()
+	if a.w.database != nil && a.op.saves() && a.pause("save") != nil {
+		return
+	}
+	v.act(a.op, a.op.value(a.index))
+	a.newID = v.moved()
+	v.close()
+	a.phase = returned
+}
+
+// A request that is not held.
+type request struct {
+	visit
+	w    *world
+	down string // a service that fails
+	errs []error
+
+	mu sync.Mutex // for one call at a time
+}
+
+// hold makes the call.
+func (r *request) hold(c *call) error {
+	for r.w.isLocked(c) {
+		time.Sleep(time.Second)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.prepare != nil {
+		c.prepare()
+	}
+	if c.service == r.down {
+		return c.failure
+	}
+	err := c.perform()
+	r.w.changed(c, err)
+	return err
+}
+
+func (w *world) newRequest(down string, o op) *request {
+	r := &request{w: w, down: down}
+	add := func(err error) { r.errs = append(r.errs, err) }
+	ctx := w.withCalls(context.WithValue(context.Background(), holderKey{}, r), r)
+	r.visit = w.store.visit(tiered.OnInstance(ctx, r), w.tiersOf(0, nil), w.scenario, o, add, func(err error) {
+		if down == "" {
+			add(err)
+		}
+	})
+	return r
+}
+
+// isKept reports whether the backup alone has refused the request's change, so
+// that it has to be in the cache.
+func (a *actor) isKept() bool {
+	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared && !a.w.isSkewed() &&
+		!errors.Is(a.err(), gaesession.ErrRemoved)
+}
+
+// startsSaving notes what the request is going to save, when it begins to.
+func (a *actor) startsSaving() {
+	r := a.judge
+	r.Saving = a.w.clock
+	switch {
+	case a.op.login:
+		r.Sets = initial
+	case a.op.attr != "" && !a.saw.none && a.saw.attrs[a.op.attr] != a.op.value(a.index):
+		r.Sets = map[string]string{a.op.attr: a.op.value(a.index)}
+	}
+}
+
+// isWorking reports whether the request has begun, and it or its background work
+// has not ended.
+func (a *actor) isWorking() bool {
+	a.w.mu.Lock()
+	defer a.w.mu.Unlock()
+	a.works = slices.DeleteFunc(a.works, func(ctx context.Context) bool { return ctx.Err() != nil })
+	return a.phase == loading || a.phase == saving || len(a.works) > 0 ||
+		slices.ContainsFunc(a.w.pending, func(c *call) bool { return c.actor == a })
+}
+
+// asleep reports whether the request goes on when time passes.
+func (a *actor) asleep() bool {
+	if a.crashed || !a.isWorking() {
+		return false
+	}
+	return !slices.ContainsFunc(a.w.actors, func(b *actor) bool {
+		return (a == b || a.op.shared && b.op.shared) && a.w.hasCall(b)
+	})
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func (a *actor) hasLogged() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.logs) > 0
+}
+
+func (a *actor) err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return errors.Join(a.errs...)
+}

@@ -1,0 +1,82 @@
+package linearizability
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	"github.com/gaesession/gaesession/internal/verify/judge"
+)
+
+// promised asks the judge of all tests about every load of a history. It knows
+// nothing of an order that explains all loads at once, but of what the design
+// promises for each.
+func (r *run) promised(history []porcupine.Operation) (wrong []string) {
+	of := map[int]*judge.Session{}
+	at := time.Now() // none of the sessions ends
+	for _, o := range history {
+		in := o.Input.(operation)
+		s := of[in.session]
+		if s == nil {
+			s = &judge.Session{Timeout: time.Hour}
+			of[in.session] = s
+		}
+		if in.kind == read {
+			continue
+		}
+		q := &judge.Request{Sets: map[string]string{}, Saves: true, Used: at, Latest: at,
+			Began: judge.Time(o.Call), Saving: judge.Time(o.Call), Closed: judge.Time(o.Return), Ended: judge.Time(o.Return)}
+		switch in.kind {
+		case login:
+			q.Creates = true
+		case logout, unsureLogout:
+			q.Removes, q.Failed = true, in.kind == unsureLogout
+		case write, unsure, refused:
+			q.Began, q.Ended = judge.Time(in.began), judge.Time(in.ended)
+			q.Async, q.Failed = in.ended > o.Return, in.kind != write
+		}
+		for i, set := range in.change.set {
+			if set {
+				q.Sets[names[i]] = text(in.change.to[i])
+			}
+		}
+		s.Requests = append(s.Requests, q)
+		if in.kind == refused {
+			q.Sets = nil // it was not made
+			if err := s.CheckRefusal(q, at); err != nil {
+				wrong = append(wrong, fmt.Sprintf("session %d: %v", in.session, err))
+			}
+		}
+	}
+	for _, l := range r.losses {
+		for n, s := range of {
+			if l.session == 0 || l.session == n {
+				s.Losses = append(s.Losses, judge.Time(l.begin), judge.Time(l.end))
+			}
+		}
+	}
+	for _, o := range history {
+		in := o.Input.(operation)
+		if in.kind != read {
+			continue
+		}
+		out := o.Output.(found)
+		l := judge.Load{Began: judge.Time(o.Call), Ended: judge.Time(o.Return), Since: at, Wall: at, None: !out.exists, Attrs: map[string]string{}}
+		for i, name := range names {
+			l.Attrs[name] = text(out.values[i])
+		}
+		if err := of[in.session].Check(l); err != nil {
+			wrong = append(wrong, fmt.Sprintf("session %d at %d: %v", in.session, o.Call, err))
+		}
+	}
+	return wrong
+}
+
+// text is the value of an attribute, empty if it has none.
+func text(v int) string {
+	if v == 0 {
+		return ""
+	}
+	return fmt.Sprint(v)
+}
