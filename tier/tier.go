@@ -9,60 +9,45 @@ package tier
 
 import (
 	"context"
-	"errors"
 	"time"
-)
-
-// The errors that a tier answers with, perhaps wrapped. Any other error means
-// that the service failed, that the call may or may not have had its effect,
-// and that it may be tried again.
-var (
-	// ErrContention is what Backup.Update answers when other writers were
-	// faster and it gave up. Nothing was written.
-	ErrContention = errors.New("too many concurrent changes of the session")
-
-	// ErrNotWritten marks a failure of Backup.Update after which it is certain
-	// that nothing was written, as no write was tried. It may be tried again.
-	ErrNotWritten = errors.New("nothing was written")
-
-	// ErrExists is what Backup.Insert answers when there is a record already.
-	ErrExists = errors.New("session exists already")
-
-	// ErrTooLarge means that the service does not take a value of that size.
-	// Nothing was written, and trying again is in vain.
-	ErrTooLarge = errors.New("session is too large")
-
-	// ErrRejected means that the service does not take the call, and will not
-	// when it is tried again: bad credentials, a record of another form.
-	ErrRejected = errors.New("rejected by the service")
 )
 
 // A Record is a session as a Backup keeps it.
 type Record struct {
 	// Value is the session, or empty when the session was removed. A Backup
-	// neither looks into it nor keeps the slice.
+	// does not look into it.
 	Value []byte
 
 	// Expires is when the record is no longer needed, to the microsecond.
 	Expires time.Time
 
-	// Token names this version of the record, where the service has versions.
-	// It is the Backup's own, at most 64 bytes; empty: not known. Value and
-	// Expires are written, Token is not.
+	// Token names this version of the record. The Backup draws it, it has 1 to
+	// 64 bytes, and no Backup of another kind takes it for one of its own. It may
+	// stand for the content: the same Value and Expires, written again, may have
+	// the same Token. Whoever writes a record leaves Token empty.
 	Token []byte
+}
+
+// A Guess is what a caller of Backup.Update expects to find, and what it then
+// wants to be there. It saves a call where it is right.
+type Guess struct {
+	Token []byte  // of the record that is expected; empty: there is none
+	Next  *Record // what is to replace it
 }
 
 // A Backup is durable and strongly consistent: a read sees every write that
 // was reported as done before the read began. Its methods may be called by
 // several goroutines at once. They return when the context ends, and do not
-// panic. A call that may have had its effect they do not make again by
-// themselves.
+// panic. They do not repeat a call that may have had its effect.
+//
+// A Backup keeps no slice and no pointer that it is given, and hands on none
+// that it keeps. Nobody may tell a record by its address.
 //
 // A Backup, or whoever cleans up behind it, may delete a record once its
 // Expires is at least [PurgeGrace] ago.
 type Backup interface {
-	// Get returns the record under that id, with its Token if the service has
-	// one; nil and no error when there is none.
+	// Get returns the record under that id, with its Token; nil and no error
+	// when there is none.
 	Get(ctx context.Context, id string) (*Record, error)
 
 	// Put writes a record, whatever is there.
@@ -72,29 +57,35 @@ type Backup interface {
 	// service without conditional inserts may overwrite it instead.
 	Insert(ctx context.Context, id string, r Record) error
 
-	// Update replaces the record by what f makes of it, in one atomic step: f
-	// is called with what is there (nil: nothing), and what it returns is
-	// written only if that is still there then. When f returns nil and no
-	// error, nothing is written; when it returns an error, nothing is written
-	// and Update returns that error as it is.
+	// Update replaces the records under ids by what f makes of them, in one
+	// atomic step: all of them or none. The ids differ from each other.
 	//
-	// known is what is probably there; nil: no idea. Update may call f with it
-	// before, or without, reading: a service with versions compares Token, one
-	// without reads and compares Value and Expires. When it turns out that
-	// something else is there, f is called again with that, and nothing of what
-	// f returned before was or will be written. f calls no service and must not
+	// f is called with what is there, in the order of ids; nil: there is no
+	// record. It returns what is to be there, in the same order; nil: the record
+	// stays what it is. What it returns is written only if every record that it
+	// replaces is still what f was given. Otherwise f is called again, and
+	// nothing of what it returned before was or will be written. When f returns
+	// an error, nothing is written and Update returns that error as it is. When
+	// it replaces nothing, nothing is written. f calls no service and does not
 	// change what it is given.
 	//
-	// When Update returns nil, what f returned last is there; its Token has
-	// been set if the service has one. After ErrContention or ErrNotWritten
-	// nothing was written; after any other error of the service something may
-	// have been.
+	// With a guess there is one id. If the record is still guess.Token, guess.Next
+	// is written and f is not called. Otherwise f is called with what is there,
+	// and nothing of guess was or will be written. A Token that is none of this
+	// Backup's is a wrong guess.
 	//
-	// No more than [UpdateTime] passes between f and the end of Update.
-	Update(ctx context.Context, id string, known *Record, f func(current *Record) (*Record, error)) error
+	// When Update returns nil, what f returned last is there, or guess.Next if f
+	// was not called, and each record that was written has its Token set. After
+	// ErrContention or ErrNotWritten nothing was written; after any other error
+	// of the service something may have been: all of it or nothing.
+	//
+	// No more than [UpdateTime] passes between the call of f, or of Update with a
+	// guess, and the end of Update.
+	Update(ctx context.Context, ids []string, guess *Guess, f func(current []*Record) ([]*Record, error)) error
 
-	// Fits reports whether the service takes a value of that many bytes.
-	Fits(id string, size int) bool
+	// MaxValue returns how many bytes the Value of a record under that id may
+	// have.
+	MaxValue(id string) int
 
 	// ValidID reports whether the service takes that id.
 	ValidID(id string) bool
