@@ -11,20 +11,6 @@ import (
 // what is one key: after decoding, a pointer is another one, and a NaN is not
 // equal to itself. So a key goes by a name that says its type and content.
 
-// byName returns values by the names of their keys, and the names that more
-// than one key has.
-func byName(all valueMap) (named map[string]any, twice []string) {
-	named = make(map[string]any, len(all))
-	for k, v := range all {
-		name := nameOf(k)
-		if _, ok := named[name]; ok {
-			twice = append(twice, name)
-		}
-		named[name] = v
-	}
-	return named, twice
-}
-
 // nameOf returns the name of a key, the same one on every instance.
 func nameOf(key any) string {
 	if s, ok := key.(string); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/tier"
@@ -64,6 +65,21 @@ func (s *Store) Unknown(id string) *Copy {
 // Again returns another copy of the same session, which is not opened yet.
 func (c *Copy) Again() *Copy { return &Copy{identity: c.identity} }
 
+// Clone returns a copy of the same session that is what this one is.
+func (c *Copy) Clone() *Copy {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := *c
+	return &n
+}
+
+// Value is the session's bytes as they were loaded or saved last.
+func (c *Copy) Value() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.was.value
+}
+
 // ID is the session's id, after a move the new one.
 func (c *Copy) ID() string {
 	c.mu.Lock()
@@ -99,6 +115,16 @@ func (c *Copy) IsStored() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.status == stored
+}
+
+// Ends is when the session ends that is not used any more; zero: not known.
+func (c *Copy) Ends() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Ends()
 }
 
 // MaxAge is the session's own MaxAge in seconds, if it has one.
