@@ -169,7 +169,7 @@ func (s *soak) run(d time.Duration) {
 	})
 
 	var running sync.WaitGroup
-	processs := make([]atomic.Pointer[instance], clients/perInstance)
+	instances := make([]atomic.Pointer[process], clients/perInstance)
 	for i := range instances {
 		instances[i].Store(&process{name: fmt.Sprintf("i%d.0", i)})
 	}
