@@ -84,7 +84,7 @@ func (s *Store) withUnsaved(id string, into *state, parts []*part) (n *state, ch
 	}
 	switch {
 	case s.Backup == nil:
-		n.sweep()
+		n.sweep(true)
 	case into == nil || !into.unsaved():
 		n.dueAfter(0)
 	}

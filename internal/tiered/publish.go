@@ -122,7 +122,7 @@ func (s *Store) contain(seen, committed, before *state) (n *state, changed bool,
 		n.dueAfter(0)
 	}
 	if changed {
-		n.sweep()
+		n.sweep(false)
 	}
 	return n, changed, nil
 }

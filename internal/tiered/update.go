@@ -172,7 +172,7 @@ func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Gue
 	if err != nil || !changed && !l.state.unsaved() && !l.state.clockWasAhead {
 		return nil, nil, nil
 	}
-	st.sweep()
+	st.sweep(false)
 	next := st.markSaved().record(id)
 	return st, next, &tier.Guess{Token: l.token(), Next: next}
 }
@@ -212,7 +212,7 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 		return nil, false, err
 	}
 	if changed = changed || joined; changed {
-		next.sweep()
+		next.sweep(false)
 	}
 	return next.markSaved(), changed, nil
 }
