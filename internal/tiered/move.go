@@ -407,7 +407,7 @@ func (m *Move) inCache(ctx context.Context) error {
 		case !seen.is(value) || !seen.state.isLive():
 			return nil, tier.ErrRemoved
 		}
-		st, _, err := s.withUnsaved(m.from, seen.state, parts)
+		st, _, err := s.withUnsaved(seen.state, parts)
 		if err != nil {
 			return nil, err
 		}
