@@ -84,12 +84,17 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 	key := s.pendingKey(ctx, id)
 	pending.Lock()
 	p, known := pending.debts[key]
-	if !known && len(pending.debts) >= maxPending && !makeRoom(d) {
+	if !known && len(pending.debts) >= maxPending {
 		pending.givenUp++
-		pending.Unlock()
-		s.Report(id, errGivenUp)
-		s.tracePending(ctx)
-		return
+		other, there := aPublication()
+		if d == publication || !there {
+			pending.Unlock()
+			s.Report(id, errGivenUp)
+			s.tracePending(ctx)
+			return
+		}
+		defer pending.debts[other].store.Report(other.id, errGivenUp)
+		delete(pending.debts, other)
 	}
 	pending.drawn++
 	p.debt |= d
@@ -114,20 +119,14 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 // errGivenUp is reported for what the services will not be told.
 var errGivenUp = errors.New("too many sessions of which the cache is to be told: it may show an older one for as long as it keeps that")
 
-// makeRoom gives a publication up for a removal. pending is locked.
-func makeRoom(d debt) bool {
-	if d&(marker|emptying) == 0 {
-		return false
-	}
+// aPublication returns one that can be given up for a removal. pending is locked.
+func aPublication() (pendingKey, bool) {
 	for key, p := range pending.debts {
 		if p.debt == publication {
-			delete(pending.debts, key)
-			pending.givenUp++
-			p.store.Report(key.id, errGivenUp)
-			return true
+			return key, true
 		}
 	}
-	return false
+	return pendingKey{}, false
 }
 
 // workOff tells the services what is pending until nothing is.
@@ -146,13 +145,22 @@ func workOff(services pendingServices) {
 		if over = len(left) == 0; over {
 			return
 		}
-		var paid atomic.Int64
+		// A service that fails is not asked for all the others: they wait for the
+		// next round.
+		var failed atomic.Bool
 		inParallel(pendingWorkers, left, func(key pendingKey) {
-			if payDebt(key) {
-				paid.Add(1)
+			if failed.Load() {
+				return
 			}
+			paid := false
+			defer func() {
+				if !paid {
+					failed.Store(true)
+				}
+			}()
+			paid = payDebt(key)
 		})
-		if int(paid.Load()) == len(left) {
+		if !failed.Load() {
 			wait = 10 * time.Millisecond
 			continue
 		}
