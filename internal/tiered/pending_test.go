@@ -85,11 +85,16 @@ func TestALoadOfASessionThatCouldNotBePublished(t *testing.T) {
 		then func(t *testing.T, s *services)
 		want string
 	}{
-		"the cache fails":     {func(_ *testing.T, s *services) { s.fail("C", "cache") }, "a=2"},
-		"the backup fails":    {func(_ *testing.T, s *services) { s.fail("C", "backup") }, unavailable},
-		"both fail":           {func(_ *testing.T, s *services) { s.fail("C", "cache", "backup") }, unavailable},
-		"evicted":             {func(_ *testing.T, s *services) { s.flush() }, "a=2"},
-		"removed":             {func(t *testing.T, s *services) { must(t, s.opened(t, "B").remove()) }, none},
+		"the cache fails":  {func(_ *testing.T, s *services) { s.fail("C", "cache") }, "a=2"},
+		"the backup fails": {func(_ *testing.T, s *services) { s.fail("C", "backup") }, unavailable},
+		"both fail":        {func(_ *testing.T, s *services) { s.fail("C", "cache", "backup") }, unavailable},
+		"evicted":          {func(_ *testing.T, s *services) { s.flush() }, "a=2"},
+		"removed":          {func(t *testing.T, s *services) { must(t, s.opened(t, "B").remove()) }, none},
+		"removed, as the cache says": {func(t *testing.T, s *services) {
+			s.fail("B", "backup")
+			expectErr(t, "removal", s.opened(t, "B").remove(), tier.ErrNotBackedUp)
+			s.kill("B")
+		}, none},
 		"its marker is gone":  {func(t *testing.T, s *services) { must(t, s.opened(t, "B").remove()); s.flush() }, none},
 		"its record is gone":  {func(_ *testing.T, s *services) { s.purge() }, none},
 		"damaged":             {func(_ *testing.T, s *services) { s.items[id].Flags = 7 }, "a=2"},
@@ -286,7 +291,9 @@ func TestSixteenSessionsAreToldAtOnce(t *testing.T) {
 		for i := range 160 {
 			r.st.owe(r.ctx, fmt.Sprint("id ", i), marker, time.Time{})
 		}
-		expect(t, "it took", took(func() { drain(t) }), 100*time.Millisecond)
+		if d := took(func() { drain(t) }); d < 100*time.Millisecond || d > 120*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
 	})
 }
 
@@ -309,6 +316,20 @@ func TestWhatComesUpMeanwhileIsToldAsWell(t *testing.T) {
 		drain(t)
 		expect(t, "cached", s.cached(), "a=3")
 		s.expectKept(t, "a=3")
+	})
+}
+
+func TestWhoFindsAnEmptiedRecordMarksTheRemoval(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		failing(t, s, change, tier.ErrNotPublished, "cache")
+		s.fail("leaver", "cache")
+		expectErr(t, "removal", s.loadedAnyhow(t, "leaver").remove(), tier.ErrNotPublished)
+		s.kill("leaver")
+		expect(t, "cached", s.cached(), "a=1")
+		s.well()
+		drain(t)
+		expect(t, "cached", s.cached(), "removed")
 	})
 }
 
@@ -344,7 +365,18 @@ func TestAServiceThatEndsTheGoroutineEndsNoneOfTheRest(t *testing.T) {
 		s := created(t, "a=1")
 		failing(t, s, change, tier.ErrNotPublished, "cache")
 		s.well()
-		s.at("A", "cache.get", false, before(runtime.Goexit))
+		s.forgetCalls()
+		s.hook(func(c step) error {
+			if c.who == "A" {
+				runtime.Goexit()
+			}
+			return nil
+		})
+		time.Sleep(time.Minute)
+		if n := s.count(""); n < 50 || n > 70 {
+			t.Errorf("%d calls in a minute", n)
+		}
+		s.well()
 		drain(t)
 		expect(t, "cached", s.cached(), "a=2")
 	})
@@ -353,8 +385,8 @@ func TestAServiceThatEndsTheGoroutineEndsNoneOfTheRest(t *testing.T) {
 func TestAnInstanceThatHasDiedTellsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
-		failing(t, s, change, tier.ErrNotPublished, "cache")
 		close(s.over("A"))
+		failing(t, s, change, tier.ErrNotPublished, "cache")
 		s.well()
 		drain(t)
 		expect(t, "cached", s.cached(), "a=1")
