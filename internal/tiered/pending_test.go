@@ -42,13 +42,13 @@ func TestAProcessThatCouldNotPublishAChangeSeesIt(t *testing.T) {
 		s := created(t, "a=1")
 		failing(t, s, change, tier.ErrNotPublished, "cache")
 		expect(t, "another process sees", s.request(t, "B").see(), "a=1")
-		s.latency = latency
+		s.takes(latency)
 		s.forgetCalls()
 		r := s.here(t, "C")
 		d := took(func() { expect(t, "this one sees", r.see(), "a=2") })
 		expect(t, "it asks both at once", d, latency["backup.get"])
 		expect(t, "calls", s.countOf("C", ""), 2)
-		s.latency = nil
+		s.takes(nil)
 		must(t, r.load().update("b=1"))
 		expect(t, "cached", s.cached(), "a=2 b=1")
 		s.well()
@@ -262,9 +262,8 @@ func TestAServiceThatFailsIsNotAskedForEachSession(t *testing.T) {
 func TestWhatCannotBeToldHoldsUpNothingElse(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newServices()
-		stuck := true
 		s.hook(func(c step) error {
-			if c.id == "id 7" && stuck {
+			if c.id == "id 7" {
 				return errDown
 			}
 			return nil
@@ -279,14 +278,14 @@ func TestWhatCannotBeToldHoldsUpNothingElse(t *testing.T) {
 				expect(t, "cached", s.cachedAs(fmt.Sprint("id ", i)), "removed")
 			}
 		}
-		stuck = false
+		s.well()
 	})
 }
 
 func TestSixteenSessionsAreToldAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newServices()
-		s.latency = map[string]time.Duration{"cache.set": 10 * time.Millisecond}
+		s.takes(map[string]time.Duration{"cache.set": 10 * time.Millisecond})
 		r := s.here(t, "A")
 		for i := range 160 {
 			r.st.owe(r.ctx, fmt.Sprint("id ", i), marker, time.Time{})
