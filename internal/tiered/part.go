@@ -2,6 +2,7 @@ package tiered
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -12,8 +13,10 @@ type part struct {
 	loaded *Loaded
 	change *Change       // nil: nothing but what was unsaved when it loaded
 	ahead  time.Duration // of the instance's clock, in tests
-	tried  *state        // the session with the change, as it was tried last
-	at     stamp         // of the change, as it was tried last
+
+	mu    sync.Mutex // a request may leave while others are at work on its part
+	tried *state     // the session with the change, as it was tried last
+	at    stamp      // of the change, as it was tried last
 	// mayBeApplied says that a service may have what was tried. From then on the
 	// change keeps its time: however often it is tried, it applies once.
 	mayBeApplied bool
@@ -25,13 +28,33 @@ func newPart(ctx context.Context, l *Loaded, c *Change) *part {
 
 func mayBeApplied(parts []*part) {
 	for _, p := range parts {
+		p.mu.Lock()
 		p.mayBeApplied = p.tried != nil
+		p.mu.Unlock()
 	}
+}
+
+// leave is called when the request does not wait for what others make of its
+// part. From then on that may be applied.
+func (p *part) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tried == nil {
+		_, _ = p.stateLocked(0) // an error is that of those who are at work
+	}
+	p.mayBeApplied = p.tried != nil
 }
 
 // state returns the session as the request has it, with its change. The change
 // is later than what was seen, unless it may have been applied.
 func (p *part) state(seen stamp) (*state, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stateLocked(seen)
+}
+
+// stateLocked is state; p.mu is locked.
+func (p *part) stateLocked(seen stamp) (*state, error) {
 	if p.mayBeApplied {
 		return p.tried, nil
 	}
@@ -92,6 +115,8 @@ func (p *part) name() name {
 // own is what was tried, in which everything but the request's own change gives
 // way to whatever it is joined with, and so does what others have left unsaved.
 func (p *part) own() *state {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	st := p.tried.clone()
 	for i, c := range st.cells {
 		if c.at|deletedBit != p.at|deletedBit {

@@ -89,6 +89,7 @@ func (s *Store) together(ctx context.Context, q queue, id string, p *part, do fu
 				background.start(func() { lead(ctx, key, turns, do) })
 			default:
 			}
+			p.leave()
 			return fmt.Errorf("%w: the change is being made: %w", tier.ErrNotSaved, context.Cause(ctx))
 		}
 	}
@@ -126,6 +127,7 @@ func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.
 	}()
 	if err = do(ctx, parts); errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) {
 		// One of them is to blame. Each on its own shows which.
+		err = errPanic
 		for _, t := range turns {
 			t.done <- do(ctx, []*part{t.p})
 		}

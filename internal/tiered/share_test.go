@@ -328,3 +328,134 @@ func TestABatchAndItsLostAnswerApplyOnce(t *testing.T) {
 		s.expectKept(t, "a=0 b=2 c=2 z=1")
 	})
 }
+
+// waiting is a request C with a deadline whose change B is making, at its commit:
+// for as long as release is not called.
+func waiting(t *testing.T, s *services, deadline time.Duration) (c *request, ended func() error, release func()) {
+	t.Helper()
+	s.patient = true
+	a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+	first, second := s.hold("A", "backup.commit", false), s.hold("B", "backup.commit", false)
+	doneA := started(func() error { return a.update("x=1") })
+	doneB := started(func() error { return b.update("y=1") })
+	ctx, cancel := context.WithTimeout(c.ctx, deadline)
+	t.Cleanup(cancel)
+	c.ctx = ctx
+	ended = started(func() error { return c.update("a=1") })
+	first()
+	must(t, doneA())
+	return c, ended, func() {
+		second()
+		must(t, doneB())
+	}
+}
+
+func TestARequestThatWaitsForOthersKeepsItsDeadlineAndASecond(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		c, ended, release := waiting(t, s, 2*time.Second)
+		d := took(func() {
+			err := ended()
+			expectErr(t, "change", err, tier.ErrNotSaved)
+			expectErr(t, "change", err, context.DeadlineExceeded)
+		})
+		expect(t, "it waited", d, 2*time.Second+finishTime)
+		// The second was its only one.
+		d = took(func() { _ = c.update("b=1") })
+		expect(t, "then it waits", d, 0)
+		release()
+		s.expectKept(t, "a=1 x=1 y=1")
+	})
+}
+
+func TestARequestThatWaitsForOthersGetsWhatBecomesOfItInThatSecond(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		_, ended, release := waiting(t, s, 2*time.Second)
+		time.Sleep(2*time.Second + finishTime - time.Millisecond)
+		release()
+		must(t, ended())
+		s.expectKept(t, "a=1 x=1 y=1")
+	})
+}
+
+// The request has left, and its change is still being made: it keeps its time.
+func TestAChangeThatIsStillBeingMadeIsMadeOnce(t *testing.T) {
+	for name, drawn := range map[string]bool{"has its time": true, "has none yet": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=0")
+				s.patient = true
+				op := "backup.commit"
+				if !drawn {
+					op = "backup.begin" // of the only attempt, which guesses nothing
+				}
+				a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+				b.l, c.l = b.l.Elsewhere(), c.l.Elsewhere()
+				first, second := s.hold("A", "backup.commit", false), s.hold("B", op, false)
+				doneA := started(func() error { return a.update("x=1") })
+				doneB := started(func() error { return b.update("y=1") })
+				free := c.ctx
+				ctx, cancel := context.WithCancel(c.ctx)
+				defer cancel()
+				c.ctx = ctx
+				ended := started(func() error { return c.update("a=1") })
+				first()
+				must(t, doneA())
+				cancel()
+				expectErr(t, "change", ended(), tier.ErrNotSaved)
+				expect(t, "what it goes on from", shown(c.l.Value()), "a=1")
+				second()
+				must(t, doneB())
+				time.Sleep(time.Millisecond)
+				must(t, s.opened(t, "D").update("a=5"))
+				c.ctx = free
+				must(t, c.update("")) // tries it again
+				s.expectKept(t, "a=5 x=1 y=1")
+			})
+		})
+	}
+}
+
+// The first of those that wait has gone when its turn comes.
+func TestALeaderThatHasGoneLeavesNobodyWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.patient = true
+		a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+		commit := s.hold("A", "backup.commit", false)
+		doneA := started(func() error { return a.update("x=1") })
+		b.st.graceUsed.Store(true)
+		ctx, cancel := context.WithCancel(b.ctx)
+		b.ctx = ctx
+		s.at("A", "cache.swap", true, before(cancel)) // its turn comes, and it goes
+		doneB := started(func() error { return b.update("y=1") })
+		doneC := started(func() error { return c.update("z=1") })
+		commit()
+		must(t, doneA())
+		want := "a=0 x=1 y=1 z=1"
+		if err := doneB(); errors.Is(err, context.Canceled) {
+			want = "a=0 x=1 z=1"
+		}
+		must(t, doneC())
+		drain(t)
+		if got := s.backedUp(); got != want && got != "a=0 x=1 y=1 z=1" {
+			t.Errorf("got %s", got)
+		}
+		expect(t, "queues left", len(queues.waiting), 0)
+	})
+}
+
+func TestEachOfABatchThatIsTriedAloneIsAnswered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.large = recordLimit
+		s.atStep("B", "backup.commit", false, func(step) error { runtime.Goexit(); return nil })
+		errs := batch(t, s, xs("b", free+1), "c=1", "d=1")
+		expectErr(t, "the one that is too large", errs[0], tier.ErrTooLarge)
+		for _, err := range errs[1:] {
+			expectErr(t, "another", err, errPanic)
+		}
+		expect(t, "queues left", len(queues.waiting), 0)
+	})
+}

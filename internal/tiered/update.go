@@ -39,6 +39,8 @@ func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Lo
 
 // outcome is what a request starts from after an update that has ended so.
 func (s *Store) outcome(p *part, err error) *Loaded {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	switch {
 	case err == nil, errors.Is(err, tier.ErrNotPublished):
 		return p.after(s.Backup != nil)
@@ -82,7 +84,6 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 		// The cache had lost it, and gets it back: what is committed under a
 		// lease is no older than what anybody else reads or commits meanwhile.
 		seen, leaseErr = s.lease(ctx, id, loaded.item)
-		loaded.item = nil
 	}
 	committed, err := s.commit(ctx, id, parts)
 	if s.Cache == nil {
