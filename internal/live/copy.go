@@ -215,6 +215,9 @@ func (c *Copy) Add(isNew bool) error {
 	case c.status == stored || c.status == fresh:
 	case isNew:
 		c.status = fresh
+		if c.next != "" {
+			c.id, c.next = c.next, ""
+		}
 	default:
 		c.status, c.loaded, c.under = stored, tiered.Unknown(), c.id
 	}

@@ -65,8 +65,11 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	case removing, removed:
 		return c.refused(d)
 	}
-	if c.loaded != nil && c.under != c.id {
-		c.loaded, c.under = c.loaded.Elsewhere(), c.id // another copy has moved the session
+	switch {
+	case c.loaded == nil && c.status == stored: // another copy has created the session
+		c.loaded, c.under = tiered.Unknown(), c.id
+	case c.loaded != nil && c.under != c.id: // another copy has moved it
+		c.loaded, c.under = c.loaded.Elsewhere(), c.id
 	}
 	ch, err := c.changed(d)
 	if err != nil {
@@ -88,13 +91,17 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 }
 
 // refused is the answer to the save of a session that is not there any more:
-// once for each change.
+// once for each change, or whenever the app asks.
 func (c *Copy) refused(d Draft) error {
 	ch, err := c.changed(d)
-	if err != nil || ch == nil {
+	switch {
+	case err != nil:
 		return err
+	case ch != nil:
+		c.tried = &ch.now
+	case !d.Again:
+		return nil
 	}
-	c.tried = &ch.now
 	return tier.ErrRemoved
 }
 
@@ -224,10 +231,11 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 		if c != mover {
 			c.loaded, c.under = c.loaded.Elsewhere(), c.id
 		}
-		if ch, err = c.changed(d); err != nil || ch == nil {
-			return err
+		ch, cerr := c.changed(d)
+		if cerr == nil && ch != nil {
+			cerr = c.apply(ctx, d, ch)
 		}
-		return c.apply(ctx, d, ch)
+		return errors.Join(err, cerr)
 	}
 	c.saved(moved.Loaded, ch, err)
 	if d.Adopt != nil {
