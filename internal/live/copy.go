@@ -157,6 +157,9 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		return nil
 	}
 	l, err := c.store.tiers.Load(ctx, c.id)
+	if l != nil && c.store.isOver(l) {
+		l = nil
+	}
 	switch {
 	case l != nil:
 	case errors.Is(err, tier.ErrUnavailable), errors.Is(err, tier.ErrUndecodable):

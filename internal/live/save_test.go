@@ -460,3 +460,16 @@ func TestASaveOfARequestThatHasEndedLosesNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestAChangeThatFailedIsSavedWhenItIsMadeAgainLater(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		u := s.opened(t)
+		s.fail("cache", "backup")
+		expectErr(t, "save", u.set("a=2").close(), tier.ErrNotSaved)
+		s.well()
+		must(t, u.set("a=3").close())
+		must(t, u.set("a=2").close())
+		s.expectKept(t, id, "a=2")
+	})
+}

@@ -115,6 +115,12 @@ func (s *Store) end(l Lifetime, idle time.Duration) time.Time {
 	return ends
 }
 
+// isOver reports whether a session has lived for as long as any may, though an
+// instance with another limit may have saved that it lives on.
+func (s *Store) isOver(l *tiered.Loaded) bool {
+	return s.maxLifetime > 0 && !l.Born().IsZero() && time.Since(l.Born()) >= min(s.maxLifetime, forever)
+}
+
 // storedEnd is when the services let go of the session. So that accesses which
 // are not stored never end it early, that is one refresh later.
 func (s *Store) storedEnd(l Lifetime) time.Time {
