@@ -257,11 +257,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if was == fresh || was == removed || !c.store.keeps() {
 		return nil
 	}
-	l := c.loaded
-	if c.under != c.id {
-		l = nil
-	}
-	err := c.store.tiers.Remove(ctx, c.id, l)
+	err := c.store.tiers.Remove(ctx, c.id, c.loaded)
 	if c.move != nil && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}

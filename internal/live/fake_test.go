@@ -242,6 +242,7 @@ type user struct {
 	idle  time.Duration
 	born  time.Time
 	max   *int32
+	ahead time.Duration // of the clock
 }
 
 func (s *services) options() Options {
@@ -313,7 +314,7 @@ func (u *user) draft() Draft {
 			value, err := json.Marshal(session{id, attrs})
 			return value, exact(attrs), err
 		},
-		Lifetime: Lifetime{Used: time.Now(), Idle: u.idle, Refresh: u.idle / 10, Born: u.born},
+		Lifetime: Lifetime{Used: time.Now().Add(u.ahead), Idle: u.idle, Refresh: u.idle / 10, Born: u.born},
 		MaxAge:   u.max,
 		Adopt: func(value []byte) error {
 			s, err := parse(value)

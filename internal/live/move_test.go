@@ -89,6 +89,22 @@ func TestAMoveThatFailedLeavesTheOldIDUntilItIsTriedAgain(t *testing.T) {
 	})
 }
 
+func TestANewIDIsDrawnInPlaceOfOneThatTheSessionCouldNotGet(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		u := s.opened(t)
+		must(t, u.copy.Regenerate("first"))
+		s.fail("backup")
+		expectErr(t, "save", u.save(), tier.ErrNotSaved)
+		s.well()
+		must(t, u.copy.Regenerate("second"))
+		must(t, u.save())
+		expect(t, "its id", u.copy.ID(), "second")
+		expect(t, "under the first", s.kept("first"), "-")
+		s.expectKept(t, "second", "a=1")
+	})
+}
+
 func TestAMoveThatTheCacheHasNotHeardOfIsASave(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")

@@ -106,7 +106,7 @@ type Lifetime struct {
 // end is when the session ends that is not used for idle after its last access.
 // It is the one place that says when a session ends.
 func (s *Store) end(l Lifetime, idle time.Duration) time.Time {
-	ends := l.Used.Add(min(idle, forever))
+	ends := l.Used.Add(idle)
 	if s.maxLifetime > 0 && !l.Born.IsZero() {
 		if last := l.Born.Add(min(s.maxLifetime, forever)); last.Before(ends) {
 			return last
@@ -130,7 +130,7 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 // needsRefresh reports whether the services would end the session too early, or
 // have too old an access time of it.
 func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
-	if c.Ends().Before(s.end(l, l.Idle).Truncate(time.Microsecond)) || c.ClockWasAhead() {
+	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
 		return true
 	}
 	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh && c.Ends().Before(s.storedEnd(l))

@@ -131,16 +131,18 @@ func TestNoSessionLivesLongerThanMaxLifetime(t *testing.T) {
 				must(t, u.set("a=1").close())
 				begin := time.Now()
 				for time.Since(begin) < 59*time.Minute {
-					time.Sleep(59 * time.Second)
+					if time.Sleep(59 * time.Second); time.Since(begin) < timeout {
+						s.forgetCalls()
+					}
 					u := s.limited(t)
 					expect(t, "exists", u.copy.Exists(), true)
 					must(t, u.set(change).close())
 				}
 				u = s.limited(t)
 				expect(t, "it ends", u.copy.Ends(), begin.Add(time.Hour))
-				s.forgetCalls()
-				must(t, u.close())
-				expect(t, "further refreshes", s.count(""), 0)
+				if name == "used" {
+					expect(t, "refreshes that prolong nothing", s.count("backup.update"), 0)
+				}
 				time.Sleep(time.Until(begin.Add(time.Hour)))
 				expect(t, "at its end", s.seen(t, id), "-")
 			})
@@ -210,6 +212,40 @@ func TestASessionThatAnotherInstanceLetLiveLongerIsOver(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestASessionThatAClockAheadHasUsedIsSavedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		u := s.opened(t)
+		u.ahead = 26 * 365 * 24 * time.Hour
+		must(t, u.set("a=2").save())
+		u = s.opened(t)
+		s.forgetCalls()
+		must(t, u.close())
+		expect(t, "saves", s.count("backup.update"), 1)
+		u = s.opened(t)
+		expect(t, "ends", u.copy.Ends(), time.Now().Add(timeout+timeout/10))
+		s.forgetCalls()
+		must(t, u.close())
+		expect(t, "further calls", s.count(""), 0)
+	})
+}
+
+func TestASessionForEverIsNotSavedAgainAndAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		u := s.request(t, nil)
+		must(t, u.copy.Add(true))
+		u.idle = math.MaxInt64
+		must(t, u.set("a=1").save())
+		time.Sleep(time.Hour)
+		u = s.opened(t)
+		u.idle = math.MaxInt64
+		s.forgetCalls()
+		must(t, u.close())
+		expect(t, "calls", s.count(""), 0)
+	})
 }
 
 func TestNoTimeOverflows(t *testing.T) {

@@ -149,6 +149,26 @@ func TestAChangeAfterAMoveMakesTheCallsOfAnyOther(t *testing.T) {
 	})
 }
 
+// Another copy of the request's session has moved it. Records of two ids may have
+// one token.
+func TestNothingIsGuessedOfASessionThatIsElsewhere(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		must(t, s.opened(t, "B").update("x=1"))
+		must(t, s.opened(t, "B").update("x=2"))
+		r, other := s.opened(t, "A"), s.opened(t, "B")
+		_, err := r.move("a=2")
+		must(t, err)
+		must(t, r.update("c=1"))
+		must(t, r.update("d=1"))
+		other.l, other.id = other.l.Elsewhere(), r.id
+		s.forgetCalls()
+		must(t, other.update("b=1"))
+		s.guessed(t, false)
+		s.expectMoved(t, s.request(t, "A"), "a=2 b=1 c=1 d=1 x=2")
+	})
+}
+
 func TestTheRequestThatMovesASessionGoesOnUnderTheNewID(t *testing.T) {
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
