@@ -80,8 +80,18 @@ func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error)
 }
 
 // Drain waits until no background work of this process is under way, that
-// included which starts meanwhile, or until ctx is done.
-func Drain(ctx context.Context) error { return background.wait(ctx) }
+// included which starts meanwhile, or until ctx is done. What is pending is tried
+// once more. What a service cannot be told then, since it does not answer, Drain
+// does not wait for.
+func Drain(ctx context.Context) error {
+	if err := background.wait(ctx); err != nil {
+		return err
+	}
+	if err := tryAll(ctx, instance.Of(ctx).Name); err != nil {
+		return err
+	}
+	return background.wait(ctx)
+}
 
 var background group
 

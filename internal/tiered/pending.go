@@ -27,8 +27,10 @@ const (
 	maxPending = 10_000
 	// pendingWorkers is how many of them it works on at once.
 	pendingWorkers = 16
-	// pendingWait is the longest time between two rounds of attempts.
+	// pendingWait is the longest time between two rounds of attempts, and
+	// pendingStep the shortest.
 	pendingWait = time.Second
+	pendingStep = 10 * time.Millisecond
 )
 
 type pendingKey struct {
@@ -45,6 +47,7 @@ type pendingDebt struct {
 	store *Store
 	ctx   context.Context
 	drawn int // counts the debts, so that a later one is not taken for an earlier one
+	round int // of attempts, that it was tried in last
 }
 
 var pending = struct {
@@ -52,6 +55,7 @@ var pending = struct {
 	debts   map[pendingKey]pendingDebt
 	working map[pendingServices]bool
 	drawn   int
+	round   int // of attempts; a call of Drain begins another one
 	givenUp int
 }{debts: make(map[pendingKey]pendingDebt), working: make(map[pendingServices]bool)}
 
@@ -93,7 +97,7 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 	}
 	pending.drawn++
 	p.debt |= d
-	p.drawn = pending.drawn
+	p.drawn, p.round = pending.drawn, -1
 	if until.After(p.until) {
 		p.until = until
 	}
@@ -107,7 +111,7 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 	pending.Unlock()
 	s.tracePending(ctx)
 	if start {
-		background.start(func() { workOff(key.services) })
+		go workOff(key.services)
 	}
 }
 
@@ -132,7 +136,7 @@ func makeRoom(d debt) bool {
 
 // workOff tells the services what is pending until nothing is.
 func workOff(services pendingServices) {
-	wait := 10 * time.Millisecond
+	wait := pendingStep
 	over := false
 	defer func() {
 		if !over { // a service has ended the goroutine
@@ -146,18 +150,67 @@ func workOff(services pendingServices) {
 		if over = len(left) == 0; over {
 			return
 		}
-		var paid atomic.Int64
-		inParallel(pendingWorkers, left, func(key pendingKey) {
+		if payAll(left) {
+			wait = pendingStep
+			continue
+		}
+		// Meanwhile it keeps nobody from ending the process: see Drain.
+		for waited := time.Duration(0); waited < wait && !hasUntried(services); waited += pendingStep {
+			time.Sleep(pendingStep)
+		}
+		wait = min(2*wait, pendingWait)
+	}
+}
+
+// payAll tells the services what is pending for several sessions, and reports
+// whether they know all of it then. Drain waits for that.
+func payAll(keys []pendingKey) bool {
+	var paid atomic.Int64
+	done := make(chan struct{})
+	background.start(func() {
+		defer close(done)
+		inParallel(pendingWorkers, keys, func(key pendingKey) {
 			if payDebt(key) {
 				paid.Add(1)
 			}
 		})
-		if int(paid.Load()) == len(left) {
-			wait = 10 * time.Millisecond
-			continue
+	})
+	<-done
+	return int(paid.Load()) == len(keys)
+}
+
+// hasUntried reports whether something is pending that was not tried since Drain
+// was called, or that is new.
+func hasUntried(services pendingServices) bool {
+	pending.Lock()
+	defer pending.Unlock()
+	for key, p := range pending.debts {
+		if key.services == services && p.round < pending.round {
+			return true
 		}
-		_ = retry.Wait(context.Background(), wait) // which has no end
-		wait = min(2*wait, pendingWait)
+	}
+	return false
+}
+
+// tryAll has all tried that is pending on an instance, and returns when it was.
+func tryAll(ctx context.Context, name any) error {
+	pending.Lock()
+	pending.round++
+	round := pending.round
+	pending.Unlock()
+	for {
+		untried := false
+		pending.Lock()
+		for key, p := range pending.debts {
+			untried = untried || key.services.instance == name && p.round < round
+		}
+		pending.Unlock()
+		if !untried {
+			return nil
+		}
+		if err := retry.Wait(ctx, pendingStep); err != nil {
+			return err
+		}
 	}
 }
 
@@ -189,6 +242,10 @@ func payDebt(key pendingKey) bool {
 		paid(key, p)
 		return true
 	}
+	pending.Lock()
+	round := pending.round
+	pending.Unlock()
+	defer tried(key, round)
 	pay := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, saveTimeout, errTimeout)
 		defer cancel()
@@ -208,6 +265,16 @@ func payDebt(key pendingKey) bool {
 	}
 	paid(key, p)
 	return true
+}
+
+// tried notes that the services were told, in vain or not.
+func tried(key pendingKey, round int) {
+	pending.Lock()
+	defer pending.Unlock()
+	if p, ok := pending.debts[key]; ok {
+		p.round = round
+		pending.debts[key] = p
+	}
 }
 
 // paid forgets what was pending, unless more has come up meanwhile.
