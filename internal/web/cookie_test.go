@@ -12,7 +12,7 @@ func TestAResponseHasOneCookieOfAName(t *testing.T) {
 	for _, test := range []struct{ before, want []string }{
 		{nil, []string{"id=new"}},
 		{[]string{"id=old"}, []string{"id=new"}},
-		{[]string{"id=old; Path=/there; Domain=example.com", " id =older", "id", "id="}, []string{"id=new"}},
+		{[]string{"id=old; Path=/there; Domain=example.com", " id =older", "id", "id; Path=/", "id="}, []string{"id=new"}},
 		{[]string{"a=1", "id=old", "b=id=2; HttpOnly", "id=older"}, []string{"a=1", "b=id=2; HttpOnly", "id=new"}},
 		{[]string{"ID=1", "id2=2", "xid=3", "=id", "", "a; id=4"}, []string{"ID=1", "id2=2", "xid=3", "=id", "", "a; id=4", "id=new"}},
 	} {

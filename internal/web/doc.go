@@ -44,16 +44,16 @@
 //
 // # The ResponseWriter
 //
-// It has no Unwrap method: an [http.ResponseController] takes the first writer
-// of a chain of Unwrap methods that can flush, and would go past the hook. It has
-// the methods itself instead. They use the inner writer, and what that wraps:
-// Flush, FlushError, Hijack, SetReadDeadline, SetWriteDeadline, EnableFullDuplex,
-// Push and CloseNotify. What no writer of the chain has returns
-// [http.ErrNotSupported] and does nothing; Flush has no result and does nothing;
-// CloseNotify's channel receives nothing.
+// It has no Unwrap method, since whoever unwraps goes past the hook. It has the
+// methods itself that an [http.ResponseController] and frameworks look for, and
+// they use the inner writer, or what that wraps: Flush, FlushError, Hijack,
+// SetReadDeadline, SetWriteDeadline, EnableFullDuplex, Push and CloseNotify. What
+// no writer of the chain has does nothing and returns [http.ErrNotSupported];
+// Flush has no result; CloseNotify's channel receives nothing.
 //
-// Goroutines of the app may use it as far as the inner writer allows, while the
-// handler runs.
+// Goroutines of the app may use it while the handler runs, as far as the inner
+// writer allows. The header is a map without a lock, here as in net/http, and
+// BeforeHeader changes it.
 //
 // # Limits
 //

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -89,7 +90,7 @@ func ways(t *testing.T) []way {
 		}},
 		{name: "nothing", status: 200, send: func(http.ResponseWriter, *http.Request) error { return nil }},
 		{name: "redirect", status: 303, body: "<a href=\"/there\">See Other</a>.\n\n", send: func(w http.ResponseWriter, r *http.Request) error {
-			http.Redirect(w, r, "/there", 303)
+			http.Redirect(w, r, "/there", http.StatusSeeOther)
 			return nil
 		}},
 		{name: "304", status: 304, send: status(304)},
@@ -146,15 +147,15 @@ func eachWay(t *testing.T, f func(t *testing.T, way way, http2 bool, outside fun
 func TestTheHookRunsOnceBeforeTheHeaderWhateverSendsIt(t *testing.T) {
 	eachWay(t, func(t *testing.T, way way, http2 bool, outside func(http.Handler) http.Handler) {
 		var m manager
-		var sendErr error
+		sent := make(chan error, 1)
 		server := serve(t, http2, outside(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("App", "was here")
 			m.wantCalls(t, 0)
-			sendErr = way.send(w, r)
+			sent <- way.send(w, r)
 		}))))
 		resp, got := get(t, server)
-		if sendErr != nil {
-			t.Error("the app got", sendErr)
+		if err := <-sent; err != nil {
+			t.Error("the app got", err)
 		}
 		if resp.StatusCode != way.status || got != way.body {
 			t.Errorf("got status %d and body %q, want %d and %q", resp.StatusCode, got, way.status, way.body)
@@ -289,9 +290,10 @@ func TestWhatTheHookDidIsSeenByARequestSentAtTheFirstEvent(t *testing.T) {
 	for name, flush := range flushes {
 		t.Run(name, func(t *testing.T) {
 			eachProtocol(t, func(t *testing.T, http2 bool) {
-				saved := false // under no lock: the events order it
-				m := manager{before: func(http.Header, bool) { saved = true }}
+				var saved atomic.Bool
+				m := manager{before: func(http.Header, bool) { saved.Store(true) }}
 				next := make(chan string)
+				defer close(next)
 				server := serve(t, http2, unwrapOnly(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					w.Header().Set("Content-Type", "text/event-stream")
 					if err := flush(w); err != nil { // the header alone
@@ -309,7 +311,7 @@ func TestWhatTheHookDidIsSeenByARequestSentAtTheFirstEvent(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer resp.Body.Close()
-				if resp.Header.Get("Hook") == "" || !saved {
+				if resp.Header.Get("Hook") == "" || !saved.Load() {
 					t.Error("the header left before the hook")
 				}
 				for _, event := range []string{"data: 1\n\n", "data: 2\n\n"} {
@@ -319,7 +321,6 @@ func TestWhatTheHookDidIsSeenByARequestSentAtTheFirstEvent(t *testing.T) {
 						t.Errorf("got event %q and %v, want %q", got, err, event)
 					}
 				}
-				close(next)
 				m.wantCalls(t, 1)
 			})
 		})
@@ -371,6 +372,7 @@ func TestAnUpgradedConnectionWorksBothWays(t *testing.T) {
 			t.Error(err)
 		}
 	}))))
+	server.Client().Timeout = 0 // with one, the client does not hand out the connection
 	resp, err := server.Client().Get(server.URL)
 	if err != nil {
 		t.Fatal(err)
@@ -395,11 +397,12 @@ func TestAPanicPassesAndTheHookDoesNotRun(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, http2 bool) {
 		for _, value := range []any{"a bug", http.ErrAbortHandler} {
 			var m manager
-			var got any
+			panicked := make(chan any, 1)
 			server := serve(t, http2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer func() {
-					got = recover()
-					panic(got)
+					p := recover()
+					panicked <- p
+					panic(p)
 				}()
 				m.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(value) })).ServeHTTP(w, r)
 			}))
@@ -407,7 +410,7 @@ func TestAPanicPassesAndTheHookDoesNotRun(t *testing.T) {
 				t.Errorf("got status %s of a handler that panicked", resp.Status)
 				resp.Body.Close()
 			}
-			if got != value {
+			if got := <-panicked; got != value {
 				t.Errorf("the panic arrived as %v, want %v", got, value)
 			}
 			m.wantCalls(t, 0)
@@ -600,6 +603,26 @@ func TestInsideTimeoutHandlerTheHookRunsBeforeTheHeader(t *testing.T) {
 		}
 		m.wantCalls(t, 1)
 	})
+}
+
+func TestAfterATimeoutTheAppIsToldAsEver(t *testing.T) {
+	var m manager
+	written := make(chan error, 1)
+	server := serve(t, false, http.TimeoutHandler(m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		var err error
+		for err == nil { // TimeoutHandler may not have noticed yet
+			_, err = w.Write([]byte("hello"))
+		}
+		written <- err
+	})), time.Nanosecond, "too late"))
+	if resp, got := get(t, server); resp.StatusCode != 503 || got != "too late" || resp.Header.Get("Hook") != "" {
+		t.Errorf("got status %d, body %q and header %v", resp.StatusCode, got, resp.Header)
+	}
+	if err := <-written; !errors.Is(err, http.ErrHandlerTimeout) {
+		t.Errorf("the app got %v, want http.ErrHandlerTimeout", err)
+	}
+	m.wantCalls(t, 1)
 }
 
 func TestTheAppDoesNotChangeTheErrorResponseOfAWriterThatBuffers(t *testing.T) {

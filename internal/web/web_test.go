@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // A manager has a Handler as the package documentation shows it. Its hook marks
@@ -69,6 +70,7 @@ func serve(t testing.TB, http2 bool, h http.Handler) *httptest.Server {
 		server.Start()
 	}
 	t.Cleanup(server.Close)
+	server.Client().Timeout = 10 * time.Second // fails rather than hangs
 	server.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return server
 }

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -53,6 +55,56 @@ func TestWhatTheInnerWriterCannotDoIsNotSupportedAndRunsNoHook(t *testing.T) {
 	if inner.Code != 204 || inner.Flushed {
 		t.Errorf("got status %d, flushed: %t", inner.Code, inner.Flushed)
 	}
+}
+
+// A recorder notes what it is called with.
+type recorder struct {
+	*httptest.ResponseRecorder
+	calls []string
+}
+
+func (r *recorder) WriteHeader(status int) { r.calls = append(r.calls, strconv.Itoa(status)) }
+
+func (r *recorder) WriteString(s string) (int, error) {
+	r.calls = append(r.calls, s)
+	return len(s), nil
+}
+
+func TestStatusesAndStringsReachTheInnerWriterAsTheyAre(t *testing.T) {
+	var m manager
+	inner := recorder{ResponseRecorder: httptest.NewRecorder()}
+	app(&m, &inner, func(w http.ResponseWriter) {
+		w.WriteHeader(103)
+		w.WriteHeader(201)
+		w.WriteHeader(202) // net/http says in its log that this is superfluous
+		if _, err := io.WriteString(w, "hello"); err != nil {
+			t.Error(err)
+		}
+	})
+	if want := []string{"103", "201", "202", "hello"}; !slices.Equal(inner.calls, want) {
+		t.Errorf("the inner writer got %q, want %q", inner.calls, want)
+	}
+}
+
+func TestNoStatusReachesTheInnerWriterOnceTheResponseIsReplaced(t *testing.T) {
+	m := manager{fail: errHook}
+	inner := recorder{ResponseRecorder: httptest.NewRecorder()}
+	app(&m, &inner, func(w http.ResponseWriter) {
+		for _, status := range []int{200, 201, 103, 101} {
+			w.WriteHeader(status)
+		}
+	})
+	if want := []string{"503"}; !slices.Equal(inner.calls, want) {
+		t.Errorf("the inner writer got %q, want %q", inner.calls, want)
+	}
+}
+
+func TestNobodyUnwrapsTheWriter(t *testing.T) {
+	app(new(manager), httptest.NewRecorder(), func(w http.ResponseWriter) {
+		if _, ok := w.(interface{ Unwrap() http.ResponseWriter }); ok {
+			t.Error("the writer can be unwrapped, which goes past the hook")
+		}
+	})
 }
 
 func TestDeadlinesAndFullDuplexReachTheConnection(t *testing.T) {
@@ -119,6 +171,32 @@ func (p *pusher) Push(target string, _ *http.PushOptions) error {
 	return nil
 }
 
+type flusher struct{ http.ResponseWriter }
+
+func (f flusher) Flush() { f.WriteHeader(200) }
+
+type errorFlusher struct{ http.ResponseWriter }
+
+func (f errorFlusher) FlushError() error { return io.ErrClosedPipe }
+
+func TestAnyKindOfFlushRunsTheHook(t *testing.T) {
+	for _, test := range []struct {
+		inner http.ResponseWriter
+		want  error
+	}{
+		{flusher{bare{httptest.NewRecorder()}}, nil},
+		{errorFlusher{bare{httptest.NewRecorder()}}, io.ErrClosedPipe},
+	} {
+		var m manager
+		app(&m, test.inner, func(w http.ResponseWriter) {
+			if err := http.NewResponseController(w).Flush(); err != test.want {
+				t.Errorf("%T: got %v, want %v", test.inner, err, test.want)
+			}
+			m.wantCalls(t, 1)
+		})
+	}
+}
+
 func TestAPushReachesTheInnerWriterWithoutTheHook(t *testing.T) {
 	var m manager
 	p := &pusher{ResponseWriter: httptest.NewRecorder()}
@@ -177,7 +255,6 @@ func TestAGoroutineOfTheAppMayWriteWhenTheHandlerReturns(t *testing.T) {
 		server := serve(t, false, http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			m.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				go func() {
-					_ = w.Header().Get("App")
 					_, err := io.WriteString(w, "late")
 					written <- err
 				}()
