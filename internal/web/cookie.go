@@ -9,15 +9,15 @@ import (
 )
 
 // SetCookie makes c the only cookie of its name that header sets: it replaces
-// those that were set before, whatever their path and domain. Other cookies stay.
-// So that nobody caches the response, Cache-Control becomes no-store, unless it
-// was set already. If c is invalid, SetCookie returns an error and changes
-// nothing.
+// earlier ones, whatever their path and domain, and leaves other cookies alone.
+// It also sets Cache-Control to no-store, unless header has a Cache-Control, so
+// that no cache hands the cookie out again. If c is invalid, SetCookie returns an
+// error and changes nothing.
 func SetCookie(header http.Header, c *http.Cookie) error {
 	if err := c.Valid(); err != nil {
 		return fmt.Errorf("set cookie: %w", err)
 	}
-	var cookies []string // not in place: a middleware may share its slice between responses
+	var cookies []string // a new slice: a middleware may share the old one between responses
 	for _, line := range header["Set-Cookie"] {
 		pair, _, _ := strings.Cut(line, ";")
 		name, _, _ := strings.Cut(pair, "=")
@@ -32,8 +32,7 @@ func SetCookie(header http.Header, c *http.Cookie) error {
 	return nil
 }
 
-// VaryCookie says in header that the response depends on the request's cookies,
-// unless header says so already.
+// VaryCookie adds Cookie to the Vary header, unless it is there already.
 func VaryCookie(header http.Header) {
 	for _, line := range header["Vary"] {
 		for _, name := range strings.Split(line, ",") {
@@ -45,13 +44,13 @@ func VaryCookie(header http.Header) {
 	header.Add("Vary", "Cookie")
 }
 
-// maxValues is how many values of one cookie count. A browser sends several if
-// they differ in path or domain; anybody can send thousands.
+// A browser sends several values of one cookie if they differ in path or domain.
+// Anybody else can send thousands.
 const maxValues = 3
 
 // CookieValues returns the values that r has of the cookie called name, in the
-// order in which the client sent them: at most three, each once, and no empty
-// one.
+// order in which the client sent them: the first three, without duplicates and
+// empty ones.
 func CookieValues(r *http.Request, name string) []string {
 	var values []string
 	for _, c := range r.CookiesNamed(name) {

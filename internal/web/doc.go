@@ -19,52 +19,55 @@
 //
 // # When BeforeHeader runs
 //
-// It runs once for a response, and whatever the app sends waits for it:
+// It runs once per response. The first of these calls triggers it, and goes ahead
+// when it has returned:
 //
-//	WriteHeader             for 101 and 200 to 999. Other 1xx pass without it
-//	Write, WriteString      also of nothing, which sends the header as well
-//	ReadFrom                which the inner writer may still do with sendfile
+//	WriteHeader             with 101, or 200 to 999. Other 1xx pass without it
+//	Write, WriteString      even of nothing, since that sends the header as well
+//	ReadFrom                the inner writer can still use sendfile
 //	Flush, FlushError       if the inner writer can flush
 //	Hijack                  if the inner writer can be hijacked
-//	the handler returns     having sent nothing. The header stays open: whoever
-//	                        is outside may still write it
+//	the handler returns     and has sent nothing. Serve does not send the header:
+//	                        whoever called it still can
 //
-// A handler that panics, or ends with runtime.Goexit, without having sent
-// anything: it does not run, and the panic continues. A panic of BeforeHeader
-// itself continues too, out of the app's Write; it is not run again, and what the
-// app or a middleware sends afterwards passes.
+// If the handler panics, or calls runtime.Goexit, and has sent nothing,
+// BeforeHeader does not run; the panic continues. A panic of BeforeHeader itself
+// continues out of the app's call. It does not run again, and what the app or a
+// middleware sends afterwards passes.
 //
 // # When BeforeHeader fails
 //
 // The header is reset to what it was when Serve was called, and ServeError
-// answers on the inner writer. From then on everything that the app sends returns
-// an error that wraps [ErrReplaced] and the hook's error, and Header returns a
-// copy that nobody sends. A hook that wants the app's response to go out all the
-// same reports its error elsewhere and returns nil.
+// answers on the inner writer. From then on Write, WriteString, ReadFrom,
+// FlushError and Hijack return an error that wraps [ErrReplaced] and the hook's
+// error, WriteHeader and Flush do nothing, and Header returns a copy that nobody
+// sends. A hook that wants the app's response to go out in spite of an error
+// reports the error elsewhere and returns nil.
 //
 // # The ResponseWriter
 //
-// It has no Unwrap method, since whoever unwraps goes past the hook. It has the
-// methods itself that an [http.ResponseController] and frameworks look for, and
-// they use the inner writer, or what that wraps: Flush, FlushError, Hijack,
-// SetReadDeadline, SetWriteDeadline, EnableFullDuplex, Push and CloseNotify. What
-// no writer of the chain has does nothing and returns [http.ErrNotSupported];
-// Flush has no result; CloseNotify's channel receives nothing.
+// It has no Unwrap method, since whoever unwraps it bypasses the hook. It has the
+// methods that [http.ResponseController] and frameworks look for, and passes them
+// on to the inner writer or to what that wraps: Flush, FlushError, Hijack,
+// SetReadDeadline, SetWriteDeadline, EnableFullDuplex, Push and CloseNotify. If no
+// writer of the chain has the method, the call does nothing and returns
+// [http.ErrNotSupported]; CloseNotify returns a channel that receives nothing.
 //
-// Goroutines of the app may use it while the handler runs, as far as the inner
-// writer allows. The header is a map without a lock, here as in net/http, and
+// The app's goroutines may use it while the handler runs, as far as the inner
+// writer allows. The header is a map without a lock, as in net/http, and
 // BeforeHeader changes it.
 //
 // # Limits
 //
 //   - A middleware between Serve and the app that recovers from panics hides them:
-//     its answer is a response like any other. It belongs outside.
-//   - A type assertion for Flusher, Hijacker, Pusher or CloseNotifier always
-//     succeeds.
-//   - [http.MaxBytesReader] does not tell net/http that the client sent too much,
-//     as with every wrapped writer: net/http then reads up to 256 KiB more before
-//     it gives the connection up.
-//   - An app that asked for Header before its response was replaced, keeps the map
-//     and changes it afterwards, changes the error response, where the outer
-//     writer buffers it ([http.TimeoutHandler], App Engine's middleware).
+//     its answer is a response like any other, and triggers BeforeHeader. Such a
+//     middleware belongs outside of Serve.
+//   - A type assertion to Flusher, Hijacker, Pusher or CloseNotifier always
+//     succeeds, whatever the inner writer can do.
+//   - [http.MaxBytesReader] cannot tell net/http that a request is too large, as
+//     with any wrapped writer. So net/http reads up to 256 KiB more of its body
+//     before it closes the connection.
+//   - If the inner writer buffers ([http.TimeoutHandler], App Engine's
+//     middleware), an app that keeps the map of an earlier Header call, and
+//     changes it after its response was replaced, changes the error response.
 package web

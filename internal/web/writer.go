@@ -16,12 +16,12 @@ import (
 // error response went out instead.
 var ErrReplaced = errors.New("response replaced by an error response")
 
-// writer runs the hook before it hands anything on to the inner writer.
+// A writer runs the hook before it passes anything on to the inner writer.
 type writer struct {
 	inner   http.ResponseWriter
 	request *http.Request
 	hook    Hook
-	entered http.Header // of inner, when Serve was called
+	entered http.Header // inner's header when Serve was called
 
 	once     sync.Once
 	replaced atomic.Pointer[replacement] // nil: the response is the app's
@@ -33,7 +33,7 @@ type replacement struct {
 	err    error
 }
 
-// begin runs the hook unless that was done, and returns what the app gets if its
+// begin runs the hook if it has not run yet. It returns the app's error if the
 // response was replaced. Concurrent calls wait for the hook.
 func (w *writer) begin(hijack bool) error {
 	w.once.Do(func() {
@@ -63,7 +63,7 @@ func (w *writer) Header() http.Header {
 }
 
 func (w *writer) WriteHeader(status int) {
-	// What is left out is informational, or invalid: then the inner writer panics.
+	// Any other status is informational, or invalid: the inner writer panics.
 	if status == http.StatusSwitchingProtocols || status >= 200 && status <= 999 {
 		_ = w.begin(false)
 	}
@@ -86,8 +86,7 @@ func (w *writer) WriteString(s string) (int, error) {
 	return io.WriteString(w.inner, s)
 }
 
-// ReadFrom makes io.Copy use the inner writer's ReadFrom, if it has one, and so
-// sendfile.
+// ReadFrom lets io.Copy use the inner writer's ReadFrom, and with it sendfile.
 func (w *writer) ReadFrom(src io.Reader) (int64, error) {
 	if err := w.begin(false); err != nil {
 		return 0, err
@@ -125,7 +124,7 @@ func (w *writer) EnableFullDuplex() error            { return w.control().Enable
 
 func (w *writer) control() *http.ResponseController { return http.NewResponseController(w.inner) }
 
-// Push is HTTP/2's server push. It sends no header of this response.
+// Push sends no header of this response.
 func (w *writer) Push(target string, opts *http.PushOptions) error {
 	if p, ok := find[http.Pusher](w); ok {
 		return p.Push(target, opts)
@@ -133,7 +132,7 @@ func (w *writer) Push(target string, opts *http.PushOptions) error {
 	return http.ErrNotSupported
 }
 
-// CloseNotify is what http.CloseNotifier asks for, which frameworks still assert.
+// CloseNotify implements http.CloseNotifier, which frameworks still assert.
 func (w *writer) CloseNotify() <-chan bool {
 	if n, ok := find[interface{ CloseNotify() <-chan bool }](w); ok {
 		return n.CloseNotify()
@@ -141,9 +140,9 @@ func (w *writer) CloseNotify() <-chan bool {
 	return nil
 }
 
-// find returns the first writer inside w that is a T. Writers of this package do
-// not count, since they have every method whether or not it works: there are
-// several where the handlers of several managers are nested.
+// find returns the first writer inside w that is a T. It skips writers of this
+// package, which have every method whether or not it works; there are several if
+// handlers with different keys are nested.
 func find[T any](w http.ResponseWriter) (found T, ok bool) {
 	for {
 		if own, isOwn := w.(*writer); isOwn {
