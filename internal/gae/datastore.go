@@ -86,10 +86,14 @@ func (d Datastore) put(ctx context.Context, keys []*datastore.Key, records []*ti
 		entities []entity
 	)
 	for i, r := range records {
-		if r != nil {
-			of = append(of, keys[i])
-			entities = append(entities, entity{d, *r})
+		if r == nil {
+			continue
 		}
+		if len(r.Value) > maxEntity {
+			return tooLarge(len(r.Value))
+		}
+		of = append(of, keys[i])
+		entities = append(entities, entity{d, *r})
 	}
 	_, err := datastore.PutMulti(ctx, of, entities)
 	return err
@@ -111,19 +115,21 @@ var (
 	// errUnchanged ends a transaction that has nothing to write.
 	errUnchanged = errors.New("nothing to write")
 
-	// errNoAnswer is what a put has come to whose goroutine was ended in it.
+	// errNoAnswer is the result of a put whose goroutine was ended in it.
 	errNoAnswer = errors.New("datastore: put without an answer")
 )
 
-// Update implements [tier.Backup]. It is one attempt at one transaction: four
-// calls, or as long as three with a guess, which is put while the record is
-// read. That is no harm where the guess is wrong: a read does not see the writes
-// of its own transaction, and of several puts the last one counts.
+// Update implements [tier.Backup]. It makes one attempt at one transaction, which
+// takes four calls. With a guess it takes no longer than three, because the guess
+// is put while the record is read. A wrong guess does no harm: a read does not
+// see the writes of its own transaction, and of several puts the last one counts.
 func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) (err error) {
 	defer recoverNoAppID(&err)
 	if guess != nil && (len(ids) != 1 || guess.Next == nil) {
 		return notWritten(errors.New("datastore: a guess is of one record and what replaces it"))
 	}
+	ctx, stop := context.WithTimeout(ctx, tier.UpdateTime)
+	defer stop()
 	keys := make([]*datastore.Key, len(ids))
 	for i, id := range ids {
 		keys[i] = d.key(ctx, id)
@@ -195,7 +201,9 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 
 func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
 
-// token stands for the content of a record, as Datastore keeps it.
+// token stands for the content of a record, as Datastore keeps it. The same
+// content, written again, is no harm to an update: what it writes depends on
+// nothing else.
 func token(r *tier.Record) []byte {
 	h := sha256.New()
 	h.Write(binary.BigEndian.AppendUint64(nil, uint64(r.Expires.UnixMicro())))
@@ -274,7 +282,7 @@ func recoverNoAppID(err *error) {
 	if text, ok := p.(string); !ok || !strings.HasPrefix(text, "Metadata fetch failed") {
 		panic(p)
 	}
-	*err = retry.Permanent(fmt.Errorf("datastore: no application id: %v", p))
+	*err = retry.Permanent(fmt.Errorf("%w: datastore: no application id: %v", tier.ErrRejected, p))
 }
 
 // entity is a record on its way from or to the Datastore.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
@@ -45,20 +44,12 @@ func (s semaphore) acquire(ctx context.Context) error {
 
 func (s semaphore) release() { <-s }
 
-// callTime is how long a call of Datastore may take, with the wait for its place.
-// The appengine package has the same limit, but not where the context has a
-// deadline. An update makes four calls in a row, at most, which is less than
-// [tier.UpdateTime].
-const callTime = time.Minute
-
 // limited returns a context whose calls, all of them Datastore's, take a place
 // each. That includes those that the appengine package makes to begin and to end
 // a transaction. Between two calls a transaction holds no place, so that none
 // waits for another.
 func limited(ctx context.Context) context.Context {
 	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		ctx, stop := context.WithTimeout(ctx, callTime)
-		defer stop()
 		if err := datastorePlaces.acquire(ctx); err != nil {
 			return err
 		}
