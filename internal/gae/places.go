@@ -2,11 +2,12 @@ package gae
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 // The appengine package opens 100 connections to the API. A call for which there
@@ -18,11 +19,6 @@ var (
 	places          = make(semaphore, 90)
 	datastorePlaces = make(semaphore, 60)
 )
-
-// ErrNoPlace marks a call that was not made: its context ended while other calls
-// of this process were under way, as many as there may be. It says nothing about
-// the service.
-var ErrNoPlace = errors.New("too many App Engine calls are under way")
 
 // A semaphore has as many places as its capacity.
 type semaphore chan struct{}
@@ -38,7 +34,7 @@ func (s semaphore) acquire(ctx context.Context) error {
 	case s <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: gave up waiting: %w", ErrNoPlace, ctx.Err())
+		return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, ctx.Err())
 	}
 }
 

@@ -105,14 +105,14 @@ func TestNoMoreThan90CallsAreUnderWay(t *testing.T) {
 	}
 	h := hold(t)
 	h.start(t, calls-1, get)
-	if err := get(ended()); !errors.Is(err, context.Canceled) || errors.Is(err, gae.ErrNoPlace) {
+	if err := get(ended()); !errors.Is(err, context.Canceled) || errors.Is(err, tier.ErrBusy) {
 		t.Errorf("the last place: got %v, want it to be free", err)
 	}
 	h.start(t, 1, get)
 	for name, call := range operations {
 		err := call(h.under(ended()))
-		if !errors.Is(err, gae.ErrNoPlace) || !errors.Is(err, context.Canceled) {
-			t.Errorf("%s, while %d calls are under way: got %v, want ErrNoPlace and the context's error", name, calls, err)
+		if !errors.Is(err, tier.ErrBusy) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%s, while %d calls are under way: got %v, want ErrBusy and the context's error", name, calls, err)
 		}
 		if name == "update" && !errors.Is(err, tier.ErrNotWritten) {
 			t.Errorf("got %v, want ErrNotWritten", err)
@@ -136,13 +136,13 @@ func TestDatastoreLeavesPlacesToMemcache(t *testing.T) {
 		return backup.Update(ctx, []string{"id"}, nil, replacing(&tier.Record{Expires: time.Now()}))
 	})
 	for name, call := range map[string]func(context.Context) error{"load": load, "write": write} {
-		if err := call(h.under(ended())); !errors.Is(err, gae.ErrNoPlace) {
-			t.Errorf("%s, while Datastore's calls are under way: got %v, want ErrNoPlace", name, err)
+		if err := call(h.under(ended())); !errors.Is(err, tier.ErrBusy) {
+			t.Errorf("%s, while Datastore's calls are under way: got %v, want ErrBusy", name, err)
 		}
 	}
 	h.start(t, calls-datastoreCalls, get)
-	if err := get(h.under(ended())); !errors.Is(err, gae.ErrNoPlace) {
-		t.Errorf("got %v, want ErrNoPlace", err)
+	if err := get(h.under(ended())); !errors.Is(err, tier.ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
 	}
 }
 
@@ -152,8 +152,8 @@ func TestWaitingForAPlaceEndsWithTheDeadlineOrAPlace(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	err := get(h.under(ctx))
-	if !errors.Is(err, gae.ErrNoPlace) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want ErrNoPlace and the end of the deadline", err)
+	if !errors.Is(err, tier.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want ErrBusy and the end of the deadline", err)
 	}
 	if !strings.Contains(fmt.Sprint(err), "too many App Engine calls are under way") {
 		t.Errorf("the text %q does not say what it waited for", err)
