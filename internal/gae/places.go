@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
 
@@ -16,29 +17,29 @@ import (
 // connections to the app's own. Datastore, which may be slow when Memcache is
 // not, gets two thirds.
 var (
-	places          = make(semaphore, 90)
-	datastorePlaces = make(semaphore, 60)
+	places          = newLimit(90)
+	datastorePlaces = newLimit(60)
 )
 
-// A semaphore has as many places as its capacity.
-type semaphore chan struct{}
+// A limit is how many calls may be under way. (Not a channel: a goroutine in a
+// bubble of testing/synctest would wait for one that was made outside of it, and
+// the bubble's clock would stand still.)
+type limit struct{ *semaphore.Weighted }
+
+func newLimit(n int64) limit { return limit{semaphore.NewWeighted(n)} }
 
 // acquire waits for a place, until ctx ends.
-func (s semaphore) acquire(ctx context.Context) error {
-	select {
-	case s <- struct{}{}:
+func (l limit) acquire(ctx context.Context) error {
+	if l.TryAcquire(1) {
 		return nil
-	default:
 	}
-	select {
-	case s <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, ctx.Err())
+	if err := l.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, err)
 	}
+	return nil
 }
 
-func (s semaphore) release() { <-s }
+func (l limit) release() { l.Release(1) }
 
 // limited returns a context whose calls, all of them Datastore's, take a place
 // each. That includes those that the appengine package makes to begin and to end
