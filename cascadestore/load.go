@@ -40,9 +40,9 @@ func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, er
 		return cs.blank(name), err
 	}
 	ctx := appengine.NewContext(r)
-	n := requestOf(r).sessions(ctx, cs, name)
-	session, err := cs.find(ctx, n, r, name)
-	return session, cs.logs().returned(ctx, err)
+	req := requestOf(r)
+	session, err := cs.find(ctx, req.sessions(ctx, cs, name), r, name)
+	return req.made(session), cs.logs().returned(ctx, err)
 }
 
 // blank returns an empty session.
