@@ -146,7 +146,7 @@ func (cs *CascadeStore) load(ctx context.Context, n *named, name, id string) (*s
 			cs.logs().fail(ctx, describe("load session", id, err))
 		}
 	}
-	if !t.copy.Exists() {
+	if !t.copy.Exists() || cs.hasEnded(t) {
 		cs.logs().step(ctx, "not found", id)
 		return nil, nil
 	}

@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"golang.org/x/sync/semaphore"
-	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/tier"
 )
@@ -16,45 +14,49 @@ import (
 // the end of the call. So this package has fewer calls under way, and leaves ten
 // connections to the app's own. Datastore, which may be slow when Memcache is
 // not, gets two thirds.
-var (
-	places          = newLimit(90)
-	datastorePlaces = newLimit(60)
+const (
+	maxCalls          = 90
+	maxDatastoreCalls = 60
 )
 
-// A limit is how many calls may be under way. (Not a channel: a goroutine in a
-// bubble of testing/synctest would wait for one that was made outside of it, and
-// the bubble's clock would stand still.)
-type limit struct{ *semaphore.Weighted }
+var (
+	places          = semaphore.NewWeighted(maxCalls)
+	datastorePlaces = semaphore.NewWeighted(maxDatastoreCalls)
+)
 
-func newLimit(n int64) limit { return limit{semaphore.NewWeighted(n)} }
-
-// acquire waits for a place, until ctx ends.
-func (l limit) acquire(ctx context.Context) error {
-	if l.TryAcquire(1) {
+// take waits for a place for a call of Memcache, until ctx ends. The caller has
+// to call places.Release(1) then, if there is no error.
+func take(ctx context.Context) error {
+	if places.TryAcquire(1) {
 		return nil
 	}
-	if err := l.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, err)
-	}
-	return nil
+	return busy(ctx, places.Acquire(ctx, 1))
 }
 
-func (l limit) release() { l.Release(1) }
+// takeDatastore waits for places for as many calls of Datastore as an operation
+// may have under way at once, until ctx ends. A transaction keeps its places from
+// the beginning to the end, so none waits for a place while it has one.
+func takeDatastore(ctx context.Context, n int64) (release func(), err error) {
+	if !datastorePlaces.TryAcquire(n) {
+		if err := datastorePlaces.Acquire(ctx, n); err != nil {
+			return nil, busy(ctx, err)
+		}
+	}
+	if !places.TryAcquire(n) {
+		if err := places.Acquire(ctx, n); err != nil {
+			datastorePlaces.Release(n)
+			return nil, busy(ctx, err)
+		}
+	}
+	return func() {
+		places.Release(n)
+		datastorePlaces.Release(n)
+	}, nil
+}
 
-// limited returns a context whose calls, all of them Datastore's, take a place
-// each. That includes those that the appengine package makes to begin and to end
-// a transaction. Between two calls a transaction holds no place, so that none
-// waits for another.
-func limited(ctx context.Context) context.Context {
-	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		if err := datastorePlaces.acquire(ctx); err != nil {
-			return err
-		}
-		defer datastorePlaces.release()
-		if err := places.acquire(ctx); err != nil {
-			return err
-		}
-		defer places.release()
-		return appengine.APICall(ctx, service, method, in, out)
-	})
+func busy(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, context.Cause(ctx))
 }

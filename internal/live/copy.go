@@ -129,6 +129,17 @@ func (c *Copy) IsStored() bool {
 	return c.status == stored
 }
 
+// Used is when the session was used last, as far as that is stored; zero: not
+// known.
+func (c *Copy) Used() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Used()
+}
+
 // Ends is when the session ends that is not used any more; zero: not known.
 func (c *Copy) Ends() time.Time {
 	c.mu.Lock()
