@@ -205,6 +205,9 @@ func (s *Store) open(id string, b []byte) (*state, error) {
 }
 
 func (s *Store) openLegacy(b []byte) (*state, error) {
+	if len(b) == 0 {
+		return nil, errDamaged
+	}
 	info, err := s.Form.Inspect(b)
 	if err != nil {
 		return nil, mergeError(err)
