@@ -137,9 +137,9 @@ func TestADamagedEntityCanBeRemoved(t *testing.T) {
 
 func TestADamagedItemHidesNoEntity(t *testing.T) {
 	damages := map[string]func(it *memcache.Item){
-		"other flags":   func(it *memcache.Item) { it.Flags = 7 },
-		"no value":      func(it *memcache.Item) { it.Value = []byte{} },
-		"a bit":         func(it *memcache.Item) { it.Value[5] ^= 1 },
+		"other flags": func(it *memcache.Item) { it.Flags = 7 },
+		"no value":    func(it *memcache.Item) { it.Value = []byte{} },
+		"a bit":       func(it *memcache.Item) { it.Value[5] ^= 1 },
 	}
 	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
 		for name, damage := range damages {
