@@ -186,7 +186,7 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 		return tier.ErrContention
 	case err != nil:
 		err = classify(err)
-		if !committing || errors.Is(err, ErrNoPlace) || errors.Is(err, tier.ErrUnreachable) {
+		if !committing || errors.Is(err, tier.ErrBusy) || errors.Is(err, tier.ErrUnreachable) {
 			err = notWritten(err)
 		}
 		return err

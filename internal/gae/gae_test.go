@@ -88,8 +88,11 @@ func TestMemcacheTakesWhatFitsAndNoMore(t *testing.T) {
 
 func TestWhatDoesNotFitIsErrTooLarge(t *testing.T) {
 	ctx, id := longest(t, gaetest.Local(t))
-	for _, size := range []int{1 << 20, 2 << 20} {
+	for _, size := range []int{1<<20 + 1, 2 << 20} { // not even called: the API may refuse the call
 		value := make([]byte, size)
+		ctx := intercept(ctx, func(method string, _ protoadapt.MessageV1, _ func() error) error {
+			return fmt.Errorf("%s was called", method)
+		})
 		if err := backup.Put(ctx, id, tier.Record{Value: value, Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
 			t.Errorf("Datastore, %d bytes: got %v, want ErrTooLarge", size, err)
 		}
@@ -97,9 +100,13 @@ func TestWhatDoesNotFitIsErrTooLarge(t *testing.T) {
 			t.Errorf("Memcache, %d bytes: got %v, want ErrTooLarge", size, err)
 		}
 	}
-	// What Datastore itself refuses, since the names count.
-	if err := backup.Put(ctx, id, tier.Record{Value: make([]byte, 1<<20-10), Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
+	// The services themselves refuse these, since the names count.
+	value := make([]byte, 1<<20-10)
+	if err := backup.Put(ctx, id, tier.Record{Value: value, Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("Datastore: got %v, want ErrTooLarge", err)
+	}
+	if err := (gae.Memcache{}).Set(ctx, id, tier.Item{Value: value}, time.Hour); !errors.Is(err, tier.ErrTooLarge) {
+		t.Errorf("Memcache: got %v, want ErrTooLarge", err)
 	}
 }
 
@@ -225,7 +232,7 @@ func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
 		there := put(t, s.Context(), "id", tier.Record{Value: []byte("1"), Expires: inAnHour()})
 		next := &tier.Record{Value: []byte("2"), Expires: inAnHour()}
 		failed := errors.New("made to fail")
-		noPlace := fmt.Errorf("%w: made to fail", gae.ErrNoPlace)
+		busy := fmt.Errorf("%w: made to fail", tier.ErrBusy)
 		unreachable := errors.New(`service bridge HTTP failed: Post "http://127.0.0.1:1/rpc_http": dial tcp 127.0.0.1:1: connect: connection refused`)
 		for _, test := range []struct {
 			method string
@@ -233,7 +240,7 @@ func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
 			want   bool
 		}{
 			{"BeginTransaction", failed, true}, {"Get", failed, true}, {"Put", failed, true},
-			{"Commit", failed, false}, {"Commit", noPlace, true}, {"Commit", unreachable, true},
+			{"Commit", failed, false}, {"Commit", busy, true}, {"Commit", unreachable, true},
 		} {
 			for name, update := range map[string]struct {
 				ids   []string

@@ -25,7 +25,7 @@ const (
 	datastoreCalls = 60
 )
 
-// held is a service whose calls wait until they are let go.
+// held is a service whose calls wait until they are let go, or their context ends.
 type held struct {
 	context.Context
 	arrived chan struct{}
@@ -42,6 +42,8 @@ func hold(t *testing.T) *held {
 		select {
 		case <-h.one:
 		case <-h.all:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		return appengine.APICall(ctx, service, method, in, out)
 	})
@@ -65,7 +67,11 @@ func (h *held) start(t *testing.T, n int, call func(context.Context) error) {
 		}()
 	}
 	for range n {
-		<-h.arrived
+		select {
+		case <-h.arrived:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a call waits, although there is a place for it")
+		}
 	}
 }
 
@@ -105,14 +111,14 @@ func TestNoMoreThan90CallsAreUnderWay(t *testing.T) {
 	}
 	h := hold(t)
 	h.start(t, calls-1, get)
-	if err := get(ended()); !errors.Is(err, context.Canceled) || errors.Is(err, gae.ErrNoPlace) {
+	if err := get(ended()); !errors.Is(err, context.Canceled) || errors.Is(err, tier.ErrBusy) {
 		t.Errorf("the last place: got %v, want it to be free", err)
 	}
 	h.start(t, 1, get)
 	for name, call := range operations {
 		err := call(h.under(ended()))
-		if !errors.Is(err, gae.ErrNoPlace) || !errors.Is(err, context.Canceled) {
-			t.Errorf("%s, while %d calls are under way: got %v, want ErrNoPlace and the context's error", name, calls, err)
+		if !errors.Is(err, tier.ErrBusy) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%s, while %d calls are under way: got %v, want ErrBusy and the context's error", name, calls, err)
 		}
 		if name == "update" && !errors.Is(err, tier.ErrNotWritten) {
 			t.Errorf("got %v, want ErrNotWritten", err)
@@ -136,13 +142,13 @@ func TestDatastoreLeavesPlacesToMemcache(t *testing.T) {
 		return backup.Update(ctx, []string{"id"}, nil, replacing(&tier.Record{Expires: time.Now()}))
 	})
 	for name, call := range map[string]func(context.Context) error{"load": load, "write": write} {
-		if err := call(h.under(ended())); !errors.Is(err, gae.ErrNoPlace) {
-			t.Errorf("%s, while Datastore's calls are under way: got %v, want ErrNoPlace", name, err)
+		if err := call(h.under(ended())); !errors.Is(err, tier.ErrBusy) {
+			t.Errorf("%s, while Datastore's calls are under way: got %v, want ErrBusy", name, err)
 		}
 	}
 	h.start(t, calls-datastoreCalls, get)
-	if err := get(h.under(ended())); !errors.Is(err, gae.ErrNoPlace) {
-		t.Errorf("got %v, want ErrNoPlace", err)
+	if err := get(h.under(ended())); !errors.Is(err, tier.ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
 	}
 }
 
@@ -152,11 +158,8 @@ func TestWaitingForAPlaceEndsWithTheDeadlineOrAPlace(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	err := get(h.under(ctx))
-	if !errors.Is(err, gae.ErrNoPlace) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want ErrNoPlace and the end of the deadline", err)
-	}
-	if !strings.Contains(fmt.Sprint(err), "too many App Engine calls are under way") {
-		t.Errorf("the text %q does not say what it waited for", err)
+	if !errors.Is(err, tier.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want ErrBusy and the end of the deadline", err)
 	}
 	waiting := make(chan error)
 	go func() { waiting <- get(gaetest.Local(t).Context()) }()
