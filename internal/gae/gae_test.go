@@ -232,7 +232,6 @@ func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
 		there := put(t, s.Context(), "id", tier.Record{Value: []byte("1"), Expires: inAnHour()})
 		next := &tier.Record{Value: []byte("2"), Expires: inAnHour()}
 		failed := errors.New("made to fail")
-		busy := fmt.Errorf("%w: made to fail", tier.ErrBusy)
 		unreachable := errors.New(`service bridge HTTP failed: Post "http://127.0.0.1:1/rpc_http": dial tcp 127.0.0.1:1: connect: connection refused`)
 		for _, test := range []struct {
 			method string
@@ -240,7 +239,7 @@ func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
 			want   bool
 		}{
 			{"BeginTransaction", failed, true}, {"Get", failed, true}, {"Put", failed, true},
-			{"Commit", failed, false}, {"Commit", busy, true}, {"Commit", unreachable, true},
+			{"Commit", failed, false}, {"Commit", unreachable, true},
 		} {
 			for name, update := range map[string]struct {
 				ids   []string

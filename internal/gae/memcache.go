@@ -36,10 +36,10 @@ type Memcache struct {
 
 // Get implements [tier.Cache].
 func (m Memcache) Get(ctx context.Context, id string) (*tier.Item, error) {
-	if err := places.acquire(ctx); err != nil {
+	if err := take(ctx); err != nil {
 		return nil, err
 	}
-	defer places.release()
+	defer places.Release(1)
 	it, err := memcache.Get(ctx, m.Prefix+id)
 	if errors.Is(err, memcache.ErrCacheMiss) {
 		return nil, nil
@@ -89,10 +89,10 @@ func store(ctx context.Context, call func(context.Context, *memcache.Item) error
 	if len(it.Value) > maxItem {
 		return tooLarge(len(it.Value))
 	}
-	if err := places.acquire(ctx); err != nil {
+	if err := take(ctx); err != nil {
 		return err
 	}
-	defer places.release()
+	defer places.Release(1)
 	return call(ctx, it)
 }
 

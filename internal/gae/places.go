@@ -4,8 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/protoadapt"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/gaesession/gaesession/tier"
 )
@@ -15,46 +14,49 @@ import (
 // the call has ended. So this package has fewer calls under way, and leaves ten
 // connections to the app. Datastore gets two thirds of its places, so that
 // Memcache goes on when Datastore hangs.
-var (
-	places          = make(semaphore, 90)
-	datastorePlaces = make(semaphore, 60)
+const (
+	maxCalls          = 90
+	maxDatastoreCalls = 60
 )
 
-// A semaphore has as many places as its capacity.
-type semaphore chan struct{}
+var (
+	places          = semaphore.NewWeighted(maxCalls)
+	datastorePlaces = semaphore.NewWeighted(maxDatastoreCalls)
+)
 
-// acquire waits for a place. If ctx ends before there is one, it returns
-// [tier.ErrBusy], which says nothing about the service.
-func (s semaphore) acquire(ctx context.Context) error {
-	select {
-	case s <- struct{}{}:
+// take waits for a place for a call of Memcache, until ctx ends. The caller has
+// to call places.Release(1) then, if there is no error.
+func take(ctx context.Context) error {
+	if places.TryAcquire(1) {
 		return nil
-	default:
 	}
-	select {
-	case s <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("appengine: %w: gave up waiting for a place: %w", tier.ErrBusy, ctx.Err())
-	}
+	return busy(ctx, places.Acquire(ctx, 1))
 }
 
-func (s semaphore) release() { <-s }
+// takeDatastore waits for places for as many calls of Datastore as an operation
+// may have under way at once, until ctx ends. A transaction keeps its places from
+// the beginning to the end, so none waits for a place while it has one.
+func takeDatastore(ctx context.Context, n int64) (release func(), err error) {
+	if !datastorePlaces.TryAcquire(n) {
+		if err := datastorePlaces.Acquire(ctx, n); err != nil {
+			return nil, busy(ctx, err)
+		}
+	}
+	if !places.TryAcquire(n) {
+		if err := places.Acquire(ctx, n); err != nil {
+			datastorePlaces.Release(n)
+			return nil, busy(ctx, err)
+		}
+	}
+	return func() {
+		places.Release(n)
+		datastorePlaces.Release(n)
+	}, nil
+}
 
-// limited returns a context whose calls, all of them Datastore's, take a place
-// each. That includes those that the appengine package makes to begin and to end
-// a transaction. A transaction holds no place between its calls, so none waits
-// for another to end.
-func limited(ctx context.Context) context.Context {
-	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		if err := datastorePlaces.acquire(ctx); err != nil {
-			return err
-		}
-		defer datastorePlaces.release()
-		if err := places.acquire(ctx); err != nil {
-			return err
-		}
-		defer places.release()
-		return appengine.APICall(ctx, service, method, in, out)
-	})
+func busy(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, context.Cause(ctx))
 }

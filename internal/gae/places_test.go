@@ -161,6 +161,9 @@ func TestWaitingForAPlaceEndsWithTheDeadlineOrAPlace(t *testing.T) {
 	if !errors.Is(err, tier.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want ErrBusy and the end of the deadline", err)
 	}
+	if !strings.Contains(fmt.Sprint(err), "too many calls are under way") {
+		t.Errorf("the text %q does not say what it waited for", err)
+	}
 	waiting := make(chan error)
 	go func() { waiting <- get(gaetest.Local(t).Context()) }()
 	h.one <- struct{}{}
@@ -169,8 +172,7 @@ func TestWaitingForAPlaceEndsWithTheDeadlineOrAPlace(t *testing.T) {
 	}
 }
 
-// If a transaction held its place until its end, all of them would wait for a
-// place of another's.
+// Transactions that take two places each must not wait for one another's.
 func TestManyTransactionsAtOnceEnd(t *testing.T) {
 	ctx := gaetest.Local(t).Context()
 	const n = 3 * datastoreCalls
@@ -188,8 +190,8 @@ func TestManyTransactionsAtOnceEnd(t *testing.T) {
 		updates.Add(1)
 		go func() {
 			defer updates.Done()
-			err := backup.Update(ctx, []string{fmt.Sprint("id", i)}, nil, func([]*tier.Record) ([]*tier.Record, error) {
-				<-all // of them have read
+			err := backup.Update(ctx, []string{fmt.Sprint("id", i)}, &tier.Guess{Token: []byte("wrong"), Next: &tier.Record{Expires: time.Now()}}, func([]*tier.Record) ([]*tier.Record, error) {
+				<-all // that there are places for have begun
 				return []*tier.Record{{Expires: time.Now()}}, nil
 			})
 			if err != nil {
@@ -197,7 +199,7 @@ func TestManyTransactionsAtOnceEnd(t *testing.T) {
 			}
 		}()
 	}
-	for range n {
+	for range datastoreCalls / 2 {
 		<-begun
 	}
 	close(all)
