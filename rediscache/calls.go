@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -41,6 +42,10 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 	select {
 	case r := <-done:
+		if deadline, ok := ctx.Deadline(); ok && errors.Is(r.err, os.ErrDeadlineExceeded) && !time.Now().Before(deadline) {
+			<-ctx.Done() // the client has been faster to see it
+			return none, ctx.Err()
+		}
 		return r.value, r.err
 	case <-ctx.Done():
 		return none, ctx.Err()
@@ -68,10 +73,11 @@ func makeCalls(call func()) {
 
 var (
 	// rejected matches what servers say to a call they will never take.
-	rejected = regexp.MustCompile(`NOPERM|NOAUTH|WRONGPASS|WRONGTYPE|ACL failure|can't run this command|(?i:unknown (redis )?command)`)
+	rejected = regexp.MustCompile(`NOPERM|NOAUTH|WRONGPASS|ACL failure|can't run this command|(?i:unknown (redis )?command)`)
 
-	// passing matches what they say while they start, fail over or are busy.
-	passing = regexp.MustCompile(`^(LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|MOVED|ASK) |max number of clients`)
+	// notAnItem matches what they and the scripts say of what somebody else put
+	// under a key.
+	notAnItem = regexp.MustCompile(`WRONGTYPE|` + foreign)
 )
 
 // refusal reports whether an error is an answer of the server, so that the
@@ -81,30 +87,27 @@ func refusal(err error) bool {
 	return errors.As(err, &answer) && !errors.Is(err, redis.Nil)
 }
 
-// answerLost reports whether a call may have had an effect although it failed,
-// and may be made again: it was sent, and no answer came.
-func answerLost(ctx context.Context, err error) bool {
-	var network *net.OpError
-	unsent := errors.As(err, &network) && network.Op == "dial" ||
-		errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrClosed)
-	return err != nil && !unsent && !refusal(err) && ctx.Err() == nil
-}
-
 // wrap returns an error for the caller. Servers repeat the arguments of a
-// command that they do not know: these are cut off, for the id is among them.
-func wrap(op string, err error) error {
-	if err == nil {
+// command that they do not know: these are cut off, for the value is among them.
+func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
+	var network *net.OpError
+	switch {
+	case err == nil:
 		return nil
-	}
-	if refusal(err) {
+	case refusal(err) && notAnItem.MatchString(err.Error()):
+		c.foundForeign(ctx, key)
+		err = fmt.Errorf("%w: there is something under the key that is no item", tier.ErrRejected)
+	case refusal(err):
 		text, _, cut := strings.Cut(err.Error(), ", with args beginning with")
 		if cut {
-			text = strings.TrimPrefix(text, tier.ErrRejected.Error()+": ") // New has found it out
+			text = strings.TrimPrefix(text, tier.ErrRejected.Error()+": ") // checkServer has found it out
 			err = errors.New(text)
 		}
 		if rejected.MatchString(text) && !errors.Is(err, tier.ErrRejected) {
 			err = fmt.Errorf("%w: %w", tier.ErrRejected, err)
 		}
+	case errors.As(err, &network) && network.Op == "dial" && ctx.Err() == nil:
+		err = fmt.Errorf("%w: %w", tier.ErrUnreachable, err)
 	}
 	return fmt.Errorf("rediscache: %s: %w", op, err)
 }

@@ -66,11 +66,11 @@ func TestAServerThatGoesBackShowsNothingOlder(t *testing.T) {
 			c.swap("replaced", older, "older and changed", tier.Absent)
 			c.swap("removed", older, "late", tier.Absent)
 			for _, id := range []string{"replaced", "removed", "as it was"} {
-				if id == "removed" && s.do("exists", id).(int64) != 0 {
+				if id == "removed" && s.exists(id) {
 					t.Error("what is absent once is still there, and could be there again")
 				}
 				c.wants(id, "", id+", after the server went back,")
-				if n := s.do("exists", id).(int64); n != 0 {
+				if s.exists(id) {
 					t.Errorf("%s: what is no item any more is still there, and could become one again", id)
 				}
 			}
@@ -195,7 +195,7 @@ func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {
 	nodes, client := clusterOf(t, 2)
 	c := newCache(t, client)
 	const id = "id"
-	slot := nodes[0].do("cluster", "keyslot", id).(int64)
+	slot := nodes[0].do("cluster", "keyslot", key(id)).(int64)
 	from, to := nodes[0], nodes[1]
 	if slot >= 16384/2 {
 		from, to = to, from
@@ -205,7 +205,7 @@ func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {
 		t.Helper()
 		to.do("cluster", "setslot", slot, "importing", fromID)
 		from.do("cluster", "setslot", slot, "migrating", toID)
-		from.do("migrate", "127.0.0.1", to.port, id, 0, 5000)
+		from.do("migrate", "127.0.0.1", to.port, key(id), 0, 5000)
 		for _, s := range []*server{to, from} {
 			s.do("cluster", "setslot", slot, "node", toID)
 		}
@@ -228,7 +228,7 @@ func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {
 	c.set(id, "older")
 	move(from, to, fromID, toID)
 	c.wants(id, "", "after its slot was moved")
-	if n := to.do("exists", id).(int64); n != 0 {
+	if to.exists(id) {
 		t.Error("what is no item any more is still there, and would become one when the slot is moved back")
 	}
 }
@@ -238,7 +238,7 @@ func TestCallsWhileAClusterMovesTheirSlot(t *testing.T) {
 	nodes, client := clusterOf(t, 2)
 	c := newCache(t, client)
 	const id = "id"
-	slot := nodes[0].do("cluster", "keyslot", id).(int64)
+	slot := nodes[0].do("cluster", "keyslot", key(id)).(int64)
 	from, to := nodes[0], nodes[1]
 	if slot >= 16384/2 {
 		from, to = to, from
