@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -171,6 +172,33 @@ func TestAReplicaIsNotRead(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Where an address leads to another server after a failover, connections to the
+// first one must not stay.
+func TestAClientLeavesAServerThatHasBecomeAReplica(t *testing.T) {
+	t.Parallel()
+	first, second := newServer(t), newServer(t)
+	var moved atomic.Bool
+	options := rediscache.ClientOptions(first.addr())
+	options.Dialer = dialer(func() string {
+		if moved.Load() {
+			return second.addr()
+		}
+		return first.addr()
+	})
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	c := newCache(t, client)
+	c.set("id", "x")
+	first.do("replicaof", "127.0.0.1", second.port)
+	moved.Store(true)
+	if it, err := c.Get(ctx, "id"); err == nil {
+		t.Errorf("get on the replica: no error, but %v", it)
+	}
+	c.wants("id", "", "on the new master")
+	c.set("id", "y")
+	second.has(t, "id", "y")
 }
 
 // cacheUnchecked returns a cache whose client talked to another server when New

@@ -113,8 +113,8 @@ func TestAServerThatBecomesFit(t *testing.T) {
 	s := newServer(t)
 	c := newCache(t, s.user(t, "+@all", "-info"))
 	for range 2 {
-		if err := c.Set(ctx, "id", text("x"), time.Hour); !errors.Is(err, tier.ErrRejected) {
-			t.Errorf("set: %v, want ErrRejected", err)
+		if err := c.Set(ctx, "id", text("x"), time.Hour); !errors.Is(err, tier.ErrRejected) || !strings.Contains(err.Error(), "+info") {
+			t.Errorf("set: %v, want ErrRejected and what to permit", err)
 		}
 	}
 	s.do("acl", "setuser", "app", "+info")
