@@ -6,22 +6,22 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// ClientOptions returns options for a client that serves a cache alone. Add
-// credentials, TLSConfig, DB and PoolSize as the server needs them.
-// [redis.FailoverOptions] and [redis.ClusterOptions] have fields of the same
-// names, for Sentinel and Cluster.
+// ClientOptions returns options for a client that serves only the cache. Add
+// credentials, TLSConfig, DB and PoolSize as the server requires. For Sentinel and
+// Cluster, copy the fields to [redis.FailoverOptions] or [redis.ClusterOptions],
+// where they have the same names.
 //
-//   - ContextTimeoutEnabled: a connection is free again at the deadline of its
-//     call, and not only at ReadTimeout.
-//   - MaxRetries -1, DialerRetries 1: nothing is tried twice. The session stores
-//     try again where that helps, and else turn to the backup.
-//   - DialTimeout, ReadTimeout and WriteTimeout, 1 s, are for calls without a
-//     deadline. They are longer than the 500 ms that the stores grant a call, so
-//     that the stores see their own timeout, which tells them that the server is
-//     silent.
-//   - PoolTimeout 250 ms: when all connections are in use, the stores have the rest
-//     of the 500 ms.
-//   - PipelinePoolSize -1: every call is a transaction, so there is one pool.
+//   - ContextTimeoutEnabled: a call to a silent server holds its connection until
+//     the call's deadline, not until ReadTimeout.
+//   - MaxRetries -1 and DialerRetries 1: the client tries everything once. The
+//     session stores try again where that helps, and otherwise use the backup.
+//   - DialTimeout, ReadTimeout, WriteTimeout: 1 s. They are longer than the 500 ms
+//     that the session stores allow a call by default, so that their own timeout
+//     comes first: it tells their circuit breaker that the server is silent.
+//   - PoolTimeout: 250 ms. If all connections are in use, the stores can use the
+//     backup within the same 500 ms.
+//   - PipelinePoolSize -1: nearly all calls are transactions, which share one pool
+//     with the others.
 func ClientOptions(addr string) *redis.Options {
 	return &redis.Options{
 		Addr:                  addr,

@@ -375,6 +375,7 @@ func TestAFullServerThatEvictsNothing(t *testing.T) {
 			t.Errorf("%s: %v, want what the server said, and that it may be tried again", call, err)
 		}
 	}
+	s.cache(t).wants("changed", "older", "with a cache that is opened on a full server")
 	full("set", c.Set(ctx, "removed", text("marker"), time.Hour))
 	c.wants("removed", "", "after a set that was refused")
 	_, err := c.Add(ctx, "new", text("x"), time.Hour)

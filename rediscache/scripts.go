@@ -2,23 +2,9 @@ package rediscache
 
 import "github.com/redis/go-redis/v9"
 
-// An item is one string in Redis: the fence of the server that took it (40
-// bytes), a random version (16), the flags (4, big-endian) and the value. Fence
-// and version are the head, which names one item for ever. The scripts get heads
-// and not values: Redis 7 takes 5 us to hand 4 KB to a script, since its Lua
-// hashes every byte of a string.
-const (
-	fenceLen = 40
-	headLen  = fenceLen + 16
-	itemLen  = headLen + 4
-
-	// unstamped is the fence of an item that no server has taken yet.
-	unstamped = "----------------------------------------"
-)
-
-// fence begins a script that needs the fence of the server it runs on: its
-// replication id. A replica has that of its master, but lags behind it. Its error
-// makes the client close the connection.
+// fence begins a script that needs the fence of its server, which is the server's
+// replication id. A replica has the id of its master and lags behind, so it is
+// refused. The READONLY error makes the client close the connection.
 const fence = `
 local info = redis.call('INFO', 'replication')
 if not string.find(info, '\nrole:master', 1, true) then
@@ -30,33 +16,32 @@ if not fence or #fence ~= 40 then
 end
 `
 
-// form begins a script that tells what has the form of an item, by its first 60
-// bytes, from what somebody else has put there.
+// form begins a script that tells items from other values by their first 60 bytes.
 const form = `
 local function isItem(first)
 	return #first == 60 and not string.find(string.sub(first, 1, 40), '[^0-9a-f-]')
 end
 `
 
-// The errors of the scripts begin so.
+// Prefixes of the scripts' errors.
 const (
 	noFence = "NOFENCE "
 	foreign = "FOREIGN "
 )
 
-// infoScript answers as INFO does.
+// infoScript returns what INFO returns.
 const infoScript = `return redis.call('INFO', 'replication')`
 
-// checkScript answers the version of a server that says its fence.
+// checkScript returns the server's version, provided that it has a fence.
 var checkScript = redis.NewScript(fence + `
 return string.match(redis.call('INFO', 'server'), '\nredis_version:([^\r\n]*)') or ''`)
 
-// look begins a script that looks at what is there: first is how the item begins,
-// or empty if there is none. If it is the item with the head ARGV[1], and not
-// stamped yet, it is stamped. Any other item that has not the server's fence is
-// none, and is deleted, so that it cannot become one again when a Cluster moves
-// its slot back: one of another fence, one that was never stamped, and what
-// clearScript has put there.
+// look begins a script that examines the key. It sets first to the first 60 bytes
+// of the item, or to an empty string if there is no item, and returns an error if
+// there is anything else. It stamps the unstamped item with the head ARGV[1]. It
+// deletes any other item without the server's fence, so that it cannot become valid
+// again when a Cluster moves its slot back: an item with another fence, an item that
+// was never stamped, the placeholder of clearScript.
 const look = fence + form + `
 local first = redis.pcall('GETRANGE', KEYS[1], 0, 59)
 if type(first) ~= 'string' then
@@ -77,7 +62,7 @@ end
 `
 
 var (
-	// readScript answers the item; nil if there is none.
+	// readScript returns the item, or nil.
 	readScript = redis.NewScript(look + `
 return first ~= '' and redis.call('GET', KEYS[1])`)
 
@@ -85,19 +70,19 @@ return first ~= '' and redis.call('GET', KEYS[1])`)
 	removeScript = redis.NewScript(look + `
 return first ~= '' and redis.call('DEL', KEYS[1])`)
 
-	// settleScript answers a tier.Outcome: 0 if it has stamped the item with the
-	// head ARGV[1], 1 if there is another one, 2 if there is none.
+	// settleScript returns a tier.Outcome: 0 if it stamped the item with the head
+	// ARGV[1], 1 if there is another item, 2 if there is none.
 	settleScript = redis.NewScript(look + `
 return stamp and 0 or first ~= '' and 1 or 2`)
 )
 
-// The scripts below begin a transaction that goes on with SET NX: they delete
-// what that may replace. So the value does not go through a script. They are sent
-// as a whole each time, since the SET would be made, too, if the server had only
-// been told their names and did not know them. (No key expires between the two:
-// time stands still in a transaction.)
+// The scripts below run in a transaction before a SET NX, and delete what it may
+// replace. So the value does not pass through a script. Each call sends their text:
+// if it sent their hash (EVALSHA) and the server did not know it, the SET NX would
+// still run. No key expires between the script and the SET NX, because time stands
+// still in a transaction.
 const (
-	// dropScript deletes the item, whichever it is.
+	// dropScript deletes any item.
 	dropScript = form + `
 local first = redis.pcall('GETRANGE', KEYS[1], 0, 59)
 if type(first) == 'string' and isItem(first) then
@@ -105,10 +90,10 @@ if type(first) == 'string' and isItem(first) then
 end
 return 0`
 
-	// clearScript deletes the item with the head ARGV[1], and answers 1. If
-	// something else is there, it leaves that, and answers 0. If there is nothing,
-	// it puts something there for a second that has the form of an item and is
-	// none. The SET NX must do nothing then, whatever fails here: hence pcall.
+	// clearScript deletes the item with the head ARGV[1] and returns 1. Otherwise
+	// it returns 0, and the SET NX must do nothing: if the key is free, the script
+	// puts a placeholder there for a second, which has the form of an unstamped
+	// item. It does so even if it cannot read the key, hence pcall.
 	clearScript = `
 if redis.pcall('GETRANGE', KEYS[1], 0, 55) == ARGV[1] then
 	return redis.call('DEL', KEYS[1])
