@@ -1,0 +1,62 @@
+package gae
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/gaesession/gaesession/tier"
+)
+
+// The appengine package opens 100 connections to the API. A call for which there
+// is none leaves a goroutine that waits for one, and that nobody ends: not even
+// the end of the call. So this package has fewer calls under way, and leaves ten
+// connections to the app's own. Datastore, which may be slow when Memcache is
+// not, gets two thirds.
+const (
+	maxCalls          = 90
+	maxDatastoreCalls = 60
+)
+
+var (
+	places          = semaphore.NewWeighted(maxCalls)
+	datastorePlaces = semaphore.NewWeighted(maxDatastoreCalls)
+)
+
+// take waits for a place for a call of Memcache, until ctx ends. The caller has
+// to call places.Release(1) then, if there is no error.
+func take(ctx context.Context) error {
+	if places.TryAcquire(1) {
+		return nil
+	}
+	return busy(ctx, places.Acquire(ctx, 1))
+}
+
+// takeDatastore waits for places for as many calls of Datastore as an operation
+// may have under way at once, until ctx ends. A transaction keeps its places from
+// the beginning to the end, so none waits for a place while it has one.
+func takeDatastore(ctx context.Context, n int64) (release func(), err error) {
+	if !datastorePlaces.TryAcquire(n) {
+		if err := datastorePlaces.Acquire(ctx, n); err != nil {
+			return nil, busy(ctx, err)
+		}
+	}
+	if !places.TryAcquire(n) {
+		if err := places.Acquire(ctx, n); err != nil {
+			datastorePlaces.Release(n)
+			return nil, busy(ctx, err)
+		}
+	}
+	return func() {
+		places.Release(n)
+		datastorePlaces.Release(n)
+	}, nil
+}
+
+func busy(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, context.Cause(ctx))
+}
