@@ -27,10 +27,7 @@ type Options struct {
 	// If the file does not exist, it is created, readable and writable for its
 	// owner only. Start logs a warning if others have access to it.
 	//
-	// Open only files that you trust. Start returns an error for a damaged
-	// file, but a file that was made to do harm can make bbolt, the database
-	// behind it, panic on a goroutine of its own. That ends the process, and
-	// nothing in the process can prevent it.
+	// Start reads the whole file, and returns an error if it is damaged.
 	Data string
 
 	// AppID is the application id, "local" by default. GAE_APPLICATION is

@@ -20,8 +20,7 @@
 //	-latency          answer no faster than a model of App Engine
 //
 // A warning is printed if others than this machine can reach the address, or
-// others than the file's owner have access to the data file. Open only data
-// files that you trust: a file that was made to do harm can crash gaelocal.
+// others than the file's owner have access to the data file.
 package main
 
 import (
