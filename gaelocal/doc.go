@@ -58,8 +58,9 @@
 // # What it is not
 //
 // It is no service for others: there is no authentication, it belongs on
-// loopback. It does not demand composite indexes, which App Engine does
-// (index.yaml), has no quotas and is never eventually consistent.
+// loopback. Requests that a web page in a browser may have made get status 403.
+// It does not demand composite indexes, which App Engine does (index.yaml), has
+// no quotas and is never eventually consistent.
 //
 // # Differences to Google's development server
 //

@@ -18,7 +18,8 @@ import (
 type Options struct {
 	// Addr is the address to listen at, "127.0.0.1:0" by default: loopback, any
 	// free port. The server knows no authentication; keep it on loopback. Start
-	// logs a warning if others than this machine can reach it.
+	// logs a warning if others than this machine can reach it. These must name
+	// it by its IP address: a request to another host name gets status 403.
 	Addr string
 
 	// Data is the path of the file that keeps the Datastore's entities. Empty

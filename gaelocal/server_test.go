@@ -253,30 +253,6 @@ func TestABodyAbove32MiBIsTooLarge(t *testing.T) {
 	}
 }
 
-func TestOnlyAppsAreServed(t *testing.T) {
-	s, _ := startLocal(t, gaelocal.Options{})
-	for _, c := range []struct {
-		method, path, origin string
-		want                 int
-	}{
-		{"GET", "/rpc_http", "", http.StatusMethodNotAllowed},
-		{"POST", "/other", "", http.StatusNotFound},
-		{"POST", "/rpc_http", "https://somebody.example", http.StatusForbidden},
-	} {
-		r, err := http.NewRequest(c.method, "http://"+s.Addr()+c.path, nil)
-		noError(t, err)
-		if c.origin != "" {
-			r.Header.Set("Origin", c.origin)
-		}
-		response, err := http.DefaultClient.Do(r)
-		noError(t, err)
-		response.Body.Close()
-		if response.StatusCode != c.want {
-			t.Errorf("%s %s with origin %q: status %d, want %d", c.method, c.path, c.origin, response.StatusCode, c.want)
-		}
-	}
-}
-
 // localRequests are requests to every method, for the tests to spoil.
 func localRequests(t testing.TB) map[string][]byte {
 	path := &wire.Path{Element: []*wire.Path_Element{{Type: proto.String("K"), Name: proto.String("n")}}}
