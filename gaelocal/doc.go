@@ -26,10 +26,10 @@
 // datastore_v3: Put, Get, Delete, AllocateIds, BeginTransaction, Commit,
 // Rollback, RunQuery, Next, Count; queries by kind, ancestor, filters and
 // orders on indexed properties and on __key__, keys only, projections, limits,
-// offsets, cursors. Everything is strongly consistent. A transaction sees each
-// entity group as it was when it first read it and none of its own writes; its
-// commit fails if a group that it has read was changed meanwhile, be it by a
-// transaction or not.
+// offsets, cursors; datastore.Namespaces, whatever namespace the query is made
+// in. Everything is strongly consistent. A transaction sees each entity group as
+// it was when it first read it and none of its own writes; its commit fails if a
+// group that it has read was changed meanwhile, be it by a transaction or not.
 //
 // Any other service or method answers App Engine's own "call not found" error.
 //
@@ -76,8 +76,9 @@
 //     which one is too large stores none of them.
 //   - Increment does not take underscores within a number.
 //   - Memcache's Stats count items that Increment has made.
-//   - Queries of the metadata kinds __kind__, __property__, __namespace__ and
-//     __entity_group__ are refused.
+//   - Queries of the metadata kinds __kind__, __property__ and __entity_group__
+//     are refused, and those of __namespace__ answer only namespaces that have
+//     entities; that server answers those that ever had any.
 //   - The answers of Put, Delete, Get and Commit have no versions and costs, which
 //     clients in Go do not read, and datastore_v3 has a Count.
 //   - A query that asks for no batch size gets 300 results at once, not 20.
