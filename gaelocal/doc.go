@@ -40,6 +40,12 @@
 //
 // # For tests
 //
+// StartForTest is one line at the beginning of a test:
+//
+//	func TestCheckout(t *testing.T) {
+//		server := gaelocal.StartForTest(t)
+//		...
+//
 // Hooks see every call, can fail it before or after it is applied, and can hold
 // it up while something else happens. Latency delays calls; AppEngineLatency is
 // a model of the real services. FlushMemcache and EvictMemcache take from

@@ -12,6 +12,9 @@
 //
 // serves until it is interrupted, and prints the environment to set.
 //
+// Either way it prints one line on standard error that says where the services
+// are, and where the data is.
+//
 // The flags are:
 //
 //	-addr host:port   where to listen (default 127.0.0.1:0: any free port)
@@ -82,10 +85,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return statusFailed
 	}
+	data := "in memory"
+	if o.Data != "" {
+		data = "in " + o.Data
+	}
 	var status int
+	where := fmt.Sprintf("gaelocal: Memcache and Datastore at %s, data %s", server.Addr(), data)
 	if command := flags.Args(); len(command) > 0 {
+		fmt.Fprintln(stderr, where)
 		status = runCommand(command, server.Environ(), signals, stderr)
 	} else {
+		fmt.Fprintln(stderr, where+", until it is interrupted")
 		status = serve(server, signals, stdout, stderr)
 	}
 	if err := server.Close(); err != nil {
@@ -107,7 +117,6 @@ func serve(server *gaelocal.Server, signals <-chan os.Signal, stdout, stderr io.
 			return statusFailed
 		}
 	}
-	fmt.Fprintf(stderr, "gaelocal serves at %s until it is interrupted\n", server.Addr())
 	for s := range signals {
 		if endsServing(s) {
 			break
