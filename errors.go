@@ -7,29 +7,48 @@ import (
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/sessionid"
-	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/tier"
 )
 
-// The errors that OnError gets wrap one of these, or what a service or the
-// codec answered.
+// The errors that OnError gets wrap one or more of these, or what a service or
+// the codec answered.
 var (
 	// ErrRemoved means that a session was removed by another request, or before
 	// in this one, or that it expired more than half a minute ago while this
-	// request went on, and that what this request changed in it is not saved.
-	ErrRemoved = tiered.ErrRemoved
+	// request was at work. What this request changed in it is not saved.
+	ErrRemoved = tier.ErrRemoved
+
+	// ErrUnavailable means that services failed, so that nobody can tell whether
+	// there is a session. The cookie should stay as it is.
+	ErrUnavailable = tier.ErrUnavailable
+
+	// ErrUndecodable means that there is a session which this instance cannot
+	// decode. The cookie should stay as it is.
+	ErrUndecodable = tier.ErrUndecodable
+
+	// ErrNotBackedUp means that a change lives in the cache alone until the backup
+	// answers again. Loads see it.
+	ErrNotBackedUp = tier.ErrNotBackedUp
+
+	// ErrNotPublished means that the backup has a change, and that the cache may
+	// show an older session to other requests until it has been told, which
+	// continues in the background. After a removal: the session may be seen for a
+	// while.
+	ErrNotPublished = tier.ErrNotPublished
+
+	// ErrNotSaved means that a change is in no service, or that nobody can tell.
+	// Close does not try again.
+	ErrNotSaved = tier.ErrNotSaved
 
 	// ErrTooLarge means that the encoded session does not fit: into Memcache
-	// with OnlyMemcache, otherwise into Datastore. What was saved before stays
-	// as it was in both.
+	// with OnlyMemcache, otherwise into Datastore, of which a change leaves 128
+	// KiB free. What was saved before stays as it was in both.
 	ErrTooLarge = tier.ErrTooLarge
 
-	// ErrInvalidID means that the services do not take a session id, and were
-	// not called: it is empty, not UTF-8, contains a NUL byte or is too long, or
-	// has the form __x__, which Datastore reserves.
-	ErrInvalidID = errors.New("malformed session id")
-
-	errOtherID = errors.New("stored session has another id")
+	// ErrInvalidID means that no session can have an id, and that the services
+	// were not called: it is empty, not UTF-8, contains a NUL byte, is too long,
+	// or begins with "h:" or "owner:", under which other things are kept.
+	ErrInvalidID = tier.ErrInvalidID
 )
 
 func logError(ctx context.Context, err error) {

@@ -79,11 +79,25 @@ type MemcacheStoreOptions struct {
 	// earlier, whatever interval other instances have.
 	RefreshInterval time.Duration
 
+	// CacheTimeout is how long one operation on the cache may take, with all
+	// attempts; 500 ms by default, and half of the time that is left until the
+	// context's deadline at most. After its first timeout a request does not call
+	// the cache any more. BackupTimeout is how long one attempt at an operation on
+	// the backup may take; 5 s by default. A timeout is not tried again.
+	CacheTimeout, BackupTimeout time.Duration
+
+	// MaxLifetime is how long a session lives after it was created, however often
+	// it is used. The default is no limit.
+	MaxLifetime time.Duration
+
+	// Trace is told what the store does, for metrics and logs; nil, the default:
+	// nobody is.
+	Trace *tier.Trace
+
 	// OnError gets every error that session.Store has no way to return. It is
 	// called in the goroutine that met the error, also after Close when that is
 	// a background save, and must be safe for concurrent use. The errors answer
-	// errors.Is for ErrRemoved, ErrTooLarge and ErrInvalidID and never
-	// contain a session id. It should not use the store. A panic in it is logged
+	// errors.Is for the errors of this package and never contain a session id. It should not use the store. A panic in it is logged
 	// together with the error. The default logs one record at error level to
 	// log/slog's default logger; where the app has set none, it is an entry of
 	// Cloud Logging with severity ERROR on App Engine, with the trace of the
@@ -121,6 +135,9 @@ func (o *MemcacheStoreOptions) withDefaults() MemcacheStoreOptions {
 	}
 	return c
 }
+
+// longest is for ever: a timeout may say more.
+const longest = 100 * 365 * 24 * time.Hour
 
 // refreshInterval is RefreshInterval for a session of that timeout.
 func (o *MemcacheStoreOptions) refreshInterval(timeout time.Duration) time.Duration {

@@ -18,7 +18,7 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 	"github.com/gaesession/gaesession/internal/verify/oldlib"
 )
@@ -226,7 +226,7 @@ func TestParallelChangesOnOneInstance(t *testing.T) {
 				for i := range test.requests {
 					r := newSimulatedRequest(s, test.o)
 					// Not on an instance of its own, as other tests' requests are.
-					r.Store = gaesession.NewMemcacheStoreOptions(tiered.OnInstance(r.Context(), "one"), &gaesession.MemcacheStoreOptions{
+					r.Store = gaesession.NewMemcacheStoreOptions(instance.With(r.Context(), instance.Instance{Name: "one"}), &gaesession.MemcacheStoreOptions{
 						AsyncDatastoreSave: test.o.AsyncDatastoreSave, OnError: r.errs.add,
 					})
 					all.Add(1)

@@ -16,6 +16,7 @@ import (
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/clouddatastore"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
@@ -75,7 +76,7 @@ func (s services) flush(t *testing.T) {
 	}
 }
 
-func instance() context.Context { return tiered.OnInstance(context.Background(), new(int)) }
+func instance() context.Context { return instance.With(context.Background(), instance.Instance{Name: new(int)}) }
 
 // An iczaClient has a session of icza/session.
 type iczaClient struct {

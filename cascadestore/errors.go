@@ -10,7 +10,6 @@ import (
 	"github.com/gorilla/securecookie"
 
 	"github.com/gaesession/gaesession/internal/sessionid"
-	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -22,16 +21,37 @@ var (
 
 	// ErrRemoved means that the session was removed, by another request or before
 	// in this one, or that it expired more than half a minute ago while this
-	// request went on. What this request changed in it is not saved, and no
-	// cookie is written.
-	ErrRemoved = tiered.ErrRemoved
+	// request was at work. What this request changed in it is not saved.
+	ErrRemoved = tier.ErrRemoved
+
+	// ErrUnavailable means that services failed, so that nobody can tell whether
+	// there is a session. The cookie stays as it is.
+	ErrUnavailable = tier.ErrUnavailable
+
+	// ErrUndecodable means that there is a session which this instance cannot
+	// decode. The cookie stays as it is.
+	ErrUndecodable = tier.ErrUndecodable
+
+	// ErrNotBackedUp means that a change lives in the cache alone until the backup
+	// answers again. Loads see it.
+	ErrNotBackedUp = tier.ErrNotBackedUp
+
+	// ErrNotPublished means that the backup has a change, and that the cache may
+	// show an older session to other requests until it has been told, which
+	// continues in the background. After a removal: the session may be seen for a
+	// while.
+	ErrNotPublished = tier.ErrNotPublished
+
+	// ErrNotSaved means that a change is in no service, or that nobody can tell.
+	// Another Save of the same request tries again, and the change applies once.
+	ErrNotSaved = tier.ErrNotSaved
 )
 
 var (
 	errNoBackend  = errors.New("no backend chosen, or one that is unknown")
 	errNoKeys     = errors.New("no authentication key given")
 	errShortKey   = errors.New("authentication key is too short")
-	errInvalidID  = errors.New("malformed session id")
+	errInvalidID  = tier.ErrInvalidID
 	errNoTier     = errors.New("no cache (tier.None stands for none) or no backup given")
 	errNoSession  = errors.New("session is nil")
 	errNotMade    = errors.New("a store has to be made with NewCascadeStore")
@@ -96,13 +116,6 @@ func traceHere(err error) *Error {
 	return &Error{err, stack[:runtime.Callers(skip, stack)]}
 }
 
-// isRefusal reports whether err means that nothing was saved. After the error
-// of a service that failed another one may have the session.
-func isRefusal(err error) bool {
-	return errors.Is(err, ErrRemoved) || errors.Is(err, ErrValueTooBig) ||
-		errors.Is(err, errSerializer) || errors.Is(err, errInvalidID)
-}
-
 // describe wraps err for the outside.
 func describe(doing, id string, err error) error {
 	if err == nil {
@@ -140,13 +153,4 @@ func describeCookie(err error) error {
 		multi = securecookie.MultiError{err}
 	}
 	return cookieError{multi, traceHere(multi)}
-}
-
-// textOf is err's text for a log, without the id; nil when there is no error.
-func textOf(id string, err error) any {
-	if err == nil {
-		return nil
-	}
-	text, _ := sessionid.Redact(err.Error(), id)
-	return text
 }

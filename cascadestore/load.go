@@ -10,7 +10,7 @@ import (
 	"github.com/gorilla/sessions"
 	"google.golang.org/appengine/v2"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/live"
 )
 
 // Get returns the session of that name from gorilla's registry, or what New
@@ -24,40 +24,49 @@ func (cs *CascadeStore) Get(r *http.Request, name string) (*sessions.Session, er
 // is never nil. An error comes with a new session:
 //
 //   - what securecookie says, when the cookie is forged, expired or damaged;
-//   - that of a serializer which cannot read what is stored;
-//   - that of a service, when it cannot be told whether the session exists. Then
-//     the session may be removed but not saved: Save returns the error again.
+//   - ErrUndecodable, when this instance cannot read what is stored;
+//   - ErrUnavailable, when services fail and nobody can tell whether the session
+//     exists.
 //
-// A service that failed while another one knew the answer is logged.
+// After the last two the session may be removed but not saved: Save returns the
+// error again, and the cookie stays as it is. Where several cookies have that
+// name, New tries the first three.
 //
-// New copies the session back into Memcache if that had lost it, and into
-// Datastore if that has lacked something of it for more than three seconds.
+// New logs the failure of a service that another service made up for. It copies
+// the session back into Memcache if that had lost it, and into Datastore if that
+// has lacked something of it for more than three seconds.
 func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, error) {
 	if err := cs.Err(); err != nil {
 		return cs.blank(name), err
 	}
-	req := requestOf(r)
 	ctx := appengine.NewContext(r)
-	t := &track{}
-	session, err := cs.find(ctx, req, r, name, t)
-	if t.id == "" {
-		t.id = newID()
-	}
-	session.ID = t.id
-	req.tracks[session] = t
+	n := requestOf(r).sessions(ctx, cs, name)
+	session, err := cs.find(ctx, n, r, name)
 	return session, cs.logs().returned(ctx, err)
 }
 
 // blank returns an empty session.
 func (cs *CascadeStore) blank(name string) *sessions.Session {
-	session := sessions.NewSession(cs, name)
+	return cs.tracked(name, &track{})
+}
+
+// tracked returns an empty session with that track.
+func (cs *CascadeStore) tracked(name string, t *track) *sessions.Session {
+	session := sessions.NewSession(&tracked{cs, t}, name)
 	if cs.Options != nil {
 		*session.Options = *cs.Options
 	} else {
 		session.Options = defaultOptions()
 	}
+	session.ID = t.id
 	session.IsNew = true
 	return session
+}
+
+// fresh returns a new session.
+func (cs *CascadeStore) fresh(n *named, name, cookieID string) *sessions.Session {
+	id := newID()
+	return cs.tracked(name, &track{copy: n.live.Fresh(id), id: id, cookieID: cookieID})
 }
 
 var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
@@ -67,100 +76,102 @@ func newID() string {
 	return idEncoding.EncodeToString(securecookie.GenerateRandomKey(32))
 }
 
-// find returns the session that the request belongs to. It sets t.id, unless
-// the session is a new one.
-func (cs *CascadeStore) find(ctx context.Context, req *request, r *http.Request, name string, t *track) (*sessions.Session, error) {
-	var cookieErr error
-	if c, err := r.Cookie(name); err == nil {
-		var id string
-		if err := securecookie.DecodeMulti(name, c.Value, &id, cs.Codecs...); err != nil {
-			cookieErr = describeCookie(err)
-		} else {
-			t.cookieID = id
+// maxCookies is how many cookies of one name are tried.
+const maxCookies = 3
+
+// find returns the session that one of the request's cookies belongs to.
+func (cs *CascadeStore) find(ctx context.Context, n *named, r *http.Request, name string) (*sessions.Session, error) {
+	var firstErr error
+	var firstID string
+	tried := 0
+	for _, c := range r.CookiesNamed(name) {
+		if tried++; tried > maxCookies {
+			break
+		}
+		session, id, err := cs.findIn(ctx, n, c.Value, name)
+		if session != nil {
+			return session, err
+		}
+		if tried == 1 {
+			firstErr, firstID = err, id
 		}
 	}
-	id := t.cookieID
-	if k, ok := req.find(cs, name, id); ok {
-		if k.loaded == nil {
+	if kept := n.find(cs, ""); tried == 0 && kept != nil && kept.Exists() {
+		return cs.open(ctx, n, name, &track{copy: kept.Clone(), id: kept.ID()})
+	}
+	return cs.fresh(n, name, firstID), firstErr
+}
+
+// findIn returns the session that a cookie belongs to, or one that cannot be
+// told; nil: there is none.
+func (cs *CascadeStore) findIn(ctx context.Context, n *named, cookie, name string) (session *sessions.Session, id string, err error) {
+	if err := securecookie.DecodeMulti(name, cookie, &id, cs.Codecs...); err != nil {
+		return nil, "", describeCookie(err)
+	}
+	if kept := n.find(cs, id); kept != nil {
+		if !kept.Exists() {
 			cs.logs().step(ctx, "removed in this request", id)
-			return cs.blank(name), nil
+			return nil, id, nil
 		}
-		cs.logs().step(ctx, "found in the request", k.id)
-		t.loaded = k.loaded
-		return cs.open(name, k.id, t)
+		cs.logs().step(ctx, "found in the request", kept.ID())
+		session, err = cs.open(ctx, n, name, &track{copy: kept.Clone(), id: kept.ID(), cookieID: id})
+		return session, id, err
 	}
-	switch {
-	case cookieErr != nil:
-		return cs.blank(name), cookieErr
-	case id == "":
-		return cs.blank(name), nil
-	case !cs.isValidID(id):
+	if !n.live.ValidID(id) {
 		cs.logs().fail(ctx, describe("load session", id, errInvalidID))
-		return cs.blank(name), nil
+		return nil, id, nil
 	}
-	session, err := cs.load(ctx, name, id, t)
-	if err == nil && t.loaded != nil {
-		req.keep(cs, name, t)
-	}
-	return session, err
+	session, err = cs.load(ctx, n, name, id)
+	return session, id, err
 }
 
-// load returns the session that the services have under that id, or a new one.
-func (cs *CascadeStore) load(ctx context.Context, name, id string, t *track) (*sessions.Session, error) {
-	services, ok := cs.tiers(ctx, cs.blank(name))
-	if !ok {
-		return cs.blank(name), nil
+// load returns the session that the services have under that id; nil: none.
+func (cs *CascadeStore) load(ctx context.Context, n *named, name, id string) (*sessions.Session, error) {
+	t := &track{copy: n.copy(id), id: id, cookieID: id}
+	session := cs.tracked(name, t)
+	err := t.copy.Open(ctx, func(value []byte) (map[string]any, error) {
+		if err := (form{cs, name}).decode(value, session); err != nil {
+			return nil, err
+		}
+		return scalarsOf(session.Values), nil
+	})
+	err = describe("load session", id, err)
+	if t.copy.Err() != nil {
+		return cs.tracked(name, t), err
 	}
-	loaded, err := services.Load(ctx, id)
-	switch {
-	case loaded == nil && errors.Is(err, errSerializer) && (services.Backup == nil || !errors.Is(err, tiered.ErrUnavailable)):
-		// Memcache has what the original has stored and this instance cannot
-		// decode, and nobody has anything else.
-		t.unreadable = &unreadable{id: id}
-		return cs.blank(name), describe("load session", id, err)
-	case errors.Is(err, tiered.ErrUnavailable):
-		t.id, t.unknown = id, describe("load session", id, err)
-		return cs.blank(name), t.unknown
-	}
-	cs.logs().fail(ctx, describe("load session", id, err))
-	if loaded == nil {
-		cs.logs().step(ctx, "not found", id)
-		return cs.blank(name), nil
-	}
-	t.loaded = loaded
-	session, err := cs.open(name, id, t)
-	if err != nil && loaded.FromCache() {
-		// The backup may have one that can be read.
-		if stored, berr := services.LoadBackup(ctx, id); berr == nil && stored != nil {
-			t.loaded = stored
-			if opened, oerr := cs.open(name, id, t); oerr == nil {
-				cs.logs().fail(ctx, err)
-				session, err = opened, nil
-			}
+	cs.logs().fail(ctx, err)
+	if t.copy.Exists() {
+		err = t.copy.Settle(ctx)
+		if !errors.Is(err, ErrRemoved) {
+			cs.logs().fail(ctx, describe("load session", id, err))
 		}
 	}
-	if err != nil {
-		return session, err
+	if !t.copy.Exists() {
+		cs.logs().step(ctx, "not found", id)
+		return nil, nil
 	}
-	err = services.Settle(ctx, id, t.loaded)
-	if errors.Is(err, ErrRemoved) {
-		t.loaded, t.id, t.was = nil, "", snapshot{}
-		return cs.blank(name), nil
-	}
-	cs.logs().fail(ctx, describe("load session", id, err))
+	cs.opened(n, session, t)
+	n.keep(cs, t)
 	return session, nil
 }
 
-// open returns the session that t.loaded is the value of, or a new one when
-// that cannot be decoded.
-func (cs *CascadeStore) open(name, id string, t *track) (*sessions.Session, error) {
-	session := cs.blank(name)
-	session.ID = id
-	if err := cs.decode(t.loaded.Value(), session); err != nil {
-		t.id, t.unreadable, t.loaded = "", &unreadable{id, t.loaded}, nil
-		return cs.blank(name), describe("load session", id, err)
+// open returns the session of a copy that was opened before.
+func (cs *CascadeStore) open(ctx context.Context, n *named, name string, t *track) (*sessions.Session, error) {
+	session := cs.tracked(name, t)
+	if err := (form{cs, name}).decode(t.copy.Value(), session); err != nil {
+		return cs.fresh(n, name, t.cookieID), describe("load session", t.id, err)
 	}
-	t.id, t.unreadable, t.was = id, nil, takeSnapshot(t.loaded.Value(), session)
-	session.IsNew = false
+	cs.opened(n, session, t)
 	return session, nil
 }
+
+// opened makes a session one that is stored.
+func (cs *CascadeStore) opened(n *named, session *sessions.Session, t *track) {
+	t.id = t.copy.ID()
+	session.ID, session.IsNew = t.id, false
+	if maxAge, ok := t.copy.MaxAge(); ok {
+		session.Options.MaxAge = int(maxAge)
+	}
+}
+
+var _ live.Form = form{}

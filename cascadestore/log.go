@@ -7,6 +7,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/sessionid"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // logs is where a store writes.
@@ -47,4 +48,25 @@ func (l logs) step(ctx context.Context, step, id string, attrs ...any) {
 	if l.steps {
 		l.to().DebugContext(ctx, "session store: "+step, append([]any{"session", sessionid.Hash(id)}, attrs...)...)
 	}
+}
+
+// trace returns a trace that logs each call of the services, if every step is
+// logged, and tells another one.
+func (l logs) trace(other *tier.Trace) *tier.Trace {
+	if !l.steps {
+		return other
+	}
+	var t tier.Trace
+	if other != nil {
+		t = *other
+	}
+	told := t.Call
+	t.Call = func(ctx context.Context, c tier.Call) {
+		l.to().DebugContext(ctx, "session store: "+c.Service+" "+c.Operation,
+			"session", c.Session, "outcome", c.Outcome, "duration", c.Duration, "error", c.Err)
+		if told != nil {
+			told(ctx, c)
+		}
+	}
+	return &t
 }

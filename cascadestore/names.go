@@ -11,20 +11,6 @@ import (
 // what is one key: after decoding, a pointer is another one, and a NaN is not
 // equal to itself. So a key goes by a name that says its type and content.
 
-// byName returns values by the names of their keys, and the names that more
-// than one key has.
-func byName(all valueMap) (named map[string]any, twice []string) {
-	named = make(map[string]any, len(all))
-	for k, v := range all {
-		name := nameOf(k)
-		if _, ok := named[name]; ok {
-			twice = append(twice, name)
-		}
-		named[name] = v
-	}
-	return named, twice
-}
-
 // nameOf returns the name of a key, the same one on every instance.
 func nameOf(key any) string {
 	if s, ok := key.(string); ok {
@@ -41,7 +27,7 @@ func appendName(b []byte, v reflect.Value, depth int) []byte {
 		return append(b, "nil"...)
 	}
 	if depth == 0 {
-		b = append(append(b, v.Type().String()...), ' ')
+		b = append(appendType(b, v.Type()), ' ')
 	}
 	if text, ok := marshal(v); ok {
 		return strconv.AppendQuote(b, string(text))
@@ -65,7 +51,7 @@ func appendName(b []byte, v reflect.Value, depth int) []byte {
 		if v.IsNil() {
 			return append(b, "nil"...)
 		}
-		b = append(append(b, v.Elem().Type().String()...), ' ')
+		b = append(appendType(b, v.Elem().Type()), ' ')
 		return appendName(b, v.Elem(), depth+1)
 	case reflect.Array:
 		b = append(b, '[')
@@ -106,4 +92,69 @@ func marshal(v reflect.Value) (b []byte, ok bool) {
 		return nil, false
 	}
 	return b, err == nil
+}
+
+// appendType appends the name of a type, which it shares at most with one that
+// another function of the same package declares. Type.String would not do: of a
+// package's path it has the last element alone. Type.Name has the full paths in
+// type arguments.
+func appendType(b []byte, t reflect.Type) []byte {
+	if t.Name() != "" {
+		return appendQualified(b, t.PkgPath(), t.Name())
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return appendType(append(b, '*'), t.Elem())
+	case reflect.Slice:
+		return appendType(append(b, "[]"...), t.Elem())
+	case reflect.Array:
+		return appendType(fmt.Appendf(b, "[%d]", t.Len()), t.Elem())
+	case reflect.Map:
+		return appendType(append(appendType(append(b, "map["...), t.Key()), ']'), t.Elem())
+	case reflect.Chan:
+		return appendType(fmt.Appendf(b, "%v ", t.ChanDir()), t.Elem())
+	case reflect.Func:
+		return appendSignature(append(b, "func"...), t)
+	case reflect.Interface:
+		b = append(b, "interface{"...)
+		for i := range t.NumMethod() {
+			m := t.Method(i)
+			b = append(appendSignature(appendQualified(b, m.PkgPath, m.Name), m.Type), ';')
+		}
+	case reflect.Struct:
+		b = append(b, "struct{"...)
+		for i := range t.NumField() {
+			f := t.Field(i)
+			if f.Anonymous {
+				b = append(b, "embedded "...)
+			}
+			b = append(appendType(append(appendQualified(b, f.PkgPath, f.Name), ' '), f.Type), ' ')
+			b = append(strconv.AppendQuote(b, string(f.Tag)), ';')
+		}
+	}
+	return append(b, '}')
+}
+
+// appendQualified appends a name behind the path of the package it belongs to,
+// if there is one: exported fields and methods, and int, belong to none.
+func appendQualified(b []byte, path, name string) []byte {
+	if path != "" {
+		b = append(append(b, path...), '.')
+	}
+	return append(b, name...)
+}
+
+func appendSignature(b []byte, t reflect.Type) []byte {
+	b = append(b, '(')
+	for i := range t.NumIn() {
+		if t.IsVariadic() && i == t.NumIn()-1 {
+			b = append(b, "..."...)
+		}
+		b = append(appendType(b, t.In(i)), ',')
+	}
+	b = append(b, ")("...)
+	for i := range t.NumOut() {
+		b = append(appendType(b, t.Out(i)), ',')
+	}
+	return append(b, ')')
 }

@@ -1,64 +1,52 @@
 package cascadestore
 
 import (
+	"context"
 	"net/http"
 	"time"
 
 	"github.com/gorilla/sessions"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/live"
 )
 
-// A request holds what the store knows of the sessions of one HTTP request: how
-// each was loaded, and what it was then. It lives in gorilla's registry, which
-// lives in the request's context. So every copy of the HTTP request leads to it,
-// and it is gone with them.
+// A request holds what the store knows of the sessions of one HTTP request. It
+// lives in gorilla's registry, which lives in the request's context. So every
+// copy of the HTTP request leads to it, and it is gone with them.
 type request struct {
-	tracks map[*sessions.Session]*track
-
-	// kept is the request backend.
-	kept map[keptKey]kept
+	named   map[storeName]*named
+	foreign map[*sessions.Session]*track // sessions that were not made for this request
 }
 
-// A track is what the store knows of one session.
-type track struct {
-	id       string
-	cookieID string // what the request's cookie says, if it is valid
-
-	// loaded is what the next change starts from; nil while the services do
-	// not know the session.
-	loaded *tiered.Loaded
-	// saved is set once a first save was tried: the services may know the
-	// session although loaded is nil.
-	saved bool
-	was   snapshot // with loaded: the session at that time
-
-	// unreadable is the session that the cookie names, when what is stored
-	// cannot be decoded.
-	unreadable *unreadable
-
-	removed bool // by this request
-
-	// unknown is why it could not be told whether the session exists.
-	unknown error
-}
-
-// An unreadable session can be removed, and nothing else.
-type unreadable struct {
-	id     string
-	loaded *tiered.Loaded
-}
-
-type keptKey struct {
+// A storeName names the sessions that one cookie may name.
+type storeName struct {
 	store *CascadeStore
 	name  string
 }
 
-// kept is a session in the request backend.
-type kept struct {
-	id      string // empty: it was removed
-	instead string // the id in the cookie it takes the place of
-	loaded  *tiered.Loaded
+// A named is what the request knows of the sessions of one name.
+type named struct {
+	live *live.Store
+	// known has a copy of each session that was looked for, by the id that the
+	// cookie says. All others of the request share its identity.
+	known map[string]*live.Copy
+	// kept is the request backend: the session that was loaded or saved last.
+	kept     *live.Copy
+	keptFrom string // the id in the cookie that it came from, or replaces
+}
+
+// A track is what the store knows of one session value.
+type track struct {
+	copy     *live.Copy
+	id       string // that the store gave the session
+	cookieID string // what the request's cookie says, if it is valid
+}
+
+// A tracked is the store of one session: it knows which session it is. So what
+// the store knows of a session is gone with it.
+type tracked struct {
+	*CascadeStore
+	track *track
 }
 
 // requestOf returns what is known of r's sessions.
@@ -69,13 +57,13 @@ func requestOf(r *http.Request) *request {
 			return req
 		}
 	}
-	// Not to be reached: somebody else's session has that name. Without its
-	// track a session is saved all the same.
+	// Not to be reached: somebody else's session has that name. Without what was
+	// known of it a session is saved all the same.
 	return newRequest()
 }
 
 func newRequest() *request {
-	return &request{tracks: make(map[*sessions.Session]*track), kept: make(map[keptKey]kept)}
+	return &request{named: make(map[storeName]*named), foreign: make(map[*sessions.Session]*track)}
 }
 
 // holderName is the name that the request goes by in gorilla's registry. No
@@ -98,43 +86,59 @@ func (h requestHolder) New(_ *http.Request, name string) (*sessions.Session, err
 
 func (requestHolder) Save(*http.Request, http.ResponseWriter, *sessions.Session) error { return nil }
 
-// track returns the track of a session; a blank one, with the session's id as
-// it is now, for a session that was not made for this request, or whose id the
-// app has changed.
-func (req *request) track(session *sessions.Session) *track {
-	t := req.tracks[session]
+// sessions returns what is known of the sessions of that name.
+func (req *request) sessions(ctx context.Context, cs *CascadeStore, name string) *named {
+	n := req.named[storeName{cs, name}]
+	if n == nil {
+		n = &named{live: cs.liveStore(ctx, name), known: make(map[string]*live.Copy)}
+		req.named[storeName{cs, name}] = n
+	}
+	return n
+}
+
+// track returns the track of a session; one of a session that the services may
+// know if it was not made for this request, or if the app has changed its id.
+func (req *request) track(n *named, cs *CascadeStore, session *sessions.Session) *track {
+	if own, ok := session.Store().(*tracked); ok && own.CascadeStore == cs && own.track.id == session.ID {
+		return own.track
+	}
+	t := req.foreign[session]
 	if t == nil || t.id != session.ID {
-		t = &track{id: session.ID, saved: session.ID != ""}
-		req.tracks[session] = t
+		if t = (&track{copy: n.live.Unknown(session.ID), id: session.ID}); session.ID == "" {
+			t.id = newID()
+			t.copy = n.live.Fresh(t.id)
+			session.ID = t.id
+		}
+		req.foreign[session] = t
 	}
 	return t
 }
 
-// find returns what the request backend keeps under that name for a request
-// whose cookie says cookieID.
-func (req *request) find(cs *CascadeStore, name, cookieID string) (kept, bool) {
-	if cs.backendTypes&RequestBackend == 0 {
-		return kept{}, false
+// copy returns a copy of the session that the cookie names, not opened yet.
+func (n *named) copy(id string) *live.Copy {
+	if known := n.known[id]; known != nil {
+		return known.Again()
 	}
-	k, ok := req.kept[keptKey{cs, name}]
-	if !ok || cookieID != k.id && cookieID != k.instead || k.loaded != nil && !time.Now().Before(k.loaded.Ends()) {
-		return kept{}, false
+	c := n.live.Copy(id)
+	n.known[id] = c
+	return c
+}
+
+// find returns what the request backend has for a request whose cookie says
+// cookieID; nil: nothing.
+func (n *named) find(cs *CascadeStore, cookieID string) *live.Copy {
+	if cs.backendTypes&RequestBackend == 0 || n.kept == nil || cookieID != n.keptFrom && cookieID != n.kept.ID() {
+		return nil
 	}
-	return k, true
+	if ends := n.kept.Ends(); !ends.IsZero() && !time.Now().Before(ends) {
+		return nil
+	}
+	return n.kept
 }
 
 // keep puts a session into the request backend.
-func (req *request) keep(cs *CascadeStore, name string, t *track) {
-	if cs.backendTypes&RequestBackend == 0 {
-		return
+func (n *named) keep(cs *CascadeStore, t *track) {
+	if cs.backendTypes&RequestBackend != 0 {
+		n.kept, n.keptFrom = t.copy.Clone(), t.cookieID
 	}
-	req.kept[keptKey{cs, name}] = kept{id: t.id, instead: t.cookieID, loaded: t.loaded}
-}
-
-// drop makes the request backend know that the session is removed.
-func (req *request) drop(cs *CascadeStore, name string, t *track) {
-	if cs.backendTypes&RequestBackend == 0 {
-		return
-	}
-	req.kept[keptKey{cs, name}] = kept{instead: t.cookieID}
 }

@@ -1,18 +1,18 @@
 package cascadestore
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
 	"google.golang.org/appengine/v2"
 
-	"github.com/gaesession/gaesession/internal/sessionid"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/live"
 )
 
 // Save saves the session in all backends and writes its cookie, so it has to be
@@ -27,10 +27,10 @@ import (
 // The request should be the one that the session came from, or a copy of it.
 // With another one all the session's values count as changed.
 //
-// After an error the cookie is written nevertheless if a service may have the
-// session: when Datastore fails it lives on in Memcache. None is written after
-// ErrRemoved, ErrValueTooBig or an error of the serializer. The cookie of a
-// session to be removed always is.
+// The cookie is written when the session is saved in one of the services: without
+// an error, and with ErrNotBackedUp and ErrNotPublished. Otherwise the browser
+// keeps the cookie that it has. The cookie of a session to be removed always is
+// made to expire.
 func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *sessions.Session) error {
 	if err := cs.Err(); err != nil {
 		return err
@@ -38,147 +38,76 @@ func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *se
 	if session == nil {
 		return describe("save session", "", errNoSession)
 	}
-	req := requestOf(r)
 	ctx := appengine.NewContext(r)
+	req := requestOf(r)
+	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
+	t := req.track(n, cs, session)
 	if session.Options.MaxAge < 0 {
-		err := cs.remove(ctx, req, session)
-		http.SetCookie(w, sessions.NewCookie(session.Name(), "", session.Options))
+		cs.logs().step(ctx, "remove", t.id)
+		err := describe("remove session", t.id, t.copy.Remove(ctx))
+		n.keep(cs, t)
+		setCookie(w, sessions.NewCookie(session.Name(), "", session.Options))
 		return cs.logs().returned(ctx, err)
 	}
-	if session.ID == "" {
-		session.ID = newID()
-		req.tracks[session] = &track{id: session.ID}
-	}
-	cookie, err := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
-	if err != nil {
-		return cs.logs().returned(ctx, describe("write cookie of session", session.ID, describeCookie(err)))
-	}
-	t := req.track(session)
-	if t.unknown != nil {
-		return cs.logs().returned(ctx, t.unknown)
-	}
-	err = describe("save session", session.ID, cs.save(ctx, req, session, t))
-	if err == nil || !isRefusal(err) {
-		http.SetCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+	err := describe("save session", t.id, cs.save(ctx, n, session, t))
+	if err == nil || errors.Is(err, ErrNotBackedUp) || errors.Is(err, ErrNotPublished) {
+		cookie, cerr := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
+		if cerr != nil {
+			err = describe("write cookie of session", session.ID, describeCookie(cerr))
+		} else {
+			setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+		}
 	}
 	return cs.logs().returned(ctx, err)
 }
 
-func (cs *CascadeStore) save(ctx context.Context, req *request, session *sessions.Session, t *track) error {
-	switch {
-	case t.removed:
-		return ErrRemoved
-	case !cs.isValidID(t.id):
+func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Session, t *track) error {
+	if !n.live.ValidID(t.id) {
 		return errInvalidID
 	}
-	now := time.Now()
-	set, deleted, err := t.was.changes(cs, session)
-	if err != nil {
-		return err
-	}
-	fresh := t.loaded != nil && !t.loaded.Ends().Before(now.Add(cs.maxAge(session.Options)))
-	var value []byte
-	was := t.was
-	if t.loaded == nil || len(set)+len(deleted) > 0 {
-		// What counts is what is stored: the serializer may not keep all of a
-		// value.
-		if value, err = cs.encode(session); err != nil {
+	f := form{cs, session.Name()}
+	now, maxAge := time.Now(), cs.maxAge(session.Options)
+	cs.logs().step(ctx, "save", t.id)
+	err := t.copy.Save(ctx, live.Draft{
+		Encode: func(worth func(map[string]any) bool) ([]byte, bool, error) {
+			if !worth(byName(session.Values)) {
+				return nil, false, nil
+			}
+			value, err := f.encode(session)
+			return value, false, err
+		},
+		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: maxAge / 10, Born: now},
+		MaxAge:   cs.ownMaxAge(session, t),
+		Again:    true,
+		Adopt: func(value []byte) error {
+			all, err := f.values(value)
+			if err == nil {
+				session.Values = all
+			}
 			return err
-		}
-		stored := cs.like(session)
-		if err := cs.decode(value, stored); err != nil {
-			return err
-		}
-		if set, deleted, err = t.was.changes(cs, stored); err != nil {
-			return err
-		}
-		was = takeSnapshot(value, stored)
-	}
-	if t.loaded != nil && len(set)+len(deleted) == 0 {
-		if fresh {
-			cs.logs().step(ctx, "nothing to save", t.id)
-			return nil
-		}
-		value, was = t.loaded.Value(), t.was
-	}
-	loaded, err := cs.store(ctx, session, t, tiered.Change{
-		Value: value, Set: set, Deleted: deleted, Used: now, Ends: cs.expiry(session.Options, now),
+		},
 	})
-	t.saved = true
-	if errors.Is(err, ErrRemoved) {
-		req.drop(cs, session.Name(), t)
+	if moved := t.copy.ID(); moved != t.id {
+		t.id, session.ID = moved, moved
+		n.known[moved] = t.copy
 	}
-	if err != nil {
-		return err
+	if err == nil || t.copy.IsRemoved() {
+		n.keep(cs, t)
 	}
-	t.loaded, t.was = loaded, was
-	req.keep(cs, session.Name(), t)
-	return nil
+	return err
 }
 
-// store saves a session in the services.
-func (cs *CascadeStore) store(ctx context.Context, session *sessions.Session, t *track, c tiered.Change) (*tiered.Loaded, error) {
-	services, ok := cs.tiers(ctx, session)
-	switch {
-	case !ok:
-		return tiered.Saved(c), nil
-	case t.loaded != nil:
-		cs.logs().step(ctx, "save change", t.id, "bytes", len(c.Value))
-		return services.Update(ctx, t.id, t.loaded, c)
-	case t.saved:
-		// It may be known, and may have been removed.
-		cs.logs().step(ctx, "save", t.id, "bytes", len(c.Value))
-		return services.Update(ctx, t.id, tiered.New(), c)
-	}
-	cs.logs().step(ctx, "create", t.id, "bytes", len(c.Value))
-	return services.Create(ctx, t.id, c)
-}
-
-// remove removes a session from all backends.
-func (cs *CascadeStore) remove(ctx context.Context, req *request, session *sessions.Session) error {
-	t := req.track(session)
-	req.drop(cs, session.Name(), t)
-	if err := cs.removeUnreadable(ctx, session, t); err != nil {
-		return err
-	}
-	known := t.loaded != nil || t.saved || t.unknown != nil
-	if services, ok := cs.tiers(ctx, session); ok && known && cs.isValidID(t.id) {
-		cs.logs().step(ctx, "remove", t.id)
-		if err := services.Remove(ctx, t.id, t.loaded); err != nil {
-			return describe("remove session", t.id, err)
-		}
-	}
-	t.removed = known
-	return nil
-}
-
-// removeUnreadable removes the session that the cookie names and that could not
-// be decoded: another instance may be able to.
-func (cs *CascadeStore) removeUnreadable(ctx context.Context, session *sessions.Session, t *track) error {
-	if t.unreadable == nil {
-		return nil
-	}
-	cs.logs().step(ctx, "remove unreadable", t.unreadable.id)
-	services, _ := cs.tiers(ctx, session)
-	if err := services.Remove(ctx, t.unreadable.id, t.unreadable.loaded); err != nil {
-		return describe("remove session", t.unreadable.id, err)
-	}
-	t.unreadable = nil
-	return nil
-}
-
-// RegenerateID gives the session a new id and removes the old one for good; the
-// values move, with what other requests saved under the old id until now. Call
-// it when the user logs in, so that an id somebody else may have put into the
-// browser before is worth nothing, and call Save afterwards, which saves the
-// session under its new id and writes the cookie.
+// RegenerateID gives the session a new id, under which the next Save saves it,
+// with what other requests have saved under the old id until then; the old
+// session ends in the same step. Call RegenerateID when the user logs in, so that
+// an id which somebody else put into the browser before is useless, and call Save
+// afterwards, which changes the session's ID and writes the cookie.
 //
-// Requests that overlap and save under the old id later get ErrRemoved; so does
-// RegenerateID when the session was removed. After another error the session is
-// what it was, with its old ID. If it has a new ID all the same, it has moved,
-// but Memcache failed and may show the old session to readers until it expires
-// there.
+// Until that Save nothing has changed. Requests that overlap with it and save
+// under the old id later get ErrRemoved; so does that Save when the session was
+// removed. When that Save fails the browser keeps the old cookie and the session
+// its old ID.
 func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session) error {
 	const doing = "regenerate id of session"
 	if err := cs.Err(); err != nil {
@@ -189,68 +118,26 @@ func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session)
 	}
 	req := requestOf(r)
 	ctx := appengine.NewContext(r)
-	t := req.track(session)
-	if t.unknown != nil {
-		return cs.logs().returned(ctx, t.unknown)
-	}
+	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
-	if err := cs.removeUnreadable(ctx, session, t); err != nil {
-		return cs.logs().returned(ctx, err)
+	t := req.track(n, cs, session)
+	err := t.copy.Regenerate(newID())
+	if id := t.copy.ID(); err == nil && id != t.id {
+		t.id, session.ID = id, id // nobody knew the other one
 	}
-	moved, err := cs.take(ctx, session, t)
-	err = cs.logs().returned(ctx, describe(doing, t.id, err))
-	if moved || errors.Is(err, ErrRemoved) {
-		req.drop(cs, session.Name(), t)
-	}
-	if !moved {
-		return err
-	}
-	old := t.id
-	session.ID = newID()
-	req.tracks[session] = &track{id: session.ID, cookieID: t.cookieID}
-	cs.logs().step(ctx, "new id", old, "new", sessionid.Hash(session.ID))
-	return err
+	return cs.logs().returned(ctx, describe(doing, t.id, err))
 }
 
-// take removes a session from the services, which it reports with moved, and
-// takes over into its values what others saved there.
-func (cs *CascadeStore) take(ctx context.Context, session *sessions.Session, t *track) (moved bool, err error) {
-	services, ok := cs.tiers(ctx, session)
-	switch {
-	case t.removed:
-		return false, ErrRemoved
-	case !ok || t.loaded == nil && !t.saved:
-		return true, nil // only this request knows it
-	case !cs.isValidID(t.id):
-		return false, errInvalidID
-	}
-	set, deleted, err := t.was.changes(cs, session)
-	if err != nil {
-		return false, err
-	}
-	mine, err := cs.encode(session)
-	if err != nil {
-		return false, err
-	}
-	from := t.loaded
-	if from == nil {
-		from = tiered.New()
-	}
-	now := time.Now()
-	last, err := services.Take(ctx, t.id, from, tiered.Change{
-		Value: mine, Set: set, Deleted: deleted, Used: now, Ends: cs.expiry(session.Options, now),
-	})
-	if len(last) == 0 {
-		return false, err
-	}
-	if !bytes.Equal(last, mine) {
-		all, derr := cs.valuesOf(last, session)
-		if derr != nil {
-			return true, errors.Join(err, derr)
+// setCookie sets the cookie in place of one of its name that was set before.
+func setCookie(w http.ResponseWriter, c *http.Cookie) {
+	var others []string
+	for _, line := range w.Header()["Set-Cookie"] {
+		if name, _, _ := strings.Cut(line, "="); name != c.Name {
+			others = append(others, line)
 		}
-		session.Values = all
 	}
-	return true, err
+	w.Header()["Set-Cookie"] = others
+	http.SetCookie(w, c)
 }
 
 // setOptions gives the store's options to a session without any.
@@ -273,14 +160,11 @@ func (cs *CascadeStore) maxAge(o *sessions.Options) time.Duration {
 	return time.Duration(min(int64(seconds), int64(longest/time.Second))) * time.Second
 }
 
-// refreshInterval is how old the expiry in the services may become before a
-// Save that changes nothing writes it again.
-func refreshInterval(maxAge time.Duration) time.Duration { return maxAge / 10 }
-
-// expiry is when the services are to let go a session that is saved now. So
-// that skipped refreshes never end a session early it is one interval late; the
-// cookie, and its signature, end in time.
-func (cs *CascadeStore) expiry(o *sessions.Options, now time.Time) time.Time {
-	maxAge := cs.maxAge(o)
-	return now.Add(maxAge + refreshInterval(maxAge))
+// ownMaxAge is the MaxAge that the app has chosen for this session; nil: none.
+func (cs *CascadeStore) ownMaxAge(session *sessions.Session, t *track) *int32 {
+	if _, has := t.copy.MaxAge(); !has && session.Options.MaxAge == cs.defaultOptions().MaxAge {
+		return nil
+	}
+	seconds := int32(min(session.Options.MaxAge, math.MaxInt32))
+	return &seconds
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
@@ -53,6 +54,7 @@ type CascadeStore struct {
 	serializer   SessionSerializer
 	env          environment
 	err          error
+	weakKey      error       // the first key is short; nil: it is not
 	cache        tier.Cache  // nil: Memcache
 	backup       tier.Backup // nil: Datastore
 
@@ -72,6 +74,21 @@ type CascadeStore struct {
 	// is the default.
 	DefaultMaxAge int
 
+	// CacheTimeout is how long one operation on the cache may take, with all
+	// attempts; 500 ms by default, and half of the time that is left until the
+	// request's deadline at most. BackupTimeout is how long one attempt at an
+	// operation on the backup may take; 5 s by default. A timeout is not tried
+	// again.
+	CacheTimeout, BackupTimeout time.Duration
+
+	// MaxLifetime is how long a session lives after it was created, however often
+	// it is used. The default is no limit.
+	MaxLifetime time.Duration
+
+	// Trace is told what the store does, for metrics and logs; nil, the default:
+	// nobody is.
+	Trace *tier.Trace
+
 	// Logger gets the errors that no method returns, at error level and with a
 	// stack trace as attribute "stack". If the environment variable
 	// SessionCascadeDisplayLogging is true, it also gets each step at debug level,
@@ -88,13 +105,20 @@ type CascadeStore struct {
 // The keys come in pairs: one for authentication, of at least 32 bytes, and one
 // for encryption, of 16, 24 or 32 bytes, which may be nil or, in the last pair,
 // left out. The first pair signs new cookies, the others are for cookies that
-// were signed before; see securecookie.CodecsFromPairs.
+// were signed before; see securecookie.CodecsFromPairs. The signatures have no
+// age: the services end a session.
+//
+// A shorter authentication key works, as it did with the original package, but
+// may be guessed by somebody who has a cookie. NewCascadeStore logs a warning
+// once, and StrictErr returns it as an error. To change the key without logging
+// anybody out, put a new pair in front and keep the old one behind it for as long
+// as sessions live.
 //
 // NewCascadeStore also reads the environment variables CkDoDisplayLogging and
-// CkMaxMemcacheSessionSizeBytes. If one of them is invalid, a key has a wrong
-// length or is missing, or no backend is chosen, the store cannot be used: the
-// error is logged, and every method that returns an error returns it. Err does,
-// too: call it at startup.
+// CkMaxMemcacheSessionSizeBytes. If one of them is invalid, a key cannot be used
+// or none is given, or no backend is chosen, the store cannot be used: the error
+// is logged, and every method that returns an error returns it. Err does, too:
+// call it at startup.
 func NewCascadeStore(backendTypes int, keyPairs ...[]byte) *CascadeStore {
 	env, err := readEnvironment()
 	if backendTypes&AllBackends == 0 || backendTypes&^AllBackends != 0 {
@@ -102,20 +126,28 @@ func NewCascadeStore(backendTypes int, keyPairs ...[]byte) *CascadeStore {
 	}
 	codecs := securecookie.CodecsFromPairs(keyPairs...)
 	err = errors.Join(err, checkKeys(keyPairs, codecs))
+	for _, codec := range codecs {
+		if c, ok := codec.(*securecookie.SecureCookie); ok {
+			c.MaxAge(0)
+		}
+	}
 	cs := &CascadeStore{
 		backendTypes:  backendTypes,
 		maxLength:     MaxValueLength,
 		keyPrefix:     DefaultKeyPrefix,
 		serializer:    GobSerializer{},
 		env:           env,
+		weakKey:       weakKey(keyPairs),
 		Codecs:        codecs,
 		Options:       defaultOptions(),
 		DefaultMaxAge: DefaultMaxAgeSeconds,
 	}
 	if err != nil {
 		cs.fail(err)
+	} else if cs.weakKey != nil {
+		cs.logs().to().Warn("session store: "+cs.weakKey.Error(),
+			"remedy", "put a new key pair in front of this one, and keep this one behind it for as long as sessions live")
 	}
-	cs.SetMaxAge(DefaultExpireSeconds)
 	return cs
 }
 
@@ -128,8 +160,8 @@ func checkKeys(keyPairs [][]byte, codecs []securecookie.Codec) (err error) {
 		return errNoKeys
 	}
 	for i := 0; i < len(keyPairs); i += 2 {
-		if n := len(keyPairs[i]); n < minKeyLength {
-			err = errors.Join(err, fmt.Errorf("%w: it has %d bytes, and should have at least %d", errShortKey, n, minKeyLength))
+		if len(keyPairs[i]) == 0 {
+			err = errors.Join(err, errNoKeys)
 		}
 	}
 	for _, codec := range codecs {
@@ -138,6 +170,14 @@ func checkKeys(keyPairs [][]byte, codecs []securecookie.Codec) (err error) {
 		}
 	}
 	return err
+}
+
+// weakKey says that the key which signs new cookies is short.
+func weakKey(keyPairs [][]byte) error {
+	if len(keyPairs) == 0 || len(keyPairs[0]) >= minKeyLength {
+		return nil
+	}
+	return fmt.Errorf("%w: it has %d bytes, and should have at least %d", errShortKey, len(keyPairs[0]), minKeyLength)
 }
 
 // NewTieredStore is NewCascadeStore on other services than App Engine's: cache
@@ -166,6 +206,14 @@ func (cs *CascadeStore) fail(err error) {
 	cs.logs().fail(context.Background(), cs.err)
 }
 
+// defaultOptions are those of a session of which the app has said nothing.
+func (cs *CascadeStore) defaultOptions() *sessions.Options {
+	if cs.Options != nil {
+		return cs.Options
+	}
+	return defaultOptions()
+}
+
 func defaultOptions() *sessions.Options {
 	return &sessions.Options{Path: "/", MaxAge: DefaultExpireSeconds}
 }
@@ -178,10 +226,21 @@ func (cs *CascadeStore) Err() error {
 	return cs.err
 }
 
+// StrictErr is Err for new apps: it also returns an error when the key that signs
+// new cookies is shorter than 32 bytes.
+func (cs *CascadeStore) StrictErr() error {
+	if err := cs.Err(); err != nil || cs.weakKey == nil {
+		return err
+	}
+	return trace(constructionError{cs.weakKey})
+}
+
 // SetMaxLength sets how many bytes a serialized session may have; 0 means that
-// there is no limit but those of the services, about 1 MiB. A negative l is
-// ignored. The default is MaxValueLength. The cookie, which holds the id only,
-// has nothing to do with it.
+// there is no limit but those of the services, about 900 KiB. A session that is
+// longer, and longer than it was when it was loaded, is refused with
+// ErrValueTooBig; what the changes of several requests come to together is not. A
+// negative l is ignored. The default is MaxValueLength. The cookie, which holds
+// the id only, has nothing to do with it.
 func (cs *CascadeStore) SetMaxLength(l int) {
 	if l >= 0 {
 		cs.maxLength = l
@@ -201,14 +260,14 @@ func (cs *CascadeStore) SetSerializer(ss SessionSerializer) {
 	cs.serializer = ss
 }
 
-// SetMaxAge sets how many seconds a session lives after it was saved last: in
-// the services, in the browser and in the signature of the cookie. The default
-// is DefaultExpireSeconds; 0 means that the cookie ends with the browser's
-// session and its signature never, and the services go by DefaultMaxAge. The
-// codecs that are no *securecookie.SecureCookie keep what they have.
+// SetMaxAge sets how many seconds a session lives after it was saved last, in
+// the services and in the browser, unless the app has chosen another
+// Options.MaxAge for it. A session keeps what was chosen for it. The default is
+// DefaultExpireSeconds; 0 means that the cookie ends with the browser's session,
+// and the services go by DefaultMaxAge.
 //
-// A MaxAge that is lowered ends sessions by their cookies: the services keep
-// those that were saved before for as long as they were to live then.
+// A MaxAge that is lowered ends sessions when they are saved next: the services
+// keep those that were saved before for as long as they were to live then.
 //
 // To remove a session set its own Options.MaxAge to -1 and save it.
 func (cs *CascadeStore) SetMaxAge(v int) {
@@ -216,11 +275,6 @@ func (cs *CascadeStore) SetMaxAge(v int) {
 		cs.Options = defaultOptions()
 	}
 	cs.Options.MaxAge = v
-	for _, codec := range cs.Codecs {
-		if c, ok := codec.(*securecookie.SecureCookie); ok {
-			c.MaxAge(v)
-		}
-	}
 }
 
 func (cs *CascadeStore) logs() logs { return logs{cs.Logger, cs.env.displayLogging} }

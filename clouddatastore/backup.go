@@ -5,9 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
+	"math"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/gaesession/gaesession/tier"
@@ -63,17 +65,16 @@ type Backup struct {
 	conditional atomic.Pointer[bool] // nil: not known yet
 	probing     chan struct{}        // held by who finds it out
 
-	// Transactions of one session queue up here. In a database that locks what
-	// was read, two that overlap wait for each other until one is aborted, in
+	// Transactions on one record queue here. In a database that locks what was
+	// read, two that overlap wait for each other until one is aborted, in
 	// Google's emulator for two seconds.
 	queues [64]chan struct{}
-	seed   maphash.Seed
 }
 
 // New returns a Backup in a project's database. An empty project is that of
 // DATASTORE_PROJECT_ID or GOOGLE_CLOUD_PROJECT in the environment. With
 // DATASTORE_EMULATOR_HOST in the environment the database is that emulator's.
-// No call is made before the first one is needed.
+// New itself makes no call.
 func New(ctx context.Context, project string, o *Options) (*Backup, error) {
 	if o == nil {
 		o = &Options{}
@@ -82,7 +83,6 @@ func New(ctx context.Context, project string, o *Options) (*Backup, error) {
 		project: cmp.Or(project, os.Getenv("DATASTORE_PROJECT_ID"), os.Getenv("GOOGLE_CLOUD_PROJECT")),
 		options: *o,
 		probing: make(chan struct{}, 1),
-		seed:    maphash.MakeSeed(),
 	}
 	for i := range b.queues {
 		b.queues[i] = make(chan struct{}, 1)
@@ -98,13 +98,21 @@ func New(ctx context.Context, project string, o *Options) (*Backup, error) {
 		b.routing += "&database_id=" + url.QueryEscape(o.Database)
 	}
 	var err error
-	// What fetches tokens keeps the context for as long as there is the Backup.
-	b.conn, err = transport.DialPool(context.WithoutCancel(ctx), append(connection(), o.ClientOptions...)...)
+	// The credentials keep the context and fetch access tokens with it later.
+	b.conn, err = transport.DialPool(context.WithoutCancel(ctx), slices.Concat(everyConnection(), connection(), o.ClientOptions)...)
 	if err != nil {
 		return nil, fmt.Errorf("clouddatastore: %w", err)
 	}
 	b.client = pb.NewDatastoreClient(b.conn)
 	return b, nil
+}
+
+func everyConnection() []option.ClientOption {
+	return []option.ClientOption{
+		option.WithGRPCDialOption(grpc.WithStatsHandler(watcher{})),
+		// gRPC refuses answers of more than 4 MiB by default: four large records.
+		option.WithGRPCDialOption(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32))),
+	}
 }
 
 func connection() []option.ClientOption {
@@ -130,28 +138,54 @@ func (b *Backup) Close() error { return b.conn.Close() }
 
 // Get implements [tier.Backup] with one call.
 func (b *Backup) Get(ctx context.Context, id string) (*tier.Record, error) {
-	return b.lookup(ctx, id, &pb.ReadOptions{
-		ConsistencyType: &pb.ReadOptions_ReadConsistency_{ReadConsistency: pb.ReadOptions_STRONG},
-	})
-}
-
-func (b *Backup) lookup(ctx context.Context, id string, o *pb.ReadOptions) (*tier.Record, error) {
 	if !b.ValidID(id) {
 		return nil, errInvalidID
 	}
-	res, err := call(ctx, b, "lookup", id, b.client.Lookup, &pb.LookupRequest{
-		ProjectId: b.project, DatabaseId: b.options.Database,
-		Keys: []*pb.Key{b.key(id)}, ReadOptions: o,
-	})
-	switch {
-	case err != nil:
+	records, err := b.lookup(ctx, []string{id}, strong)
+	if err != nil {
 		return nil, err
-	case len(res.Found) == 1:
-		return b.record(res.Found[0])
-	case len(res.Missing) == 1:
-		return nil, nil
 	}
-	return nil, errors.New("clouddatastore: lookup: deferred by the service")
+	return records[0], nil
+}
+
+var strong = &pb.ReadOptions{
+	ConsistencyType: &pb.ReadOptions_ReadConsistency_{ReadConsistency: pb.ReadOptions_STRONG},
+}
+
+// lookup returns the records in the order of ids. It makes one call, and another
+// one for what the service has deferred, since an answer has a limit.
+func (b *Backup) lookup(ctx context.Context, ids []string, o *pb.ReadOptions) ([]*tier.Record, error) {
+	var (
+		records = make([]*tier.Record, len(ids))
+		place   = make(map[string]int, len(ids)) // by the key's name
+		keys    []*pb.Key
+	)
+	for i, id := range ids {
+		place[b.name(id)] = i
+		keys = append(keys, b.key(id))
+	}
+	for len(keys) > 0 {
+		res, err := call(ctx, b, "lookup", ids, b.client.Lookup, &pb.LookupRequest{
+			ProjectId: b.project, DatabaseId: b.options.Database, Keys: keys, ReadOptions: o,
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, found := range res.Found {
+			i, asked := place[nameOf(found.GetEntity().GetKey())]
+			if !asked {
+				return nil, errors.New("clouddatastore: lookup: the service answers with another entity")
+			}
+			if records[i], err = b.record(found); err != nil {
+				return nil, err
+			}
+		}
+		if len(res.Found)+len(res.Missing) == 0 || len(res.Found)+len(res.Missing)+len(res.Deferred) != len(keys) {
+			return nil, errors.New("clouddatastore: lookup: the service leaves out an entity")
+		}
+		keys = res.Deferred
+	}
+	return records, nil
 }
 
 // Put implements [tier.Backup] with one call.
@@ -159,18 +193,18 @@ func (b *Backup) Put(ctx context.Context, id string, r tier.Record) error {
 	if err := b.check(id, &r); err != nil {
 		return err
 	}
-	_, err := b.commit(ctx, "put", id, &pb.Mutation{Operation: &pb.Mutation_Upsert{Upsert: b.entity(id, &r)}}, nil)
+	_, err := b.commit(ctx, "put", []string{id}, nil, &pb.Mutation{Operation: &pb.Mutation_Upsert{Upsert: b.entity(id, &r)}})
 	return err
 }
 
-// Insert implements [tier.Backup]: with one call, or two where there is a record
-// already. When that one is equal it was an earlier attempt's, and is taken for
-// this one's.
+// Insert implements [tier.Backup] with one call, or two where there is a record
+// already. If that record is equal to r, Insert takes it for its own of an
+// earlier attempt and returns nil.
 func (b *Backup) Insert(ctx context.Context, id string, r tier.Record) error {
 	if err := b.check(id, &r); err != nil {
 		return err
 	}
-	_, err := b.commit(ctx, "insert", id, &pb.Mutation{Operation: &pb.Mutation_Insert{Insert: b.entity(id, &r)}}, nil)
+	_, err := b.commit(ctx, "insert", []string{id}, nil, inserting(b.entity(id, &r)))
 	if status.Code(err) != codes.AlreadyExists {
 		return err
 	}
@@ -189,42 +223,75 @@ func (b *Backup) check(id string, r *tier.Record) error {
 	if !b.ValidID(id) {
 		return errInvalidID
 	}
-	if !b.Fits(id, len(r.Value)) {
+	if len(r.Value) > b.MaxValue(id) {
 		return fmt.Errorf("clouddatastore: %d bytes: %w", len(r.Value), tier.ErrTooLarge)
 	}
 	return nil
 }
 
-// commit makes one mutation, in a transaction if there is one. Where the
+// commit makes mutations with one call, and returns a result for each: all of
+// them or none. They are part of a transaction unless that is nil. Where the
 // database finds a conflict the error has the code FailedPrecondition.
-func (b *Backup) commit(ctx context.Context, what, id string, m *pb.Mutation, transaction []byte) (*pb.MutationResult, error) {
+func (b *Backup) commit(ctx context.Context, what string, ids []string, transaction []byte, mutations ...*pb.Mutation) ([]*pb.MutationResult, error) {
 	req := &pb.CommitRequest{
 		ProjectId: b.project, DatabaseId: b.options.Database,
-		Mode: pb.CommitRequest_NON_TRANSACTIONAL, Mutations: []*pb.Mutation{m},
+		Mode: pb.CommitRequest_NON_TRANSACTIONAL, Mutations: mutations,
 	}
-	if transaction != nil {
+	switch {
+	case transaction != nil:
 		req.Mode = pb.CommitRequest_TRANSACTIONAL
 		req.TransactionSelector = &pb.CommitRequest_Transaction{Transaction: transaction}
+	case len(mutations) > 1: // which are not atomic without a transaction
+		req.Mode = pb.CommitRequest_TRANSACTIONAL
+		req.TransactionSelector = &pb.CommitRequest_SingleUseTransaction{SingleUseTransaction: &pb.TransactionOptions{
+			Mode: &pb.TransactionOptions_ReadWrite_{ReadWrite: &pb.TransactionOptions_ReadWrite{}},
+		}}
 	}
-	res, err := call(ctx, b, what, id, b.client.Commit, req)
+	res, err := call(ctx, b, what, ids, b.client.Commit, req)
 	if err != nil {
 		return nil, err
 	}
-	if len(res.MutationResults) != 1 {
-		return nil, fmt.Errorf("clouddatastore: %s: %d results of one mutation", what, len(res.MutationResults))
+	if len(res.MutationResults) != len(mutations) {
+		return nil, fmt.Errorf("clouddatastore: %s: %d results of %d mutations", what, len(res.MutationResults), len(mutations))
 	}
-	if res.MutationResults[0].ConflictDetected {
-		return nil, describe(what, id, status.Error(codes.FailedPrecondition, "another version is there"))
+	if slices.ContainsFunc(res.MutationResults, (*pb.MutationResult).GetConflictDetected) {
+		return nil, describe(what, ids, true, status.Error(codes.FailedPrecondition, "another version is there"))
 	}
-	return res.MutationResults[0], nil
+	return res.MutationResults, nil
 }
 
-// call makes one call, once: the connection is made without a policy to try
-// again.
-func call[Request, Response any](ctx context.Context, b *Backup, what, id string,
+// call makes one call, once: the connection has no policy to try again.
+func call[Request, Response any](ctx context.Context, b *Backup, what string, ids []string,
 	method func(context.Context, Request, ...grpc.CallOption) (Response, error), req Request) (Response, error) {
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(ctx, "x-goog-request-params", b.routing), callTime)
+	var p progress
+	ctx = context.WithValue(metadata.AppendToOutgoingContext(ctx, "x-goog-request-params", b.routing), progressKey{}, &p)
+	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	res, err := method(ctx, req)
-	return res, describe(what, id, err)
+	return res, describe(what, ids, p.sent.Load() || !p.begun.Load(), err)
 }
+
+// progress is how far a call got.
+type progress struct{ begun, sent atomic.Bool }
+
+type progressKey struct{}
+
+// A watcher notes the progress of calls.
+type watcher struct{}
+
+func (watcher) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	p, ok := ctx.Value(progressKey{}).(*progress)
+	if !ok {
+		return
+	}
+	switch s.(type) {
+	case *stats.Begin:
+		p.begun.Store(true)
+	case *stats.OutHeader:
+		p.sent.Store(true)
+	}
+}
+
+func (watcher) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (watcher) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (watcher) HandleConn(context.Context, stats.ConnStats)                       {}

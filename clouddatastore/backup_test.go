@@ -1,6 +1,7 @@
 package clouddatastore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,31 +19,47 @@ import (
 	"github.com/gaesession/gaesession/clouddatastore"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
-	"github.com/gaesession/gaesession/tier/tiertest"
 )
 
 func TestMain(m *testing.M) { emulators.Main(m) }
 
 const project = "testapp"
 
-// A database is an emulator, and whether it compares versions.
+// A database is an emulator or a fake, and whether it compares versions.
 type database struct {
 	*emulators.Database
+	fake            *fake // where there is no emulator
 	ignoresVersions bool
 }
 
 func (d database) String() string {
-	if d.ignoresVersions {
-		return d.Name + ", versions ignored"
+	name := "fake"
+	if d.fake == nil {
+		name = d.Name
 	}
-	return d.Name
+	if d.ignoresVersions {
+		name += ", versions ignored"
+	}
+	return name
+}
+
+// start returns the address of the database.
+func (d database) start(t testing.TB) string {
+	t.Helper()
+	if d.fake != nil {
+		return d.fake.start(t)
+	}
+	return emulators.Start(t, d.Database)
 }
 
 // databases are those that a test of all behaviour runs on.
 func databases() []database {
-	ds := []database{{emulators.Datastore, true}, {emulators.Firestore, true}}
+	ds := []database{
+		{fake: newFake()}, {fake: newFake(), ignoresVersions: true},
+		{Database: emulators.Datastore, ignoresVersions: true}, {Database: emulators.Firestore, ignoresVersions: true},
+	}
 	for _, d := range emulators.All {
-		ds = append(ds, database{d, false})
+		ds = append(ds, database{Database: d})
 	}
 	return ds
 }
@@ -53,18 +70,29 @@ func onEach(t *testing.T, f func(t *testing.T, d database)) {
 	}
 }
 
+func onEachThatComparesVersions(t *testing.T, f func(t *testing.T, d database)) {
+	for _, d := range databases() {
+		if !d.ignoresVersions {
+			t.Run(d.String(), func(t *testing.T) { f(t, d) })
+		}
+	}
+}
+
 // open returns a Backup whose calls go through interceptors.
 func open(t *testing.T, d database, o clouddatastore.Options, interceptors ...grpc.UnaryClientInterceptor) *clouddatastore.Backup {
 	t.Helper()
-	t.Setenv("DATASTORE_EMULATOR_HOST", emulators.Start(t, d.Database))
 	if d.ignoresVersions {
 		interceptors = append(interceptors, ignoreVersions)
 	}
 	o.ClientOptions = append(slices.Clone(o.ClientOptions), option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(interceptors...)))
+	return openAt(t, d.start(t), o)
+}
+
+func openAt(t *testing.T, address string, o clouddatastore.Options) *clouddatastore.Backup {
+	t.Helper()
+	t.Setenv("DATASTORE_EMULATOR_HOST", address)
 	b, err := clouddatastore.New(context.Background(), project, &o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)
@@ -91,16 +119,18 @@ func ignoreVersions(ctx context.Context, method string, req, reply any, c *grpc.
 	return invoke(ctx, method, req, reply, c, o...)
 }
 
-// calls notes what is called.
+// calls notes what is called, but for a probe.
 type calls struct {
 	mu    sync.Mutex
 	names []string
 }
 
 func (c *calls) intercept(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
-	c.mu.Lock()
-	c.names = append(c.names, path.Base(method))
-	c.mu.Unlock()
+	if !probes(req) {
+		c.mu.Lock()
+		c.names = append(c.names, path.Base(method))
+		c.mu.Unlock()
+	}
 	return invoke(ctx, method, req, reply, conn, o...)
 }
 
@@ -113,10 +143,28 @@ func (c *calls) since() []string {
 	return names
 }
 
-func TestBackup(t *testing.T) {
-	onEach(t, func(t *testing.T, d database) {
-		b := open(t, d, inNewNamespace())
-		tiertest.TestBackup(t, func(*testing.T) tier.Backup { return b })
+func (c *calls) want(t *testing.T, what string, want ...string) {
+	t.Helper()
+	if got := c.since(); !slices.Equal(got, want) {
+		t.Errorf("%s: got the calls %v, want %v", what, got, want)
+	}
+}
+
+// before calls f before a call.
+func before(f func(ctx context.Context, method string, req any) error) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+		if err := f(ctx, method, req); err != nil {
+			return err
+		}
+		return invoke(ctx, method, req, reply, c, o...)
+	}
+}
+
+// probes are calls of the probe.
+func probes(req any) bool {
+	commit, ok := req.(*pb.CommitRequest)
+	return ok && slices.ContainsFunc(commit.Mutations, func(m *pb.Mutation) bool {
+		return keyOf(m).Path[0].Kind == "gaesession_probe"
 	})
 }
 
@@ -124,15 +172,83 @@ func record(value string) tier.Record {
 	return tier.Record{Value: []byte(value), Expires: time.Now().Add(time.Hour).Truncate(time.Microsecond)}
 }
 
-func must(t *testing.T, err error) {
+func newRecord(value string) *tier.Record {
+	r := record(value)
+	return &r
+}
+
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func to(r *tier.Record) func(*tier.Record) (*tier.Record, error) {
-	return func(*tier.Record) (*tier.Record, error) { return r, nil }
+// put writes a record and returns what is there then.
+func put(t *testing.T, b tier.Backup, id, value string) *tier.Record {
+	t.Helper()
+	must(t, b.Put(context.Background(), id, record(value)))
+	return get(t, b, id)
+}
+
+func get(t *testing.T, b tier.Backup, id string) *tier.Record {
+	t.Helper()
+	r, err := b.Get(context.Background(), id)
+	must(t, err)
+	return r
+}
+
+// wantsRecord returns what is there; its token may be what it wants to be.
+func wantsRecord(t *testing.T, b tier.Backup, id string, want tier.Record, when string) *tier.Record {
+	t.Helper()
+	got := get(t, b, id)
+	if got == nil || !bytes.Equal(got.Value, want.Value) || !got.Expires.Equal(want.Expires) {
+		t.Fatalf("%s: got %v, want %v", when, got, want)
+	}
+	return got
+}
+
+// wantsValues fails unless these are the records' values; "-": there is none.
+func wantsValues(t *testing.T, b tier.Backup, ids []string, want ...string) {
+	t.Helper()
+	for i, id := range ids {
+		got := "-"
+		if r := get(t, b, id); r != nil {
+			got = string(r.Value)
+		}
+		if got != want[i] {
+			t.Errorf("record %d is %q, want %q", i, got, want[i])
+		}
+	}
+}
+
+type updateFunc = func([]*tier.Record) ([]*tier.Record, error)
+
+// to replaces the records by these.
+func to(records ...*tier.Record) updateFunc {
+	return func([]*tier.Record) ([]*tier.Record, error) { return records, nil }
+}
+
+// one makes a function of one record one of several.
+func one(f func(*tier.Record) (*tier.Record, error)) updateFunc {
+	return func(current []*tier.Record) ([]*tier.Record, error) {
+		r, err := f(current[0])
+		return []*tier.Record{r}, err
+	}
+}
+
+// appending appends to each value.
+func appending(s string) updateFunc {
+	return func(current []*tier.Record) (next []*tier.Record, err error) {
+		for _, r := range current {
+			if r == nil {
+				next = append(next, newRecord(s))
+			} else {
+				next = append(next, newRecord(string(r.Value)+s))
+			}
+		}
+		return next, nil
+	}
 }
 
 func TestCallsOfEachOperation(t *testing.T) {
@@ -140,62 +256,52 @@ func TestCallsOfEachOperation(t *testing.T) {
 		var calls calls
 		b := open(t, d, inNewNamespace(), calls.intercept)
 		ctx := context.Background()
-		id := newID()
-		wants := func(what string, want ...string) {
-			t.Helper()
-			if got := calls.since(); !slices.Equal(got, want) {
-				t.Errorf("%s: got the calls %v, want %v", what, got, want)
-			}
-		}
+		id, other, none := newID(), newID(), newID()
 		change := func(conditional ...string) []string {
 			if d.ignoresVersions {
 				return []string{"BeginTransaction", "Lookup", "Commit"}
 			}
 			return conditional
 		}
+		nothing := []string{"Lookup"}
+		if d.ignoresVersions {
+			nothing = []string{"BeginTransaction", "Lookup", "Rollback"}
+		}
 
 		r := record("first")
 		must(t, b.Insert(ctx, id, r))
-		wants("insert", "Commit")
+		calls.want(t, "insert", "Commit")
 		must(t, b.Insert(ctx, id, r))
-		wants("the same insert again", "Commit", "Lookup")
+		calls.want(t, "the same insert again", "Commit", "Lookup")
 		if err := b.Insert(ctx, id, record("other")); !errors.Is(err, tier.ErrExists) {
 			t.Errorf("another insert: got %v, want ErrExists", err)
 		}
-		wants("another insert", "Commit", "Lookup")
+		calls.want(t, "another insert", "Commit", "Lookup")
 		must(t, b.Put(ctx, id, r))
-		wants("put", "Commit")
-		if _, err := b.Get(ctx, id); err != nil {
-			t.Fatal(err)
-		}
-		wants("get", "Lookup")
+		calls.want(t, "put", "Commit")
+		stale := get(t, b, id)
+		calls.want(t, "get", "Lookup")
 
-		r = record("second")
-		must(t, b.Update(ctx, id, nil, to(&r)))
-		if got := calls.since(); !slices.Equal(got[len(got)-len(change("Lookup", "Commit")):], change("Lookup", "Commit")) {
-			t.Errorf("the first update: got the calls %v", got)
-		}
-		stale := r
+		last := newRecord("second")
+		must(t, b.Update(ctx, []string{id}, nil, to(last)))
+		calls.want(t, "update without a guess", change("Lookup", "Commit")...)
 		for range 3 {
-			known := r
-			r = record("next")
-			must(t, b.Update(ctx, id, &known, to(&r)))
-			wants("update of what is known", change("Commit")...)
+			next := newRecord("next")
+			must(t, b.Update(ctx, []string{id}, &tier.Guess{Token: last.Token, Next: next}, to(nil)))
+			calls.want(t, "update with a guess that is right", change("Commit")...)
+			last = next
 		}
-		third := record("third")
-		must(t, b.Update(ctx, id, nil, to(&third)))
-		wants("update of what is not known", change("Lookup", "Commit")...)
-		fourth := record("fourth")
-		must(t, b.Update(ctx, id, &stale, to(&fourth)))
-		wants("update of what was known wrongly", change("Commit", "Lookup", "Commit")...)
-		fifth := record("fifth")
-		must(t, b.Update(ctx, newID(), nil, to(&fifth)))
-		wants("update of nothing", change("Lookup", "Commit")...)
-		must(t, b.Update(ctx, id, &fourth, to(nil)))
-		if d.ignoresVersions {
-			wants("update that writes nothing", "BeginTransaction", "Lookup", "Rollback")
-		} else {
-			wants("update that writes nothing", "Lookup")
-		}
+		must(t, b.Update(ctx, []string{id}, &tier.Guess{Token: stale.Token, Next: newRecord("wrong")}, to(newRecord("right"))))
+		calls.want(t, "update with a guess that is wrong", change("Commit", "Lookup", "Commit")...)
+		must(t, b.Update(ctx, []string{id}, &tier.Guess{Token: []byte("of another"), Next: newRecord("wrong")}, to(newRecord("right"))))
+		calls.want(t, "update with another service's token", change("Lookup", "Commit")...)
+		must(t, b.Update(ctx, []string{other}, &tier.Guess{Next: newRecord("new")}, to(nil)))
+		calls.want(t, "update with the right guess that there is nothing", change("Commit")...)
+		must(t, b.Update(ctx, []string{id, none, other}, nil, appending("+")))
+		calls.want(t, "update of three records", change("Lookup", "Commit")...)
+		must(t, b.Update(ctx, []string{id, other}, nil, to(nil, newRecord("one of two"))))
+		calls.want(t, "update of two records that leaves one", change("Lookup", "Commit")...)
+		must(t, b.Update(ctx, []string{id, other}, nil, to(nil, nil)))
+		calls.want(t, "update that writes nothing", nothing...)
 	})
 }

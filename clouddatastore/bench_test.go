@@ -2,14 +2,12 @@ package clouddatastore_test
 
 import (
 	"context"
-	"os"
 	"testing"
 
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 
 	"github.com/gaesession/gaesession/clouddatastore"
-	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -18,10 +16,7 @@ import (
 func BenchmarkUpdate(b *testing.B) {
 	for _, d := range databases() {
 		b.Run(d.String(), func(b *testing.B) {
-			host := emulators.Start(b, d.Database)
-			if err := os.Setenv("DATASTORE_EMULATOR_HOST", host); err != nil {
-				b.Fatal(err)
-			}
+			b.Setenv("DATASTORE_EMULATOR_HOST", d.start(b))
 			o := inNewNamespace()
 			if d.ignoresVersions {
 				o.ClientOptions = []option.ClientOption{option.WithGRPCDialOption(grpc.WithUnaryInterceptor(ignoreVersions))}
@@ -32,25 +27,19 @@ func BenchmarkUpdate(b *testing.B) {
 			}
 			defer backup.Close()
 			ctx, id := context.Background(), newID()
-			var last *tier.Record
-			change := func(*tier.Record) (*tier.Record, error) {
-				r := record(string(make([]byte, 4096)))
-				last = &r
-				return last, nil
-			}
-			for _, known := range []bool{true, false} {
-				if known && d.ignoresVersions {
-					continue // known is of no use there
-				}
-				b.Run(map[bool]string{true: "known", false: "not known"}[known], func(b *testing.B) {
+			last := &tier.Record{}
+			for _, guesses := range []bool{true, false} {
+				b.Run(map[bool]string{true: "right guess", false: "no guess"}[guesses], func(b *testing.B) {
 					for b.Loop() {
-						k := last
-						if !known {
-							k = nil
+						next := newRecord(string(make([]byte, 4096)))
+						var guess *tier.Guess
+						if guesses {
+							guess = &tier.Guess{Token: last.Token, Next: next}
 						}
-						if err := backup.Update(ctx, id, k, change); err != nil {
+						if err := backup.Update(ctx, []string{id}, guess, to(next)); err != nil {
 							b.Fatal(err)
 						}
+						last = next
 					}
 				})
 			}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,6 @@ import (
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/tier"
-	"github.com/gaesession/gaesession/tier/tiertest"
 )
 
 // Google's Datastore emulator answers App Engine's calls as well, by a gRPC
@@ -129,8 +129,8 @@ func (d inNamespace) Insert(ctx context.Context, id string, r tier.Record) error
 	return d.Datastore.Insert(d.in(ctx), id, r)
 }
 
-func (d inNamespace) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	return d.Datastore.Update(d.in(ctx), id, known, f)
+func (d inNamespace) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) error {
+	return d.Datastore.Update(d.in(ctx), ids, guess, f)
 }
 
 // onBoth runs f with both APIs on one database, for each kind of app and store.
@@ -156,16 +156,6 @@ func directions(t *testing.T, cloud, appEngine tier.Backup, f func(t *testing.T,
 	t.Run("app engine to cloud", func(t *testing.T) { f(t, appEngine, cloud) })
 }
 
-func wantsRecord(t *testing.T, b tier.Backup, id string, want tier.Record, when string) *tier.Record {
-	t.Helper()
-	got, err := b.Get(context.Background(), id)
-	must(t, err)
-	if got == nil || !bytes.Equal(got.Value, want.Value) || !got.Expires.Equal(want.Expires) {
-		t.Fatalf("%s: got %v, want %v", when, got, want)
-	}
-	return got
-}
-
 func TestRecordsOfEitherAPIAreReadChangedAndRemovedThroughTheOther(t *testing.T) {
 	onBoth(t, func(t *testing.T, n names, cloud, appEngine tier.Backup) {
 		directions(t, cloud, appEngine, func(t *testing.T, one, other tier.Backup) {
@@ -180,25 +170,22 @@ func TestRecordsOfEitherAPIAreReadChangedAndRemovedThroughTheOther(t *testing.T)
 				must(t, one.Insert(ctx, id, r))
 				read := wantsRecord(t, other, id, r, "read")
 
-				changed := record("changed")
-				must(t, other.Update(ctx, id, read, func(current *tier.Record) (*tier.Record, error) {
-					if !bytes.Equal(current.Value, value) {
-						t.Errorf("update got %v, want %v", current, r)
-					}
-					return &changed, nil
-				}))
-				wantsRecord(t, one, id, changed, "changed")
+				changed := newRecord("changed")
+				must(t, other.Update(ctx, []string{id}, &tier.Guess{Token: read.Token, Next: changed}, noCall(t)))
+				wantsRecord(t, one, id, *changed, "changed")
 
-				// What was known before the change is not what is there.
-				again := record("changed again")
-				must(t, one.Update(ctx, id, &r, func(current *tier.Record) (*tier.Record, error) {
-					again.Value = append([]byte("from "), current.Value...)
-					return &again, nil
-				}))
-				if string(again.Value) != "from changed" {
-					t.Errorf("got %q, want an update of what the other API wrote", again.Value)
+				// Another API's token is a guess that is wrong, and so is one of before.
+				for _, token := range [][]byte{changed.Token, read.Token} {
+					again := newRecord("")
+					must(t, one.Update(ctx, []string{id}, &tier.Guess{Token: token, Next: newRecord("guessed")}, func(current []*tier.Record) ([]*tier.Record, error) {
+						again = newRecord("from " + string(current[0].Value))
+						return []*tier.Record{again}, nil
+					}))
+					if !strings.HasPrefix(string(again.Value), "from ") || !strings.HasSuffix(string(again.Value), "changed") {
+						t.Errorf("got %q, want an update of what the other API wrote", again.Value)
+					}
+					wantsRecord(t, other, id, *again, "changed again")
 				}
-				wantsRecord(t, other, id, again, "changed again")
 
 				emptied := record("")
 				must(t, other.Put(ctx, id, emptied))
@@ -310,83 +297,62 @@ func TestUpdatesThroughBothAPIsThatOverlap(t *testing.T) {
 		directions(t, cloud, appEngine, func(t *testing.T, one, other tier.Backup) {
 			ctx := context.Background()
 			for what, write := range map[string]func(id string) error{
-				"update": func(id string) error { return other.Update(ctx, id, nil, appending("o")) },
+				"update": func(id string) error { return other.Update(ctx, []string{id}, nil, appending("o")) },
 				"put":    func(id string) error { return other.Put(ctx, id, record("o")) },
 				"remove": func(id string) error { return other.Put(ctx, id, record("")) },
 			} {
-				for _, withKnown := range []bool{false, true} {
-					id := newID()
-					must(t, one.Put(ctx, id, record("1")))
-					var known *tier.Record
-					if withKnown {
-						var err error
-						known, err = one.Get(ctx, id)
-						must(t, err)
-					}
-					held, rounds := false, 0
-					update := func() error {
-						return one.Update(ctx, id, known, func(current *tier.Record) (*tier.Record, error) {
-							rounds++
-							if !held {
-								held = true
-								if err := write(id); err != nil {
-									t.Errorf("%s meanwhile: %v", what, err)
-								}
+				ids := []string{newID(), newID()}
+				for _, id := range ids {
+					put(t, one, id, "1")
+				}
+				held, rounds := false, 0
+				update := func() error {
+					return one.Update(ctx, ids, nil, func(current []*tier.Record) ([]*tier.Record, error) {
+						rounds++
+						if !held {
+							held = true
+							if err := write(ids[1]); err != nil {
+								t.Errorf("%s meanwhile: %v", what, err)
 							}
-							return appending("+")(current)
-						})
-					}
-					err := update()
-					for errors.Is(err, tier.ErrContention) {
-						err = update()
-					}
-					must(t, err)
-					want := map[string]string{"update": "1o+", "put": "o+", "remove": "+"}[what]
-					got, err := other.Get(ctx, id)
-					must(t, err)
-					if string(got.Value) != want || rounds < 2 {
-						t.Errorf("%s meanwhile, known %t: got %q after %d rounds, want %q", what, withKnown, got.Value, rounds, want)
-					}
+						}
+						return appending("+")(current)
+					})
+				}
+				err := update()
+				for errors.Is(err, tier.ErrContention) {
+					err = update()
+				}
+				must(t, err)
+				wantsValues(t, other, ids, "1+", map[string]string{"update": "1o+", "put": "o+", "remove": "+"}[what])
+				if rounds < 2 {
+					t.Errorf("%s meanwhile: %d rounds, want another one", what, rounds)
 				}
 			}
 		})
 	})
 }
 
-func appending(s string) func(*tier.Record) (*tier.Record, error) {
-	return func(current *tier.Record) (*tier.Record, error) {
-		r := record(s)
-		if current != nil {
-			r = record(string(current.Value) + s)
-		}
-		return &r, nil
-	}
-}
-
+// Each update counts in two records, which never differ.
 func TestNoUpdateThroughEitherAPIIsLost(t *testing.T) {
 	appEngine(t, "s~"+project)
 	n := names{namespace: newNamespace(), kind: "sess_", value: "val", expires: "exp"}
 	const goroutines, each = 8, 6
-	id := newID()
+	ids := []string{newID(), newID()}
 	apis := []tier.Backup{n.cloud(t), n.appEngine()}
 	var all sync.WaitGroup
 	for g := range goroutines {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			var last *tier.Record
+		all.Go(func() {
 			for done, attempts := 0, 0; done < each; attempts++ {
-				err := apis[g%2].Update(context.Background(), id, last, func(current *tier.Record) (*tier.Record, error) {
+				err := apis[g%2].Update(context.Background(), ids, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 					count := 0
-					if current != nil {
+					if current[0] != nil {
 						var err error
-						if count, err = strconv.Atoi(string(current.Value)); err != nil {
+						if count, err = strconv.Atoi(string(current[0].Value)); err != nil {
 							return nil, err
 						}
 					}
-					r := record(strconv.Itoa(count + 1))
-					last = &r
-					return last, nil
+					next := strconv.Itoa(count + 1)
+					return []*tier.Record{newRecord(next), newRecord(next)}, nil
 				})
 				switch {
 				case err == nil:
@@ -396,16 +362,29 @@ func TestNoUpdateThroughEitherAPIIsLost(t *testing.T) {
 					return
 				}
 			}
-		}()
+		})
 	}
 	all.Wait()
-	for i, api := range apis {
-		r, err := api.Get(context.Background(), id)
-		must(t, err)
-		if string(r.Value) != strconv.Itoa(goroutines*each) {
-			t.Errorf("API %d: got %s, want %d", i, r.Value, goroutines*each)
-		}
+	want := strconv.Itoa(goroutines * each)
+	for _, api := range apis {
+		wantsValues(t, api, ids, want, want)
 	}
+}
+
+func TestBothAPIsNameTheKeyOfAnIDThatDatastoreReserves(t *testing.T) {
+	onBoth(t, func(t *testing.T, n names, cloud, appEngine tier.Backup) {
+		directions(t, cloud, appEngine, func(t *testing.T, one, other tier.Backup) {
+			reserved := "__" + newID() + "__"
+			for _, id := range []string{reserved, reserved + "."} {
+				if one.ValidID(id) != other.ValidID(id) || one.MaxValue(id) != other.MaxValue(id) {
+					t.Errorf("%s: the APIs differ", id)
+				}
+			}
+			r := record("x")
+			must(t, one.Put(context.Background(), reserved, r))
+			wantsRecord(t, other, reserved, r, "read")
+		})
+	})
 }
 
 func TestPurgesThroughBothAPIs(t *testing.T) {
@@ -442,10 +421,4 @@ func TestPurgesThroughBothAPIs(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestAppEnginesDatastoreKeepsTheContractHere(t *testing.T) {
-	appEngine(t, "s~"+project)
-	n := names{namespace: newNamespace(), kind: "sess_", value: "val", expires: "exp"}
-	tiertest.TestBackup(t, func(*testing.T) tier.Backup { return n.appEngine() })
 }

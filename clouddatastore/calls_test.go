@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,7 +11,6 @@ import (
 	"time"
 
 	pb "cloud.google.com/go/datastore/apiv1/datastorepb"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -28,17 +25,14 @@ import (
 type server struct {
 	pb.UnimplementedDatastoreServer
 	answer func(ctx context.Context, req any) (any, error)
+	probed *fake
 	calls  atomic.Int64 // without those of the probe
-	probes atomic.Int64
 	routed atomic.Value // the routing header of the last call
 }
 
 func (s *server) do(ctx context.Context, req any) (any, error) {
 	if probes(req) {
-		if s.probes.Add(1) == 3 { // the second on condition that the first is there
-			return nil, status.Error(codes.FailedPrecondition, "the stored version does not match")
-		}
-		return &pb.CommitResponse{MutationResults: []*pb.MutationResult{{Version: 1}}}, nil
+		return s.probed.Commit(ctx, req.(*pb.CommitRequest))
 	}
 	s.calls.Add(1)
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
@@ -80,20 +74,8 @@ func (s *server) RunQuery(ctx context.Context, req *pb.RunQueryRequest) (*pb.Run
 // serve returns a Backup on a service that answers so.
 func serve(t *testing.T, o clouddatastore.Options, answer func(ctx context.Context, req any) (any, error)) (*clouddatastore.Backup, *server) {
 	t.Helper()
-	s := &server{answer: answer}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	g := grpc.NewServer()
-	pb.RegisterDatastoreServer(g, s)
-	go func() { _ = g.Serve(listener) }()
-	t.Setenv("DATASTORE_EMULATOR_HOST", listener.Addr().String())
-	b, err := clouddatastore.New(context.Background(), project, &o)
-	must(t, err)
-	t.Cleanup(func() {
-		must(t, b.Close())
-		g.Stop()
-	})
-	return b, s
+	s := &server{answer: answer, probed: newFake()}
+	return openAt(t, listen(t, s), o), s
 }
 
 func fails(err error) func(context.Context, any) (any, error) {
@@ -103,15 +85,22 @@ func fails(err error) func(context.Context, any) (any, error) {
 // operations are all of them.
 func operations(b *clouddatastore.Backup, id string) map[string]func(context.Context) error {
 	r := record("new")
+	known := append([]byte("cloud:"), 0, 0, 0, 0, 0, 0, 0, 7)
 	return map[string]func(context.Context) error{
 		"get":    func(ctx context.Context) error { _, err := b.Get(ctx, id); return err },
 		"put":    func(ctx context.Context) error { return b.Put(ctx, id, r) },
 		"insert": func(ctx context.Context) error { return b.Insert(ctx, id, r) },
-		"update": func(ctx context.Context) error { return b.Update(ctx, id, nil, to(&r)) },
-		"update of what is known": func(ctx context.Context) error {
-			known := record("known")
-			known.Token = []byte("v\x00\x00\x00\x00\x00\x00\x00\x07")
-			return b.Update(ctx, id, &known, to(&r))
+		"update": func(ctx context.Context) error {
+			return b.Update(ctx, []string{id}, nil, to(newRecord("new")))
+		},
+		"update of two": func(ctx context.Context) error {
+			return b.Update(ctx, []string{newID(), id}, nil, to(newRecord("new"), newRecord("new")))
+		},
+		"update with a guess": func(ctx context.Context) error {
+			return b.Update(ctx, []string{id}, &tier.Guess{Token: known, Next: newRecord("new")}, to(newRecord("new")))
+		},
+		"update with the guess that there is nothing": func(ctx context.Context) error {
+			return b.Update(ctx, []string{id}, &tier.Guess{Next: newRecord("new")}, to(newRecord("new")))
 		},
 	}
 }
@@ -136,7 +125,7 @@ func TestErrorsCarryTheirSentinelAndTheirCode(t *testing.T) {
 			if status.Code(err) != code || !strings.Contains(err.Error(), "said the service") {
 				t.Errorf("%s, %v: got %v, want the code and the message", name, code, err)
 			}
-			for _, sentinel := range []error{tier.ErrContention, tier.ErrRejected, tier.ErrTooLarge, tier.ErrExists, context.Canceled, context.DeadlineExceeded} {
+			for _, sentinel := range []error{tier.ErrContention, tier.ErrRejected, tier.ErrTooLarge, tier.ErrExists, tier.ErrUnreachable, context.Canceled, context.DeadlineExceeded} {
 				if got := errors.Is(err, sentinel); got != (sentinel == want) {
 					t.Errorf("%s, %v: errors.Is %q is %t", name, code, sentinel, got)
 				}
@@ -200,10 +189,10 @@ func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
 		}))
 		ctx := context.Background()
 		id, r := newID(), record("x")
-		must(t, b.Update(ctx, id, nil, to(&r)))
+		must(t, b.Update(ctx, []string{id}, nil, to(&r)))
 		for call, want := range map[string]bool{"*datastorepb.LookupRequest": true, "*datastorepb.BeginTransactionRequest": true, "*datastorepb.CommitRequest": false} {
 			failing = call
-			err := b.Update(ctx, id, nil, to(&r))
+			err := b.Update(ctx, []string{id}, nil, to(&r))
 			if err == nil && call == "*datastorepb.BeginTransactionRequest" {
 				continue // no transaction is needed
 			}
@@ -249,8 +238,10 @@ func TestAnEntityOfAnotherFormIsRejected(t *testing.T) {
 		"a number":      {"val": {ValueType: &pb.Value_BlobValue{}}, "exp": {ValueType: &pb.Value_IntegerValue{}}},
 		"no properties": {},
 	} {
-		b, _ := serve(t, clouddatastore.Options{}, func(context.Context, any) (any, error) {
-			return &pb.LookupResponse{Found: []*pb.EntityResult{{Entity: &pb.Entity{Properties: properties}, Version: 1}}}, nil
+		b, _ := serve(t, clouddatastore.Options{}, func(_ context.Context, req any) (any, error) {
+			return &pb.LookupResponse{Found: []*pb.EntityResult{{
+				Entity: &pb.Entity{Key: req.(*pb.LookupRequest).Keys[0], Properties: properties}, Version: 1,
+			}}}, nil
 		})
 		if r, err := b.Get(context.Background(), newID()); !errors.Is(err, tier.ErrRejected) {
 			t.Errorf("%s: got %v, %v, want ErrRejected", name, r, err)
@@ -270,19 +261,16 @@ func TestCallsNameTheDatabase(t *testing.T) {
 			}
 			switch req := req.(type) {
 			case *pb.CommitRequest:
-				m := req.Mutations[0]
-				key := m.GetDelete()
-				for _, e := range []*pb.Entity{m.GetInsert(), m.GetUpdate(), m.GetUpsert()} {
-					if e != nil {
-						key = e.Key
+				res := &pb.CommitResponse{}
+				for _, m := range req.Mutations {
+					if p := keyOf(m).PartitionId; p.ProjectId != project || p.DatabaseId != database || p.NamespaceId != "ns" {
+						t.Errorf("a key in %v", p)
 					}
+					res.MutationResults = append(res.MutationResults, &pb.MutationResult{Version: 1})
 				}
-				if p := key.PartitionId; p.ProjectId != project || p.DatabaseId != database || p.NamespaceId != "ns" {
-					t.Errorf("a key in %v", p)
-				}
-				return &pb.CommitResponse{MutationResults: []*pb.MutationResult{{Version: 1}}}, nil
+				return res, nil
 			case *pb.LookupRequest:
-				return &pb.LookupResponse{Missing: []*pb.EntityResult{{}}}, nil
+				return &pb.LookupResponse{Missing: make([]*pb.EntityResult, len(req.Keys))}, nil
 			case *pb.BeginTransactionRequest:
 				return &pb.BeginTransactionResponse{Transaction: []byte("tx")}, nil
 			case *pb.RunQueryRequest:
@@ -295,7 +283,7 @@ func TestCallsNameTheDatabase(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		must(t, b.Update(context.Background(), newID(), nil, to(nil)))
+		must(t, b.Update(context.Background(), []string{newID()}, nil, to(nil)))
 		_, err := b.Purge(context.Background())
 		must(t, err)
 		if routed := s.routed.Load(); routed != want {
@@ -322,9 +310,11 @@ func TestWhichIDsAreTaken(t *testing.T) {
 		}{
 			"as usual":       {newID(), true, true},
 			"empty":          {"", false, false},
-			"reserved":       {"__x__", false, true},
-			"four _":         {"____", false, true},
+			"reserved":       {"__x__", true, true},
+			"four _":         {"____", true, true},
 			"three _":        {"___", true, true},
+			"escaped":        {"__x__.", false, true},
+			"almost escaped": {"_x__.", true, true},
 			"longest":        {strings.Repeat("x", 1500), true, false},
 			"with prefix":    {strings.Repeat("x", 1492), true, true},
 			"too long":       {strings.Repeat("x", 1501), false, false},
@@ -379,108 +369,6 @@ func TestABackupOutlivesTheContextItWasMadeWith(t *testing.T) {
 	}
 }
 
-// probes are calls of the probe.
-func probes(req any) bool {
-	commit, ok := req.(*pb.CommitRequest)
-	return ok && slices.ContainsFunc(commit.Mutations, func(m *pb.Mutation) bool {
-		for _, key := range []*pb.Key{m.GetUpsert().GetKey(), m.GetUpdate().GetKey(), m.GetDelete()} {
-			if key != nil && key.Path[0].Kind == "gaesession_probe" {
-				return true
-			}
-		}
-		return false
-	})
-}
-
-func TestTheDatabaseIsProbedOnce(t *testing.T) {
-	onEach(t, func(t *testing.T, d database) {
-		var count atomic.Int64
-		o := inNewNamespace()
-		b := open(t, d, o, before(func(_ context.Context, _ string, req any) error {
-			if probes(req) {
-				count.Add(1)
-			}
-			return nil
-		}))
-		ctx := context.Background()
-		must(t, b.Put(ctx, newID(), record("x")))
-		_, err := b.Get(ctx, newID())
-		must(t, err)
-		if n := count.Load(); n != 0 {
-			t.Errorf("%d calls before the first update, want none", n)
-		}
-		var all sync.WaitGroup
-		for range 8 {
-			all.Add(1)
-			go func() {
-				defer all.Done()
-				r := record("x")
-				if err := b.Update(ctx, newID(), nil, to(&r)); err != nil {
-					t.Error(err)
-				}
-			}()
-		}
-		all.Wait()
-		if n := count.Load(); n != 4 {
-			t.Errorf("%d calls of probes, want the four of one", n)
-		}
-		if left := entities(t, d, o.Namespace, "gaesession_probe"); left != 0 {
-			t.Errorf("%d entities of the probe are left", left)
-		}
-	})
-}
-
-func TestAProbeThatFailsIsRepeatedByTheNextUpdate(t *testing.T) {
-	for fails := range 3 {
-		calls := 0
-		b := open(t, database{Database: emulators.Datastore}, inNewNamespace(), before(func(_ context.Context, _ string, req any) error {
-			if !deletes(req) && probes(req) {
-				if calls++; calls == fails+1 {
-					return status.Error(codes.Unavailable, "out of order")
-				}
-			}
-			return nil
-		}))
-		ctx := context.Background()
-		id, r := newID(), record("x")
-		if err := b.Update(ctx, id, nil, to(&r)); status.Code(err) != codes.Unavailable {
-			t.Errorf("got %v, want the error of call %d", err, fails+1)
-		}
-		if there, err := b.Get(ctx, id); err != nil || there != nil {
-			t.Errorf("got %v, %v, want nothing: the update has failed", there, err)
-		}
-		must(t, b.Update(ctx, id, nil, to(&r)))
-		if want := fails + 1 + 3; calls != want {
-			t.Errorf("%d calls, want %d", calls, want)
-		}
-	}
-}
-
-func TestWhoWaitsForTheProbeKeepsToItsContext(t *testing.T) {
-	arrived, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
-	b := open(t, database{Database: emulators.Datastore}, inNewNamespace(), before(func(_ context.Context, _ string, req any) error {
-		if probes(req) {
-			once.Do(func() {
-				close(arrived)
-				<-release
-			})
-		}
-		return nil
-	}))
-	first := make(chan error)
-	r := record("x")
-	go func() { first <- b.Update(context.Background(), newID(), nil, to(&r)) }()
-	<-arrived
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	if err := b.Update(ctx, newID(), nil, to(nil)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v, want the deadline", err)
-	}
-	close(release)
-	must(t, <-first)
-}
-
 // Two Backups are two instances: they know nothing of each other's updates.
 func TestTransactionsOfTwoInstances(t *testing.T) {
 	for _, d := range databases() {
@@ -498,7 +386,7 @@ func TestTransactionsOfTwoInstances(t *testing.T) {
 				go func() {
 					defer all.Done()
 					for n := 0; n < each; {
-						switch err := b.Update(context.Background(), id, nil, appending("x")); {
+						switch err := b.Update(context.Background(), []string{id}, nil, appending("x")); {
 						case err == nil:
 							n++
 						case !errors.Is(err, tier.ErrContention):
@@ -535,7 +423,7 @@ func TestATransactionThatTheServiceHasEndedIsMadeAgain(t *testing.T) {
 			}))
 			id := newID()
 			must(t, b.Put(context.Background(), id, record("x")))
-			must(t, b.Update(context.Background(), id, nil, appending("+")))
+			must(t, b.Update(context.Background(), []string{id}, nil, appending("+")))
 			r, err := b.Get(context.Background(), id)
 			must(t, err)
 			if string(r.Value) != "x+" || ends != 2 {

@@ -18,37 +18,65 @@ import (
 const (
 	// An entity may take 1 MiB less 4 bytes.
 	maxEntity = 1<<20 - 4
-	// Beside names and value an entity has a time, the application's id, a
-	// namespace of up to 100 bytes, and what holds them together. With what is
-	// left for the value it is below the limit of a property as well.
+	// What an entity has besides names and value: a time, the application's id, a
+	// namespace of up to 100 bytes, and what holds them together. What is left for
+	// the value is below the limit of a property as well.
 	entityOverhead = 220
 	// maxName is how long a key's name may be.
 	maxName = 1500
 )
 
-// Fits reports whether Datastore takes a value of that many bytes.
-func (b *Backup) Fits(id string, size int) bool {
+// MaxValue returns how many bytes a session of that id may have: 1 MiB less the
+// names and some 220 bytes.
+func (b *Backup) MaxValue(id string) int {
 	o := &b.options
-	names := len(o.Kind) + len(o.Prefix) + len(id) + len(o.Value) + len(o.Expires)
-	return size <= maxEntity-entityOverhead-names
+	return max(0, maxEntity-entityOverhead-len(o.Kind)-len(b.name(id))-len(o.Value)-len(o.Expires))
 }
 
-// ValidID reports whether Datastore takes that id as part of a key's name: at
-// most 1500 bytes of UTF-8 with the prefix, without NUL, and not of the form
-// __x__.
+// ValidID reports whether Datastore can keep a record under that id: the name of
+// its key is UTF-8 without NUL, has at most 1500 bytes, and is not the escaped
+// name of another one.
 func (b *Backup) ValidID(id string) bool {
-	name := b.options.Prefix + id
-	reserved := len(name) >= 4 && strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__")
-	return id != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.Contains(name, "\x00") && !reserved
+	name := b.name(id)
+	unescaped, ends := strings.CutSuffix(b.options.Prefix+id, escape)
+	return id != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.Contains(name, "\x00") &&
+		!(ends && reserved(unescaped))
 }
 
-func (b *Backup) key(id string) *pb.Key { return b.keyOfKind(b.options.Kind, b.options.Prefix+id) }
+// name returns the name of the key for an id: the same as with App Engine's API,
+// which escapes the names that Datastore reserves.
+func (b *Backup) name(id string) string {
+	name := b.options.Prefix + id
+	if reserved(name) {
+		name += escape
+	}
+	return name
+}
+
+// escape is no letter of base64 or base32, so no id that is drawn ends with it.
+const escape = "."
+
+// reserved reports whether a name has the form __x__.
+func reserved(name string) bool {
+	return len(name) >= 4 && strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__")
+}
+
+func (b *Backup) key(id string) *pb.Key { return b.keyOfKind(b.options.Kind, b.name(id)) }
 
 func (b *Backup) keyOfKind(kind, name string) *pb.Key {
 	return &pb.Key{
 		PartitionId: b.partition(),
 		Path:        []*pb.Key_PathElement{{Kind: kind, IdType: &pb.Key_PathElement_Name{Name: name}}},
 	}
+}
+
+// nameOf returns the name in a key, empty where it has none.
+func nameOf(key *pb.Key) string {
+	path := key.GetPath()
+	if len(path) == 0 {
+		return ""
+	}
+	return path[len(path)-1].GetName()
 }
 
 func (b *Backup) partition() *pb.PartitionId {
@@ -93,21 +121,30 @@ func same(a, b *tier.Record) bool {
 		a.Expires.Truncate(time.Microsecond).Equal(b.Expires.Truncate(time.Microsecond))
 }
 
-// tokenMark begins a token, so that another service's is not taken for one.
-const tokenMark = 'v'
+// A token is this mark and the entity's version in 8 bytes. No other Backup of
+// this repository has tokens that begin so, or that have this length.
+const tokenMark = "cloud:"
 
-// token returns the token of an entity's version, none where it has none.
 func token(version int64) []byte {
-	if version == 0 {
-		return nil
-	}
-	return binary.BigEndian.AppendUint64([]byte{tokenMark}, uint64(version))
+	return binary.BigEndian.AppendUint64([]byte(tokenMark), uint64(version))
 }
 
-// version returns what a token was made of; 0: nothing that is known here.
-func version(r *tier.Record) int64 {
-	if r == nil || len(r.Token) != 9 || r.Token[0] != tokenMark {
+// version returns the version that a token stands for; 0: it is none of ours, or
+// the service did not tell the version.
+func version(token []byte) int64 {
+	v, ours := bytes.CutPrefix(token, []byte(tokenMark))
+	if !ours || len(v) != 8 {
 		return 0
 	}
-	return int64(binary.BigEndian.Uint64(r.Token[1:]))
+	return int64(binary.BigEndian.Uint64(v))
+}
+
+// isVersion reports whether what is there, nil: nothing, is the version that a
+// token stands for.
+func isVersion(there *tier.Record, token []byte) bool {
+	if there == nil {
+		return len(token) == 0
+	}
+	v := version(token)
+	return v != 0 && v == version(there.Token)
 }

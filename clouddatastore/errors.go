@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -16,18 +17,19 @@ var errInvalidID = fmt.Errorf("clouddatastore: %w: session id that Datastore doe
 
 var tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|(maximum|allowed) (entity )?size`)
 
-// describe makes what a call answered an error of this package: with the
-// sentinel it stands for, and without the session's id. The code stays.
-func describe(what, id string, err error) error {
+// describe turns what a call answered into an error of this package, with the
+// sentinel that it stands for and without the sessions' ids. The code stays. sent
+// is false when gRPC has not sent the call.
+func describe(what string, ids []string, sent bool, err error) error {
 	if err == nil {
 		return nil
 	}
 	code, message := status.Code(err), status.Convert(err).Message()
-	if quotes(message, id) {
+	if slices.ContainsFunc(ids, func(id string) bool { return quotes(message, id) }) {
 		message = "message withheld, it may name the session"
 	}
 	err = fmt.Errorf("clouddatastore: %s: %w", what, status.Error(code, message))
-	if sentinel := sentinelOf(code, message); sentinel != nil {
+	if sentinel := sentinelOf(code, message, sent); sentinel != nil {
 		err = fmt.Errorf("%w: %w", sentinel, err)
 	}
 	return err
@@ -36,7 +38,13 @@ func describe(what, id string, err error) error {
 // notWritten marks the error of an update that has not tried to write.
 func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
 
-func sentinelOf(code codes.Code, message string) error {
+func sentinelOf(code codes.Code, message string, sent bool) error {
+	switch code {
+	case codes.Unavailable, codes.Unauthenticated:
+		if !sent { // no connection, or no access token for the call
+			return tier.ErrUnreachable
+		}
+	}
 	switch code {
 	case codes.Aborted:
 		return tier.ErrContention
@@ -56,8 +64,8 @@ func sentinelOf(code codes.Code, message string) error {
 }
 
 // quotes reports whether a message may have a part of the id in it that helps to
-// guess the rest: eight characters in a row. Of an id that is not plain a
-// message may quote something else than its bytes.
+// guess the rest: eight characters in a row. It assumes so if the id is not plain,
+// since a message may quote such an id in another form.
 func quotes(message, id string) bool {
 	const part = 8
 	if strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"'\<>&%`, r) }) {

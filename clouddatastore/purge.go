@@ -105,7 +105,7 @@ func (b *Backup) expired(then time.Time) *pb.Query {
 // and whether they were the last. The service may return fewer than a page.
 func (b *Backup) nextPage(ctx context.Context, query *pb.Query) (keys []*pb.Key, last bool, err error) {
 	res, err := retry.Do(ctx, purgeRetries, func() (*pb.RunQueryResponse, error) {
-		return call(ctx, b, "query expired sessions", "", b.client.RunQuery, &pb.RunQueryRequest{
+		return call(ctx, b, "query expired sessions", nil, b.client.RunQuery, &pb.RunQueryRequest{
 			ProjectId: b.project, DatabaseId: b.options.Database, PartitionId: b.partition(),
 			QueryType: &pb.RunQueryRequest_Query{Query: query},
 		})
@@ -131,7 +131,7 @@ func (b *Backup) deleteAll(ctx context.Context, keys []*pb.Key) error {
 	}
 	_, err := retry.Do(ctx, purgeRetries, func() (*pb.CommitResponse, error) {
 		// The service's message may name any of them.
-		return call(ctx, b, "delete expired sessions", "\x00", b.client.Commit, req)
+		return call(ctx, b, "delete expired sessions", []string{"\x00"}, b.client.Commit, req)
 	})
 	return err
 }

@@ -30,7 +30,7 @@ func onEachEmulator(t *testing.T, f func(t *testing.T, d database)) {
 // stub returns the API itself.
 func stub(t *testing.T, d database) pb.DatastoreClient {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+emulators.Start(t, d.Database), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+d.start(t), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(t, err)
 	t.Cleanup(func() { must(t, conn.Close()) })
 	return pb.NewDatastoreClient(conn)
@@ -110,16 +110,6 @@ func TestPurgeDeletesWhatExpiredBeforeTheGraceAndNothingElse(t *testing.T) {
 	})
 }
 
-// before calls f before a call.
-func before(f func(ctx context.Context, method string, req any) error) grpc.UnaryClientInterceptor {
-	return func(ctx context.Context, method string, req, reply any, c *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
-		if err := f(ctx, method, req); err != nil {
-			return err
-		}
-		return invoke(ctx, method, req, reply, c, o...)
-	}
-}
-
 func deletes(req any) bool {
 	commit, ok := req.(*pb.CommitRequest)
 	return ok && slices.ContainsFunc(commit.Mutations, func(m *pb.Mutation) bool { return m.GetDelete() != nil })
@@ -178,16 +168,14 @@ func TestAPurgeDuringAnUpdateIsAConflict(t *testing.T) {
 		b := open(t, d, inNewNamespace())
 		id := newID()
 		must(t, b.Put(ctx, id, tier.Record{Value: []byte("old"), Expires: time.Now().Add(-time.Hour)}))
-		known, err := b.Get(ctx, id)
-		must(t, err)
-		made := record("made")
+		made := newRecord("made")
 		var (
 			calls  int
 			saw    *tier.Record
 			waits  bool // the purge, for the end of the update
 			purged = make(chan error, 1)
 		)
-		err = b.Update(ctx, id, known, func(current *tier.Record) (*tier.Record, error) {
+		err := b.Update(ctx, []string{id}, nil, one(func(current *tier.Record) (*tier.Record, error) {
 			if calls++; calls == 1 {
 				go func() {
 					_, err := b.Purge(ctx)
@@ -201,8 +189,8 @@ func TestAPurgeDuringAnUpdateIsAConflict(t *testing.T) {
 				}
 			}
 			saw = current
-			return &made, nil
-		})
+			return made, nil
+		}))
 		must(t, <-purged)
 		switch {
 		case errors.Is(err, tier.ErrContention):
@@ -211,7 +199,7 @@ func TestAPurgeDuringAnUpdateIsAConflict(t *testing.T) {
 		case !waits && (saw != nil || calls < 2):
 			t.Errorf("after %d calls the update saw %v, want what the purge has left: nothing", calls, saw)
 		case !waits:
-			wantsRecord(t, b, id, made, "after an update that saw the purge")
+			wantsRecord(t, b, id, *made, "after an update that saw the purge")
 		}
 	})
 }

@@ -2,8 +2,11 @@ package clouddatastore
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"hash/maphash"
+	"hash/crc32"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,15 +14,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
 const (
 	// rounds is how often an update tries to be faster than the others.
 	rounds = 10
-	// Before each further round it waits for a time drawn from zero to
-	// firstWait, then twice that, and so on.
+	// Before each further round it waits for up to firstWait, then for up to twice
+	// that, and so on.
 	firstWait, longestWait = 20 * time.Millisecond, 2 * time.Second
 	// transactionTime is what a transaction may take, that others may wait for.
 	transactionTime = 30 * time.Second
@@ -27,14 +29,20 @@ const (
 	rollbackTime = 5 * time.Second
 )
 
-// Update implements [tier.Backup]. With a Token in known it makes one call, and
-// two more for each time that others were faster; without one it begins with a
-// lookup. Where f(known) wants nothing to be written, a lookup shows that known
-// is what is there. In a database that does not compare versions, and once in
-// all others, see the package's documentation.
-func (b *Backup) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	if !b.ValidID(id) {
-		return errInvalidID
+// updateFunc makes what is to replace the current records.
+type updateFunc = func(current []*tier.Record) ([]*tier.Record, error)
+
+// Update implements [tier.Backup]. A guess that is right takes one call.
+// Otherwise each attempt takes two: a lookup of all the records, and a commit. In
+// a database that does not compare versions an attempt is a transaction.
+func (b *Backup) Update(ctx context.Context, ids []string, guess *tier.Guess, f func(current []*tier.Record) ([]*tier.Record, error)) error {
+	for _, id := range ids {
+		if !b.ValidID(id) {
+			return errInvalidID
+		}
+	}
+	if guess != nil && (len(ids) != 1 || guess.Next == nil) {
+		guess = nil // not what the contract allows: it saves no call
 	}
 	ctx, cancel := context.WithTimeout(ctx, tier.UpdateTime)
 	defer cancel()
@@ -42,18 +50,21 @@ func (b *Backup) Update(ctx context.Context, id string, known *tier.Record, f fu
 	if err != nil {
 		return notWritten(err)
 	}
-	if conditional {
-		return b.updateConditionally(ctx, id, known, f)
-	}
-	queue := b.queues[maphash.String(b.seed, id)%uint64(len(b.queues))]
-	select {
-	case queue <- struct{}{}:
-		defer func() { <-queue }()
-	case <-ctx.Done():
-		return fmt.Errorf("clouddatastore: update: queuing for a transaction: %w", context.Cause(ctx))
+	next, attempt := b.next(ids, guess, f), b.updateConditionally
+	if !conditional {
+		leave, err := b.queue(ctx, ids)
+		if err != nil {
+			return notWritten(err)
+		}
+		defer leave()
+		attempt = b.updateInTransaction
+	} else if guess != nil {
+		if wrong, err := b.tryGuess(ctx, ids, guess); !wrong {
+			return err
+		}
 	}
 	for round := 0; ; round++ {
-		contended, err := b.updateInTransaction(ctx, id, f)
+		contended, err := attempt(ctx, ids, next)
 		if contended == nil {
 			return err
 		}
@@ -63,60 +74,112 @@ func (b *Backup) Update(ctx context.Context, id string, known *tier.Record, f fu
 	}
 }
 
-func (b *Backup) updateConditionally(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	current, err := known, error(nil)
-	believed := version(known) != 0 // not read
-	if !believed {
-		if current, err = b.Get(ctx, id); err != nil {
-			return notWritten(err)
-		}
-	}
-	for round := 0; ; round++ {
-		next, ferr := f(current)
-		if ferr == nil && next != nil {
-			contended, err := b.replace(ctx, id, current, next)
-			if contended == nil {
-				return err
+// next returns a function of what was read: guess.Next where that is what was
+// guessed, otherwise what f makes of it. What it returns without an error the
+// service takes.
+func (b *Backup) next(ids []string, guess *tier.Guess, f updateFunc) updateFunc {
+	return func(current []*tier.Record) (next []*tier.Record, err error) {
+		if guess != nil && isVersion(current[0], guess.Token) {
+			next = []*tier.Record{guess.Next}
+		} else {
+			guess = nil // it was wrong, and stays so
+			if next, err = f(current); err != nil {
+				return nil, err
 			}
-			if err := again(ctx, round, contended); err != nil {
-				return err
+		}
+		if len(next) != len(ids) {
+			return nil, fmt.Errorf("clouddatastore: update: %w: got %d records for %d ids", tier.ErrRejected, len(next), len(ids))
+		}
+		for i, r := range next {
+			if r == nil {
+				continue
 			}
-		} else if !believed {
-			return ferr
-		}
-		there, err := b.Get(ctx, id)
-		if err != nil {
-			if ferr != nil {
-				return ferr
+			if err := b.check(ids[i], r); err != nil {
+				return nil, err
 			}
-			return notWritten(err)
 		}
-		if believed && (ferr != nil || next == nil) && version(there) == version(known) {
-			return ferr
-		}
-		current, believed = there, false
+		return next, nil
 	}
 }
 
-// replace commits next in place of the version that current is. contended says
-// that another one is there, or something in the way.
-func (b *Backup) replace(ctx context.Context, id string, current, next *tier.Record) (contended, err error) {
-	if err := b.check(id, next); err != nil {
+// tryGuess commits a guess without a lookup. wrong says that nothing was written.
+func (b *Backup) tryGuess(ctx context.Context, ids []string, guess *tier.Guess) (wrong bool, err error) {
+	if b.check(ids[0], guess.Next) != nil || len(guess.Token) > 0 && version(guess.Token) == 0 {
+		return true, nil
+	}
+	var guessed *tier.Record
+	if len(guess.Token) > 0 {
+		guessed = &tier.Record{Token: guess.Token}
+	}
+	err = b.replace(ctx, ids, []*tier.Record{guessed}, []*tier.Record{guess.Next}, nil)
+	return conflicts(err), err
+}
+
+// updateConditionally commits on condition that each record which it replaces is
+// the version that was read. contended says that one is not, or that something
+// was in the way, and that nothing was written.
+func (b *Backup) updateConditionally(ctx context.Context, ids []string, next updateFunc) (contended, err error) {
+	current, err := b.lookup(ctx, ids, strong)
+	if err != nil {
+		return nil, notWritten(err)
+	}
+	records, err := next(current)
+	if err != nil {
 		return nil, err
 	}
-	mutation := &pb.Mutation{Operation: &pb.Mutation_Insert{Insert: b.entity(id, next)}}
-	if current != nil {
-		mutation = replacing(b.entity(id, next), version(current))
-	}
-	res, err := b.commit(ctx, "update", id, mutation, nil)
-	if err == nil {
-		next.Token = token(res.Version)
-		return nil, nil
-	}
-	if conflicts(err) {
+	if err = b.replace(ctx, ids, current, records, nil); conflicts(err) {
 		return err, nil
 	}
 	return nil, err
+}
+
+// replace commits the records in next that are not nil, each in place of that in
+// current, and sets their tokens.
+func (b *Backup) replace(ctx context.Context, ids []string, current, next []*tier.Record, transaction []byte) error {
+	var (
+		mutations []*pb.Mutation
+		replaced  []*tier.Record
+	)
+	for i, r := range next {
+		if r == nil {
+			continue
+		}
+		entity := b.entity(ids[i], r)
+		mutation := inserting(entity)
+		switch {
+		case transaction != nil:
+			mutation = upserting(entity)
+		case current[i] != nil:
+			mutation = replacing(entity, version(current[i].Token))
+		}
+		mutations, replaced = append(mutations, mutation), append(replaced, r)
+	}
+	if len(mutations) == 0 {
+		return nil
+	}
+	results, err := b.commit(ctx, "update", ids, transaction, mutations...)
+	if errors.Is(err, tier.ErrUnreachable) {
+		return notWritten(err)
+	}
+	if err != nil {
+		return err
+	}
+	for i, r := range replaced {
+		r.Token = token(results[i].Version)
+	}
+	return nil
+}
+
+func inserting(e *pb.Entity) *pb.Mutation {
+	return &pb.Mutation{Operation: &pb.Mutation_Insert{Insert: e}}
+}
+
+func upserting(e *pb.Entity) *pb.Mutation {
+	return &pb.Mutation{Operation: &pb.Mutation_Upsert{Upsert: e}}
+}
+
+func deleting(key *pb.Key) *pb.Mutation {
+	return &pb.Mutation{Operation: &pb.Mutation_Delete{Delete: key}}
 }
 
 // replacing returns a mutation that is made only if that version is there. The
@@ -131,7 +194,8 @@ func replacing(e *pb.Entity, version int64) *pb.Mutation {
 }
 
 // conflicts reports whether a conditional commit failed for its condition. Some
-// of these codes may have other reasons: then the lookup that follows fails, too.
+// of these codes may have other reasons: then the lookup that follows fails as
+// well, or the next commit does.
 func conflicts(err error) bool {
 	switch status.Code(err) {
 	case codes.FailedPrecondition, codes.AlreadyExists, codes.NotFound, codes.Aborted:
@@ -140,16 +204,42 @@ func conflicts(err error) bool {
 	return false
 }
 
+// queue waits until no other transaction of this Backup has one of the records.
+func (b *Backup) queue(ctx context.Context, ids []string) (leave func(), err error) {
+	places := make([]int, len(ids))
+	for i, id := range ids {
+		places[i] = int(crc32.ChecksumIEEE([]byte(id)) % uint32(len(b.queues)))
+	}
+	slices.Sort(places) // the same order for everybody, so that nobody waits in a circle
+	places = slices.Compact(places)
+	taken := 0
+	leave = func() {
+		for _, place := range places[:taken] {
+			<-b.queues[place]
+		}
+	}
+	for _, place := range places {
+		select {
+		case b.queues[place] <- struct{}{}:
+			taken++
+		case <-ctx.Done():
+			leave()
+			return nil, fmt.Errorf("clouddatastore: update: queuing for a transaction: %w", context.Cause(ctx))
+		}
+	}
+	return leave, nil
+}
+
 // updateInTransaction lets nothing wait inside the transaction: the database may
 // hold others up until it ends. contended says that it has ended for others'
 // sake, without an effect.
-func (b *Backup) updateInTransaction(ctx context.Context, id string, f func(*tier.Record) (*tier.Record, error)) (contended, err error) {
+func (b *Backup) updateInTransaction(ctx context.Context, ids []string, next updateFunc) (contended, err error) {
 	ctx, cancel := context.WithTimeout(ctx, transactionTime)
 	defer cancel()
 	// A lookup could begin the transaction, and save this call. But in Google's
 	// Firestore emulator such a one never ends:
 	// https://github.com/firebase/firebase-tools/issues/8105
-	begun, err := call(ctx, b, "begin", id, b.client.BeginTransaction, &pb.BeginTransactionRequest{
+	begun, err := call(ctx, b, "begin", ids, b.client.BeginTransaction, &pb.BeginTransactionRequest{
 		ProjectId: b.project, DatabaseId: b.options.Database,
 	})
 	if err != nil {
@@ -158,28 +248,23 @@ func (b *Backup) updateInTransaction(ctx context.Context, id string, f func(*tie
 	committed := false
 	defer func() {
 		if !committed {
-			b.rollback(ctx, id, begun.Transaction)
+			b.rollback(ctx, ids, begun.Transaction)
 		}
 	}()
-	current, err := b.lookup(ctx, id, &pb.ReadOptions{
+	current, err := b.lookup(ctx, ids, &pb.ReadOptions{
 		ConsistencyType: &pb.ReadOptions_Transaction{Transaction: begun.Transaction},
 	})
 	if err != nil {
 		return ended(notWritten(err))
 	}
-	next, err := f(current)
-	if err != nil || next == nil {
+	records, err := next(current)
+	if err != nil || !slices.ContainsFunc(records, func(r *tier.Record) bool { return r != nil }) {
 		return nil, err
 	}
-	if err := b.check(id, next); err != nil {
-		return nil, err
-	}
-	res, err := b.commit(ctx, "update", id, &pb.Mutation{Operation: &pb.Mutation_Upsert{Upsert: b.entity(id, next)}}, begun.Transaction)
-	if err != nil {
+	if err := b.replace(ctx, ids, current, records, begun.Transaction); err != nil {
 		return ended(err)
 	}
 	committed = true
-	next.Token = token(res.Version)
 	return nil, nil
 }
 
@@ -198,10 +283,10 @@ func ended(err error) (contended, other error) {
 
 // rollback ends a transaction also when the request has ended. When it fails the
 // database ends it after a minute.
-func (b *Backup) rollback(ctx context.Context, id string, transaction []byte) {
+func (b *Backup) rollback(ctx context.Context, ids []string, transaction []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 	defer cancel()
-	_, _ = call(ctx, b, "rollback", id, b.client.Rollback, &pb.RollbackRequest{
+	_, _ = call(ctx, b, "rollback", ids, b.client.Rollback, &pb.RollbackRequest{
 		ProjectId: b.project, DatabaseId: b.options.Database, Transaction: transaction,
 	})
 }
@@ -211,8 +296,18 @@ func again(ctx context.Context, round int, contended error) error {
 	if round == rounds-1 {
 		return fmt.Errorf("clouddatastore: update: %w: %d attempts, the last ended with %v", tier.ErrContention, rounds, status.Code(contended))
 	}
-	if err := retry.Wait(ctx, retry.Jitter(ctx, min(firstWait<<round, longestWait))); err != nil {
-		return fmt.Errorf("clouddatastore: update: contention, then %w", err)
+	wait := time.NewTimer(jitter(min(firstWait<<round, longestWait)))
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		return nil
+	case <-ctx.Done():
+		return notWritten(fmt.Errorf("clouddatastore: update: contention, then %w", context.Cause(ctx)))
 	}
-	return nil
+}
+
+// jitter draws a time from zero to limit. The clock is the seed: rivals read it in
+// different nanoseconds, and in a test whose clock is repeatable so is the wait.
+func jitter(limit time.Duration) time.Duration {
+	return time.Duration(rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)).Int64N(int64(limit)))
 }

@@ -29,6 +29,10 @@ var (
 	// ErrUnreachable marks a failure to connect to the service: no call was
 	// made. A circuit breaker counts it.
 	ErrUnreachable = errors.New("the service cannot be reached")
+
+	// ErrBusy means that the call was not made, because too many calls of this
+	// process were under way until its context ended.
+	ErrBusy = errors.New("too many calls are under way")
 )
 
 // The errors that a session store reports, each perhaps wrapped and joined with

@@ -2,13 +2,18 @@ package gae
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession/internal/retry"
@@ -26,8 +31,7 @@ const (
 )
 
 // Datastore is App Engine's Datastore as a backup. The namespace is that of the
-// contexts. A transaction takes 270 s at most, [tier.UpdateTime].
-// https://cloud.google.com/datastore/docs/concepts/cloud-datastore-transactions
+// contexts.
 type Datastore struct {
 	Kind    string // of the entities
 	Prefix  string // of the key names, before the session's id
@@ -35,30 +39,70 @@ type Datastore struct {
 	Expires string // property: the end of the session, or of the removed one's record; indexed
 }
 
+// Get implements [tier.Backup].
 func (d Datastore) Get(ctx context.Context, id string) (r *tier.Record, err error) {
 	defer recoverNoAppID(&err)
-	return d.get(ctx, d.key(ctx, id))
-}
-
-func (d Datastore) get(ctx context.Context, key *datastore.Key) (*tier.Record, error) {
-	e := entity{Datastore: d}
-	err := datastore.Get(ctx, key, &e)
-	if errors.Is(err, datastore.ErrNoSuchEntity) {
-		return nil, nil
-	}
+	records, err := d.get(limited(ctx), []*datastore.Key{d.key(ctx, id)})
 	if err != nil {
 		return nil, classify(err)
 	}
-	return &e.Record, nil
+	return records[0], nil
 }
 
+// get reads the records under keys; nil where there is none.
+func (d Datastore) get(ctx context.Context, keys []*datastore.Key) ([]*tier.Record, error) {
+	entities := make([]entity, len(keys))
+	records := make([]*tier.Record, len(keys))
+	for i := range entities {
+		entities[i].Datastore = d
+		records[i] = &entities[i].Record
+	}
+	err := datastore.GetMulti(ctx, keys, entities)
+	if errs, ok := err.(appengine.MultiError); ok {
+		err = nil
+		for i, e := range errs {
+			if errors.Is(e, datastore.ErrNoSuchEntity) {
+				records[i] = nil
+			} else {
+				err = cmp.Or(err, e)
+			}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		if r != nil {
+			r.Token = token(r)
+		}
+	}
+	return records, nil
+}
+
+// put writes those records that are not nil.
+func (d Datastore) put(ctx context.Context, keys []*datastore.Key, records []*tier.Record) error {
+	var (
+		of       []*datastore.Key
+		entities []entity
+	)
+	for i, r := range records {
+		if r != nil {
+			of = append(of, keys[i])
+			entities = append(entities, entity{d, *r})
+		}
+	}
+	_, err := datastore.PutMulti(ctx, of, entities)
+	return err
+}
+
+// Put implements [tier.Backup].
 func (d Datastore) Put(ctx context.Context, id string, r tier.Record) (err error) {
 	defer recoverNoAppID(&err)
-	_, err = datastore.Put(ctx, d.key(ctx, id), &entity{d, r})
-	return classify(err)
+	return classify(d.put(limited(ctx), []*datastore.Key{d.key(ctx, id)}, []*tier.Record{&r}))
 }
 
-// Insert overwrites what is there: Datastore has no call of its own for it.
+// Insert implements [tier.Backup]. It overwrites what is there: Datastore has no
+// call of its own for it.
 func (d Datastore) Insert(ctx context.Context, id string, r tier.Record) error {
 	return d.Put(ctx, id, r)
 }
@@ -71,61 +115,62 @@ var (
 	errNoAnswer = errors.New("datastore: put without an answer")
 )
 
-// Update is one transaction, and one attempt at it. What f makes of known is
-// put while the record is read: a read does not see the writes of its own
-// transaction, and of several puts the last one counts.
-func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) (err error) {
+// Update implements [tier.Backup]. It is one attempt at one transaction: four
+// calls, or as long as three with a guess, which is put while the record is
+// read. That is no harm where the guess is wrong: a read does not see the writes
+// of its own transaction, and of several puts the last one counts.
+func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) (err error) {
 	defer recoverNoAppID(&err)
-	key := d.key(ctx, id)
-	var ferr error // of f
-	committing := false
-	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
-		put := func(r *tier.Record) (err error) {
-			defer recoverNoAppID(&err)
-			_, err = datastore.Put(ctx, key, &entity{d, *r})
-			return err
-		}
-		var early *tier.Record
-		if known != nil {
-			var err error
-			if early, err = f(known); err != nil {
-				early, known = nil, nil // what is there decides
-			}
-		}
-		done := make(chan error, 1)
-		if early != nil {
+	if guess != nil && (len(ids) != 1 || guess.Next == nil) {
+		return notWritten(errors.New("datastore: a guess is of one record and what replaces it"))
+	}
+	keys := make([]*datastore.Key, len(ids))
+	for i, id := range ids {
+		keys[i] = d.key(ctx, id)
+	}
+	var (
+		ferr       error // of f
+		next       []*tier.Record
+		committing bool
+	)
+	err = datastore.RunInTransaction(limited(ctx), func(ctx context.Context) error {
+		early := make(chan error, 1)
+		if guess != nil {
+			next = []*tier.Record{guess.Next}
 			go func() {
 				err := errNoAnswer
-				defer func() { done <- err }() // also when the goroutine is ended
+				defer func() { early <- err }() // also when the goroutine is ended
+				defer recoverNoAppID(&err)
 				growStack()
-				err = put(early)
+				err = d.put(ctx, keys, next)
 			}()
 		} else {
-			done <- nil
+			early <- nil
 		}
-		current, err := d.get(ctx, key)
-		if perr := <-done; err == nil {
+		current, err := d.get(ctx, keys)
+		if perr := <-early; err == nil {
 			err = perr
 		}
 		if err != nil {
 			return err
 		}
-		if known == nil || current == nil || !bytes.Equal(current.Value, known.Value) || !current.Expires.Equal(known.Expires) {
-			if early, ferr = f(current); ferr != nil {
+		if guess == nil || !guessed(guess, current[0]) {
+			if next, ferr = f(current); ferr != nil {
 				return ferr
 			}
-			if early != nil {
-				if err := put(early); err != nil {
-					return err
-				}
+			if len(next) != len(ids) {
+				return fmt.Errorf("datastore: update of %d records with %d", len(ids), len(next))
 			}
-		}
-		if early == nil {
-			return errUnchanged
+			if !slices.ContainsFunc(next, func(r *tier.Record) bool { return r != nil }) {
+				return errUnchanged
+			}
+			if err := d.put(ctx, keys, next); err != nil {
+				return err
+			}
 		}
 		committing = true
 		return nil
-	}, &datastore.TransactionOptions{Attempts: 1})
+	}, &datastore.TransactionOptions{Attempts: 1, XG: len(ids) > 1})
 	switch {
 	case errors.Is(err, errUnchanged):
 		return nil
@@ -133,10 +178,37 @@ func (d Datastore) Update(ctx context.Context, id string, known *tier.Record, f 
 		return ferr
 	case errors.Is(err, datastore.ErrConcurrentTransaction):
 		return tier.ErrContention
-	case err != nil && !committing:
-		return fmt.Errorf("%w: %w", tier.ErrNotWritten, classify(err))
+	case err != nil:
+		err = classify(err)
+		if !committing || errors.Is(err, ErrNoPlace) || errors.Is(err, tier.ErrUnreachable) {
+			err = notWritten(err)
+		}
+		return err
 	}
-	return classify(err)
+	for _, r := range next {
+		if r != nil {
+			r.Token = token(r)
+		}
+	}
+	return nil
+}
+
+func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
+
+// token stands for the content of a record, as Datastore keeps it.
+func token(r *tier.Record) []byte {
+	h := sha256.New()
+	h.Write(binary.BigEndian.AppendUint64(nil, uint64(r.Expires.UnixMicro())))
+	h.Write(r.Value)
+	return h.Sum(nil)
+}
+
+// guessed reports whether a guess is right.
+func guessed(g *tier.Guess, current *tier.Record) bool {
+	if current == nil {
+		return len(g.Token) == 0
+	}
+	return bytes.Equal(g.Token, current.Token)
 }
 
 // growStack makes the goroutine's stack large enough for a call of a service at
@@ -152,23 +224,43 @@ func growStack() byte {
 
 var callDepth byte = 1 // not a constant, so that the compiler keeps the array
 
-// Fits reports whether Datastore takes a value of that many bytes.
-func (d Datastore) Fits(id string, size int) bool {
-	names := len(d.Kind) + len(d.Prefix) + len(id) + len(d.Value) + len(d.Expires)
-	return size <= maxEntity-entityOverhead-names
+// MaxValue implements [tier.Backup].
+func (d Datastore) MaxValue(id string) int {
+	return maxEntity - entityOverhead - len(d.Kind) - len(d.name(id)) - len(d.Value) - len(d.Expires)
 }
 
-// ValidID reports whether an entity may have that name: UTF-8, at most 1500
-// bytes, and not of the form __x__.
-// https://cloud.google.com/datastore/docs/concepts/limits
+// ValidID reports whether Datastore can keep a record under that id: the name of
+// its key is UTF-8 without NUL, has at most 1500 bytes, and is not the escaped
+// name of another one.
 func (d Datastore) ValidID(id string) bool {
-	name := d.Prefix + id
+	name := d.name(id)
+	unescaped, ends := strings.CutSuffix(d.Prefix+id, escape)
 	return id != "" && len(name) <= maxKeyName && utf8.ValidString(name) && !strings.Contains(name, "\x00") &&
-		!(strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__"))
+		!(ends && reserved(unescaped))
+}
+
+// name returns the name of the key for an id. Names that Datastore reserves are
+// escaped: a new session's id may be one, once in 16 million. All others are
+// what they were in earlier versions.
+func (d Datastore) name(id string) string {
+	name := d.Prefix + id
+	if reserved(name) {
+		name += escape
+	}
+	return name
+}
+
+// escape is no letter of base64 or base32, so no id that is drawn ends with it.
+const escape = "."
+
+// reserved reports whether a name has the form __x__.
+// https://cloud.google.com/datastore/docs/concepts/limits
+func reserved(name string) bool {
+	return len(name) >= 4 && strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__")
 }
 
 func (d Datastore) key(ctx context.Context, id string) *datastore.Key {
-	return datastore.NewKey(ctx, d.Kind, d.Prefix+id, 0, nil)
+	return datastore.NewKey(ctx, d.Kind, d.name(id), 0, nil)
 }
 
 // recoverNoAppID makes a panic of the appengine package an error: where the
@@ -202,7 +294,7 @@ func (e *entity) Load(ps []datastore.Property) error {
 		}
 	}
 	if !ok1 || !ok2 {
-		return retry.Permanent(fmt.Errorf("datastore: entity of kind %s lacks property %s or %s, or has it with another type", e.Kind, e.Datastore.Value, e.Datastore.Expires))
+		return retry.Permanent(fmt.Errorf("%w: datastore: an entity of kind %s lacks property %s or %s, or has it with another type", tier.ErrRejected, e.Kind, e.Datastore.Value, e.Datastore.Expires))
 	}
 	return nil
 }

@@ -1,6 +1,3 @@
-// Package gae is App Engine as the stores use it: Memcache as a cache,
-// Datastore as a backup, the purge of what expired, and contexts that outlive
-// their request.
 package gae
 
 import (
@@ -20,10 +17,15 @@ const (
 	invalidValue = "API error 6 (memcache: INVALID_VALUE)"
 )
 
-var tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|maximum (allowed )?size`)
+var (
+	tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|maximum (allowed )?size`)
 
-// classify marks errors that come again at every attempt, those for a value
-// that is too large among them, and contention.
+	// unreachable is what its HTTP client says when it got no connection.
+	unreachable = regexp.MustCompile(`service bridge HTTP failed: Post "[^"]*": dial `)
+)
+
+// classify wraps an error of the appengine package in the sentinel of package
+// tier that it is, if any.
 func classify(err error) error {
 	if err == nil {
 		return nil
@@ -36,6 +38,8 @@ func classify(err error) error {
 		return retry.Permanent(fmt.Errorf("%w: %w", tier.ErrTooLarge, err))
 	case strings.Contains(text, badRequest):
 		return retry.Permanent(fmt.Errorf("%w: %w", tier.ErrRejected, err))
+	case unreachable.MatchString(text):
+		return fmt.Errorf("%w: %w", tier.ErrUnreachable, err)
 	}
 	return err
 }

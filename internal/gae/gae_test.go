@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func TestDatastoreTakesWhatFitsAndHardlyMore(t *testing.T) {
 		put := func(size int) error {
 			return backup.Put(ctx, id, tier.Record{Value: bytes.Repeat([]byte{0xff}, size), Expires: time.Now()})
 		}
-		size := largest(backup.Fits, id)
+		size := backup.MaxValue(id)
 		if err := put(size); err != nil {
 			t.Errorf("%d bytes: %v", size, err)
 		}
@@ -194,32 +195,46 @@ func TestCompareAndSwapTellsWhatIsThere(t *testing.T) {
 	})
 }
 
+// replacing replaces each record by r.
+func replacing(r *tier.Record) func([]*tier.Record) ([]*tier.Record, error) {
+	return func(current []*tier.Record) ([]*tier.Record, error) {
+		return slices.Repeat([]*tier.Record{r}, len(current)), nil
+	}
+}
+
 func TestAFailureBeforeTheCommitSaysThatNothingWasWritten(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-		r := tier.Record{Value: []byte("1"), Expires: time.Now().Add(time.Hour).Truncate(time.Microsecond)}
+		r := tier.Record{Value: []byte("1"), Expires: time.Now().Add(time.Hour)}
 		if err := backup.Put(s.Context(), "id", r); err != nil {
 			t.Fatal(err)
 		}
+		there, err := backup.Get(s.Context(), "id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := &tier.Record{Value: []byte("2"), Expires: r.Expires}
 		failed := errors.New("made to fail")
 		for method, want := range map[string]bool{"BeginTransaction": true, "Get": true, "Put": true, "Commit": false} {
-			for _, known := range []*tier.Record{nil, &r} {
+			for name, update := range map[string]struct {
+				ids   []string
+				guess *tier.Guess
+			}{
+				"without a guess":    {[]string{"id"}, nil},
+				"with a right guess": {[]string{"id"}, &tier.Guess{Token: there.Token, Next: next}},
+				"with a wrong guess": {[]string{"id"}, &tier.Guess{Next: next}},
+				"of two records":     {[]string{"id", "other"}, nil},
+			} {
 				ctx := appengine.WithAPICallFunc(s.Context(), func(ctx context.Context, service, m string, in, out protoadapt.MessageV1) error {
 					if m == method {
 						return failed
 					}
-					return appengine.APICall(s.Context(), service, m, in, out)
+					return appengine.APICall(ctx, service, m, in, out)
 				})
-				err := backup.Update(ctx, "id", known, func(*tier.Record) (*tier.Record, error) {
-					return &tier.Record{Value: []byte("2"), Expires: r.Expires}, nil
-				})
+				err := backup.Update(ctx, update.ids, update.guess, replacing(next))
 				if !errors.Is(err, failed) || errors.Is(err, tier.ErrNotWritten) != want {
-					t.Errorf("%s fails, the record known: %t: got %v, want the failure, and ErrNotWritten: %t", method, known != nil, err, want)
+					t.Errorf("%s fails in an update %s: got %v, want the failure, and ErrNotWritten: %t", method, name, err, want)
 				}
 			}
-		}
-		refused := errors.New("refused")
-		if err := backup.Update(s.Context(), "id", &r, func(*tier.Record) (*tier.Record, error) { return nil, refused }); err != refused {
-			t.Errorf("got %v, want the error of f as it is", err)
 		}
 	})
 }

@@ -34,7 +34,12 @@ type Memcache struct {
 	MaxValue int    // bytes of a value; 0: what Memcache takes
 }
 
+// Get implements [tier.Cache].
 func (m Memcache) Get(ctx context.Context, id string) (*tier.Item, error) {
+	if err := places.acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer places.release()
 	it, err := memcache.Get(ctx, m.Prefix+id)
 	if errors.Is(err, memcache.ErrCacheMiss) {
 		return nil, nil
@@ -45,11 +50,21 @@ func (m Memcache) Get(ctx context.Context, id string) (*tier.Item, error) {
 	return &tier.Item{Flags: it.Flags, Value: it.Value, Token: it}, nil
 }
 
+// Set implements [tier.Cache].
 func (m Memcache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
+	if err := places.acquire(ctx); err != nil {
+		return err
+	}
+	defer places.release()
 	return classify(memcache.Set(ctx, m.item(id, it, ttl)))
 }
 
+// Add implements [tier.Cache].
 func (m Memcache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
+	if err := places.acquire(ctx); err != nil {
+		return false, err
+	}
+	defer places.release()
 	err := memcache.Add(ctx, m.item(id, it, ttl))
 	if errors.Is(err, memcache.ErrNotStored) {
 		return false, nil
@@ -57,6 +72,7 @@ func (m Memcache) Add(ctx context.Context, id string, it tier.Item, ttl time.Dur
 	return err == nil, classify(err)
 }
 
+// CompareAndSwap implements [tier.Cache].
 func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, it tier.Item, ttl time.Duration) (tier.Outcome, error) {
 	token, ok := old.Token.(*memcache.Item)
 	if !ok {
@@ -66,6 +82,10 @@ func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tier.Item,
 	swap := *token
 	with := m.item(id, it, ttl)
 	swap.Key, swap.Value, swap.Flags, swap.Expiration = with.Key, with.Value, with.Flags, with.Expiration
+	if err := places.acquire(ctx); err != nil {
+		return tier.Conflict, err
+	}
+	defer places.release()
 	switch err := memcache.CompareAndSwap(ctx, &swap); {
 	case errors.Is(err, memcache.ErrCASConflict):
 		return tier.Conflict, nil

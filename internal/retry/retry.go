@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/gaesession/gaesession/internal/instance"
 )
 
 // Do calls op until it succeeds, its error is permanent, attempts are used up
@@ -22,7 +24,7 @@ func Do[T any](ctx context.Context, attempts int, op func() (T, error)) (T, erro
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval = 10 * time.Millisecond
 	b.MaxInterval = 2 * time.Second
-	if isSteady(ctx) {
+	if instance.Of(ctx).Steady {
 		b.RandomizationFactor = 0
 	}
 	for range attempts - 1 {
@@ -36,6 +38,12 @@ func Do[T any](ctx context.Context, attempts int, op func() (T, error)) (T, erro
 	return v, err
 }
 
+// Run is Do for an operation that returns nothing but an error.
+func Run(ctx context.Context, attempts int, op func() error) error {
+	_, err := Do(ctx, attempts, func() (struct{}, error) { return struct{}{}, op() })
+	return err
+}
+
 func isFinal(ctx context.Context, err error) bool {
 	var p *permanentError
 	return ctx.Err() != nil || errors.As(err, &p)
@@ -43,19 +51,11 @@ func isFinal(ctx context.Context, err error) bool {
 
 // Jitter returns a time drawn from zero to limit.
 func Jitter(ctx context.Context, limit time.Duration) time.Duration {
-	if isSteady(ctx) {
+	if instance.Of(ctx).Steady {
 		return limit / 2
 	}
 	return rand.N(limit)
 }
-
-type steadyKey struct{}
-
-// Steady returns a context in which no wait is drawn at random. Tests that
-// repeat a schedule need it.
-func Steady(ctx context.Context) context.Context { return context.WithValue(ctx, steadyKey{}, true) }
-
-func isSteady(ctx context.Context) bool { return ctx.Value(steadyKey{}) != nil }
 
 // Wait waits for d, or until ctx is done and then returns why.
 func Wait(ctx context.Context, d time.Duration) error {

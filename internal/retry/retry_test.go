@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
 )
 
@@ -86,7 +87,7 @@ func endAt(now bool, end func()) error {
 
 func TestSteadyWaitsAreNotDrawnAtRandom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx := retry.Steady(context.Background())
+		ctx := instance.With(context.Background(), instance.Instance{Steady: true})
 		var waits []time.Duration
 		last := time.Now()
 		_, _ = retry.Do(ctx, 4, func() (int, error) { // it fails each time

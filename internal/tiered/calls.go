@@ -1,115 +1,127 @@
 package tiered
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/tier"
 )
 
-// kind is what an item of the cache is; it is stored as the item's flags. Zero
-// keeps items readable that were written without this package.
-type kind uint32
-
-const (
-	value   kind = iota // a session
-	lease               // somebody is refilling; or nobody, and nobody may
-	removed             // there is no session any more
-	damaged             // read, never written: nobody can tell what it is
-)
-
-// A nonce says whose an item is. Nobody else ever draws it.
-type nonce [8]byte
-
-const (
-	leaseTTL = time.Minute // ends the lease of a request that has died
-
-	// sealTime is how long a session that moves is sealed. An update that
-	// takes longer is given up before.
-	sealTime = tier.UpdateTime + 30*time.Second
-)
-
-// An item is what the cache has.
-type item struct {
-	kind  kind
-	state *state // of a value
-	nonce nonce  // of a lease or a removal marker; zero: nobody's
-	own   bool   // a lease of the caller's own
-	raw   *tier.Item
-	err   error // of a damaged item: why
-}
-
-// is reports whether there is an item of that kind.
-func (it *item) is(k kind) bool { return it != nil && it.kind == k }
-
-func (s *Store) decodeItem(raw *tier.Item) *item {
-	it := &item{kind: kind(raw.Flags), raw: raw}
-	switch it.kind {
-	case lease, removed:
-		copy(it.nonce[:], raw.Value) // nobody's: zero
-	case value:
-		if it.state, it.err = s.open(raw.Value); it.err != nil {
-			it.kind = damaged
-		}
-	default:
-		it.kind, it.err = damaged, fmt.Errorf("%w: flags %d", errDamaged, raw.Flags)
-	}
-	return it
-}
-
-// newItem is a lease or a removal marker that its owner can tell from others.
-func newItem(k kind) tier.Item {
-	var n nonce
-	// crypto/rand.Read does not fail on any platform Go supports: it ends the
-	// program instead.
-	_, _ = rand.Read(n[:])
-	return tier.Item{Flags: uint32(k), Value: n[:]}
-}
+// The calls of the services. Here, and nowhere else, it is decided how long a
+// call may take, how often it is tried, and whether it is made at all.
 
 var (
-	// nobodysLease ends the refill whose lease it replaces, and keeps others
-	// away.
-	nobodysLease  = tier.Item{Flags: uint32(lease)}
-	removalMarker = tier.Item{Flags: uint32(removed)}
+	// errTimeout is why a call ended that took too long.
+	errTimeout = errors.New("no answer in time")
+
+	// errSkipped means that a call was not made: the cache did not answer
+	// before.
+	errSkipped = errors.New("not called, as it did not answer before")
 )
 
-// itemOf is a state as an item; ok is false if the cache does not take it.
-func (s *Store) itemOf(id string, st *state) (it tier.Item, ok bool) {
-	it = tier.Item{Flags: uint32(value), Value: st.encode(true)}
-	return it, s.Cache.Fits(id, len(it.Value))
+// isTimeout reports whether a service did not answer in time.
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.Is(err, errTimeout) || errors.As(err, &t) && t.Timeout()
 }
 
-// The calls of the services, tried as often as Retries says.
-
-func call[T any](ctx context.Context, s *Store, what string, op func() (T, error)) (T, error) {
-	v, err := retry.Do(ctx, s.Retries, func() (T, error) {
-		v, err := op()
-		if isFinal(err) {
-			err = retry.Permanent(err)
+// callCache makes an operation on the cache. It is skipped where the cache did
+// not answer this request before, or where the breaker is open.
+func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
+	b := s.breaker(ctx)
+	if s.cacheGone.Load() || b.isOpen(ctx, s) {
+		s.traceCall(ctx, "cache", op, id, time.Now(), v, errSkipped)
+		return v, fmt.Errorf("cache %s: %w", op, errSkipped)
+	}
+	// Half of the request's time belongs to the backup.
+	limit, full := cmp.Or(s.CacheTimeout, DefaultCacheTimeout), true
+	if deadline, ok := ctx.Deadline(); ok && s.Backup != nil {
+		if half := time.Until(deadline) / 2; half < limit {
+			limit, full = half, false
 		}
-		return v, err
-	})
+	}
+	began := time.Now()
+	within, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
+	defer cancel()
+	v, err = attempt(within, s, f)
+	s.traceCall(ctx, "cache", op, id, began, v, err)
+	switch {
+	case err == nil:
+		b.answered()
+	case ctx.Err() != nil || errors.Is(err, tier.ErrBusy):
+		// The request has ended, or its turn did not come: that says nothing of
+		// the cache.
+	case isTimeout(err) || errors.Is(err, tier.ErrUnreachable):
+		s.cacheGone.Store(true)
+		if full || errors.Is(err, tier.ErrUnreachable) {
+			s.cacheFailed(ctx)
+		}
+	default:
+		b.answered()
+	}
 	if err != nil {
-		return v, fmt.Errorf("%s: %w", what, err)
+		return v, fmt.Errorf("cache %s: %w", op, err)
 	}
 	return v, nil
 }
 
-func isFinal(err error) bool {
-	return errors.Is(err, tier.ErrRejected) || errors.Is(err, tier.ErrExists) || isRefusal(err)
+// callBackup makes an operation on the backup.
+func callBackup[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
+	began := time.Now()
+	v, err = attempt(ctx, s, func(ctx context.Context) (T, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout), errTimeout)
+		defer cancel()
+		v, err := f(ctx)
+		return v, caused(ctx, err)
+	})
+	s.traceCall(ctx, "backup", op, id, began, v, err)
+	if err != nil {
+		return v, fmt.Errorf("backup %s: %w", op, err)
+	}
+	return v, nil
 }
 
-// get returns nil when there is no item.
+// attempt makes a call until it succeeds, as often as Retries says. What took
+// too long is not tried again.
+func attempt[T any](ctx context.Context, s *Store, f func(ctx context.Context) (T, error)) (T, error) {
+	return retry.Do(ctx, s.Retries, func() (T, error) {
+		v, err := f(ctx)
+		if err = caused(ctx, err); isFinal(err) {
+			err = retry.Permanent(err)
+		}
+		return v, err
+	})
+}
+
+// caused adds to an error why the context of the call has ended.
+func caused(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || errors.Is(err, context.Cause(ctx)) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+}
+
+// isFinal reports whether an error would only come again.
+func isFinal(err error) bool {
+	return isTimeout(err) || errors.Is(err, tier.ErrRejected) || errors.Is(err, tier.ErrExists) ||
+		errors.Is(err, tier.ErrBusy) || isRefusal(err)
+}
+
+// get returns the item; its kind is absent when there is none.
 func (s *Store) get(ctx context.Context, id string) (*item, error) {
-	raw, err := call(ctx, s, "cache get", func() (*tier.Item, error) { return s.Cache.Get(ctx, id) })
-	if err != nil || raw == nil {
+	raw, err := callCache(ctx, s, "get", id, func(ctx context.Context) (*tier.Item, error) { return s.Cache.Get(ctx, id) })
+	if err != nil {
 		return nil, err
 	}
-	return s.decodeItem(raw), nil
+	if raw == nil {
+		return &item{kind: absent}, nil
+	}
+	return s.decodeItem(id, raw), nil
 }
 
 // mark sets the removal marker, which is all that is ever put into the cache
@@ -118,21 +130,21 @@ func (s *Store) mark(ctx context.Context, id string) error {
 	if s.Cache == nil {
 		return nil
 	}
-	_, err := call(ctx, s, "cache set", func() (struct{}, error) {
-		return struct{}{}, s.Cache.Set(ctx, id, removalMarker, removedTTL)
+	_, err := callCache(ctx, s, "set", id, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.Cache.Set(ctx, id, removalMarker.Item, removalMarker.ttl)
 	})
 	return err
 }
 
-func (s *Store) add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
-	return call(ctx, s, "cache add", func() (bool, error) { return s.Cache.Add(ctx, id, it, ttl) })
+func (s *Store) add(ctx context.Context, id string, e *entry) (bool, error) {
+	return callCache(ctx, s, "add", id, func(ctx context.Context) (bool, error) { return s.Cache.Add(ctx, id, e.Item, e.ttl) })
 }
 
 // swap reports with unsure that a first attempt failed, and may have had its
 // effect all the same.
-func (s *Store) swap(ctx context.Context, id string, old *item, it tier.Item, ttl time.Duration) (out tier.Outcome, unsure bool, err error) {
-	out, err = call(ctx, s, "cache compare-and-swap", func() (tier.Outcome, error) {
-		out, err := s.Cache.CompareAndSwap(ctx, id, old.raw, it, ttl)
+func (s *Store) swap(ctx context.Context, id string, old *item, e *entry) (out tier.Outcome, unsure bool, err error) {
+	out, err = callCache(ctx, s, "compare-and-swap", id, func(ctx context.Context) (tier.Outcome, error) {
+		out, err := s.Cache.CompareAndSwap(ctx, id, old.raw, e.Item, e.ttl)
 		unsure = unsure || err != nil
 		return out, err
 	})
@@ -140,95 +152,61 @@ func (s *Store) swap(ctx context.Context, id string, old *item, it tier.Item, tt
 }
 
 func (s *Store) read(ctx context.Context, id string) (*tier.Record, error) {
-	return call(ctx, s, "backup get", func() (*tier.Record, error) { return s.Backup.Get(ctx, id) })
+	return callBackup(ctx, s, "get", id, func(ctx context.Context) (*tier.Record, error) { return s.Backup.Get(ctx, id) })
 }
 
 func (s *Store) put(ctx context.Context, id string, r tier.Record) error {
-	_, err := call(ctx, s, "backup put", func() (struct{}, error) { return struct{}{}, s.Backup.Put(ctx, id, r) })
+	_, err := callBackup(ctx, s, "put", id, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.Backup.Put(ctx, id, r) })
 	return err
 }
 
 func (s *Store) insert(ctx context.Context, id string, r tier.Record) error {
-	_, err := call(ctx, s, "backup insert", func() (struct{}, error) { return struct{}{}, s.Backup.Insert(ctx, id, r) })
+	_, err := callBackup(ctx, s, "insert", id, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.Backup.Insert(ctx, id, r)
+	})
 	return err
 }
 
-// contentionAttempts is how often an update is tried that others get ahead of:
-// backed off, that takes some 20 seconds.
-const contentionAttempts = 24
+const (
+	// contentionAttempts is how often an update is tried while other changes get
+	// ahead of it: with its waits that takes some 20 seconds.
+	contentionAttempts = 24
+	// contentionTime is what an update may take with all attempts.
+	contentionTime = 30 * time.Second
+)
 
 // update tries the backup's update Retries times when the service fails, and
-// contentionAttempts times when other changes get ahead of it. tried is called
-// when an attempt has ended that may have written what f returned. (After
-// contention, too: App Engine may report it for a transaction that is applied.)
-func (s *Store) update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error), tried func()) error {
-	failures := 0
-	_, err := retry.Do(ctx, contentionAttempts+s.Retries, func() (struct{}, error) {
-		err := s.Backup.Update(ctx, id, known, f)
-		if !errors.Is(err, tier.ErrNotWritten) {
+// contentionAttempts times when other changes get ahead of it. Only the first
+// attempt goes by the guess. tried is called when an attempt has ended that may
+// have written something. (After contention, too: App Engine may report it for a
+// transaction that is applied.)
+func (s *Store) update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error), tried func()) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, contentionTime, errTimeout)
+	defer cancel()
+	failures, began := 0, time.Now()
+	err := retry.Run(ctx, contentionAttempts+s.Retries, func() error {
+		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout), errTimeout)
+		defer cancel()
+		err := caused(ctx, s.Backup.Update(ctx, ids, guess, f))
+		if !errors.Is(err, tier.ErrNotWritten) && !isRefusal(err) {
 			tried()
 		}
-		if err != nil && !errors.Is(err, tier.ErrContention) {
+		if err != nil && (!errors.Is(err, tier.ErrContention) || isFinal(err)) {
 			if failures++; failures >= s.Retries || isFinal(err) {
 				err = retry.Permanent(err)
 			}
 		}
-		known = nil
-		return struct{}{}, err
+		guess = nil
+		return err
 	})
+	s.traceCall(ctx, "backup", "update", ids[0], began, nil, err)
 	if err != nil {
 		return fmt.Errorf("backup update: %w", err)
 	}
 	return nil
 }
 
-// swapAttempts is how often an item is tried to be replaced that others keep
-// replacing.
-const swapAttempts = 100
-
-// replace puts what with returns in the place of the cache's item, and asks
-// with again when others were faster. seen is the item as it was loaded; nil:
-// the cache is asked for it. with gets nil where there is no item; unsure says
-// that an earlier attempt failed, and may have had its effect all the same.
-func (s *Store) replace(ctx context.Context, id string, seen *item, with func(seen *item, unsure bool) (it tier.Item, ttl time.Duration, done bool, err error)) error {
-	known, unsure := seen != nil, false
-	for attempt := range swapAttempts {
-		if attempt > 2 {
-			// Others are at it, too.
-			if err := retry.Wait(ctx, time.Duration(attempt)*time.Millisecond); err != nil {
-				return err
-			}
-		}
-		if !known {
-			var err error
-			if seen, err = s.get(ctx, id); err != nil {
-				return err
-			}
-		}
-		it, ttl, done, err := with(seen, unsure)
-		if err != nil || done {
-			return err
-		}
-		known = false
-		if seen == nil {
-			if added, err := s.add(ctx, id, it, ttl); err != nil || added {
-				return err
-			}
-			continue
-		}
-		out, failed, err := s.swap(ctx, id, seen, it, ttl)
-		if err != nil || out == tier.Stored {
-			return err
-		}
-		unsure = unsure || failed
-		if out == tier.Absent {
-			seen, known = nil, true
-		}
-	}
-	return fmt.Errorf("cache: %w", tier.ErrContention)
-}
-
-// both runs f and g side by side and returns when both have.
+// both runs f and g in parallel and returns when both have ended.
 func both(f, g func() error) (ferr, gerr error) {
 	done := make(chan struct{})
 	go func() {
@@ -238,4 +216,38 @@ func both(f, g func() error) (ferr, gerr error) {
 	gerr = g()
 	<-done
 	return ferr, gerr
+}
+
+// traceCall tells the trace of a call that has ended with what it answered.
+func (s *Store) traceCall(ctx context.Context, service, op, id string, began time.Time, answer any, err error) {
+	if s.Trace == nil || s.Trace.Call == nil {
+		return
+	}
+	c := tier.Call{Service: service, Operation: op, Session: sessionid.Hash(id), Duration: time.Since(began), Outcome: "stored"}
+	switch v := answer.(type) {
+	case *tier.Item:
+		c.Outcome = found(v != nil)
+	case *tier.Record:
+		c.Outcome = found(v != nil)
+	case bool:
+		if !v {
+			c.Outcome = "conflict"
+		}
+	case tier.Outcome:
+		c.Outcome = [...]string{tier.Stored: "stored", tier.Conflict: "conflict", tier.Absent: "absent"}[v]
+	}
+	switch {
+	case errors.Is(err, errSkipped):
+		c.Outcome = "skipped"
+	case err != nil:
+		c.Outcome, c.Err = "error", sessionid.Describe(service+" "+op, id, err)
+	}
+	s.Trace.Call(ctx, c)
+}
+
+func found(there bool) string {
+	if there {
+		return "found"
+	}
+	return "none"
 }

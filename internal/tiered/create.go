@@ -9,51 +9,59 @@ import (
 )
 
 // Create saves a session under an id that nobody else knows yet, and returns
-// what a further change starts from. ErrRemoved: the id was used before.
+// what a further change starts from, as Update does. tier.ErrRemoved: the id was
+// used before.
 func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error) {
-	p := &part{loaded: New(), change: &c, ahead: aheadOf(ctx)}
-	st := p.state(0)
-	p.fixed = true
-	ttl := time.Until(st.ends)
+	p := newPart(ctx, Unknown(), &c)
+	st, err := p.state(0)
+	if err != nil {
+		return nil, err
+	}
 	if s.Backup == nil {
-		it, ok := s.itemOf(id, st)
-		if !ok {
+		e := s.entryOf(id, st)
+		if e == nil {
 			return nil, tier.ErrTooLarge
 		}
-		if _, err := s.add(ctx, id, it, ttl); err != nil {
-			return nil, err
+		p.mayBeApplied = true
+		if _, err := s.add(ctx, id, e); err != nil {
+			err = with(tier.ErrNotSaved, err)
+			return s.outcome(p, err), err
 		}
 		return &Loaded{state: st}, nil
 	}
-	st = st.clone().saved()
-	rec := st.record()
-	if !s.Backup.Fits(id, len(rec.Value)) {
-		return nil, tier.ErrTooLarge
+	st = st.clone().markSaved()
+	if err := s.checkSize(id, nil, st, p); err != nil {
+		return nil, err
 	}
+	p.mayBeApplied = true
+	rec := st.record(id)
 	add := func() error { return nil }
 	if s.Cache != nil {
-		if it, ok := s.itemOf(id, st); ok {
-			add = func() error { _, err := s.add(ctx, id, it, ttl); return err }
+		if e := s.entryOf(id, st); e != nil {
+			add = func() error { _, err := s.add(ctx, id, e); return err }
 		}
 	}
 	cacheErr, err := both(add, func() error { return s.insert(ctx, id, *rec) })
-	switch {
-	case errors.Is(err, tier.ErrExists):
-		// Also the item that was added must go.
-		err = errors.Join(ErrRemoved, err)
-		cacheErr = s.mark(ctx, id)
-	case err != nil:
-		ctx, cancel := finishing(ctx)
-		defer cancel()
-		if _, kerr := s.keep(ctx, id, []*part{p}, false); !errors.Is(kerr, errNotCached) {
-			cacheErr = errors.Join(cacheErr, kerr)
+	if err == nil {
+		if cacheErr != nil && !errors.Is(cacheErr, errSkipped) {
+			s.Report(id, cacheErr)                   // the backup has it
+			s.owe(ctx, id, publication, time.Time{}) // the item may arrive later
 		}
+		return &Loaded{state: st}, nil
 	}
-	if err != nil {
-		return nil, errors.Join(err, cacheErr)
+	if errors.Is(err, tier.ErrExists) {
+		// Also the item that was added must go.
+		return nil, errors.Join(tier.ErrRemoved, err, s.markOrOwe(ctx, id))
 	}
-	if cacheErr != nil {
-		s.Report(id, cacheErr) // the backup has it
+	ctx, cancel := s.finishing(ctx)
+	defer cancel()
+	switch _, kerr := s.keep(ctx, id, []*part{p}, false); {
+	case kerr == nil:
+		err = with(tier.ErrNotBackedUp, err)
+	case errors.Is(kerr, errNotCached), errors.Is(kerr, errSkipped):
+		err = with(tier.ErrNotSaved, err)
+	default:
+		err = with(tier.ErrNotSaved, errors.Join(err, kerr))
 	}
-	return &Loaded{state: st, known: rec}, nil
+	return s.outcome(p, err), errors.Join(err, cacheErr)
 }

@@ -6,26 +6,34 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/tier"
 )
 
 // Requests of one process that change one session at the same time would get
-// in each other's way. So one is at work on a session at a time; those that
-// come meanwhile wait, and the first of them then does what all of them want,
-// in one update.
+// in each other's way. So one is at work on a session at a time; what those want
+// that come meanwhile is then done in one update.
 
 // A turn is one request's wait for its change to be made.
 type turn struct {
 	p    *part
-	lead chan []*turn // receives the turns, its own first, that it has to take
+	lead chan []*turn // receives the turns, its own first, that are to be taken
 	done chan error   // receives what came of it
 }
 
+// A queue is for one kind of work.
+type queue string
+
+const (
+	queueSave queue = "save" // in the backup
+	queueKeep queue = "keep" // in the cache
+)
+
 type queueKey struct {
 	shared, instance any
-	id, op           string
+	id               string
+	queue            queue
 }
 
 var queues = struct {
@@ -33,39 +41,15 @@ var queues = struct {
 	waiting map[queueKey][]*turn // a key is there while somebody is at work
 }{waiting: make(map[queueKey][]*turn)}
 
-type instanceKey struct{}
-
-// OnInstance returns a context for a request that shares nothing with those of
-// other instances, for tests that run several instances in one process.
-func OnInstance(ctx context.Context, instance any) context.Context {
-	return context.WithValue(ctx, instanceKey{}, instance)
-}
-
-type clockKey struct{}
-
-// WithClock returns a context for a request on an instance whose clock is ahead
-// by that much when it changes something, for tests.
-func WithClock(ctx context.Context, ahead time.Duration) context.Context {
-	return context.WithValue(ctx, clockKey{}, ahead)
-}
-
-func aheadOf(ctx context.Context) time.Duration {
-	ahead, _ := ctx.Value(clockKey{}).(time.Duration)
-	return ahead
-}
-
 // together has do called with p, alone or with what other requests want to
-// change in the same session, and returns what came of it. It is called in the
-// context of one of them.
-func (s *Store) together(ctx context.Context, id, op string, p *part, do func(ctx context.Context, parts []*part) error) error {
-	var shared any
-	if s.Shared != nil {
-		shared = s.Shared()
-	}
+// change in the same session, and returns what came of it. When ctx ends it waits
+// for a second at most: what was begun goes on then.
+func (s *Store) together(ctx context.Context, q queue, id string, p *part, do func(ctx context.Context, parts []*part) error) error {
+	shared := s.shared()
 	if shared == nil {
 		return do(ctx, []*part{p})
 	}
-	key := queueKey{shared, ctx.Value(instanceKey{}), id, op}
+	key := queueKey{shared, instance.Of(ctx).Name, id, q}
 	queues.Lock()
 	waiting, busy := queues.waiting[key]
 	if !busy {
@@ -81,17 +65,31 @@ func (s *Store) together(ctx context.Context, id, op string, p *part, do func(ct
 	for {
 		select {
 		case turns := <-me.lead:
-			return lead(ctx, key, turns, do)
+			if len(turns) == 1 {
+				defer next(key)
+				return do(ctx, []*part{p})
+			}
+			// The work of several requests does not end with one of them.
+			background.start(func() { lead(ctx, key, turns, do) })
 		case err := <-me.done:
 			return err
 		case <-ended:
 			if leave(key, me) {
-				return fmt.Errorf("wait for other changes of the session: %w", context.Cause(ctx))
+				return fmt.Errorf("%w: wait for other changes of the session: %w", tier.ErrNotSaved, context.Cause(ctx))
 			}
-			// Somebody is making the change, or relies on it being made here.
-			// Only the outcome says whether it may be tried again; it takes no
-			// longer than saveTimeout.
-			ended = nil
+			// Somebody is making the change.
+			within, cancel := s.finishing(ctx)
+			defer cancel()
+			ctx, ended = within, within.Done()
+			if within.Err() == nil {
+				continue
+			}
+			select {
+			case turns := <-me.lead: // the others rely on it
+				background.start(func() { lead(ctx, key, turns, do) })
+			default:
+			}
+			return fmt.Errorf("%w: the change is being made: %w", tier.ErrNotSaved, context.Cause(ctx))
 		}
 	}
 }
@@ -108,14 +106,10 @@ func leave(key queueKey, me *turn) bool {
 	return i >= 0
 }
 
-// lead does the work of turns, the first of which is the caller's.
-func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.Context, parts []*part) error) error {
+// lead does the work of turns.
+func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.Context, parts []*part) error) {
 	defer next(key)
-	if len(turns) == 1 {
-		return do(ctx, []*part{turns[0].p})
-	}
-	// The others' changes do not end with the caller's request.
-	shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), saveTimeout, errTimeout)
 	defer cancel()
 	parts := make([]*part, len(turns))
 	for i, t := range turns {
@@ -123,25 +117,24 @@ func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.
 	}
 	err := errPanic
 	defer func() {
-		for _, t := range turns[1:] {
+		for _, t := range turns {
 			select {
 			case t.done <- err:
 			default: // answered already
 			}
 		}
 	}()
-	if err = do(shared, parts); errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) {
+	if err = do(ctx, parts); errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) {
 		// One of them is to blame. Each on its own shows which.
 		for _, t := range turns {
-			t.done <- do(shared, []*part{t.p})
+			t.done <- do(ctx, []*part{t.p})
 		}
-		return <-turns[0].done
 	}
-	return err
 }
 
-// errPanic is what the others get when a service panics.
-var errPanic = errors.New("the request that was to make the change panicked")
+// errPanic is what requests get when a service has ended the goroutine that was
+// to make their change.
+var errPanic = fmt.Errorf("%w: the goroutine that was to make the change has ended", tier.ErrNotSaved)
 
 // next makes the first of those that wait take the turns of all of them.
 func next(key queueKey) {

@@ -3,40 +3,33 @@ package tiered
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/gaesession/gaesession/tier"
 )
 
-var (
-	// ErrRemoved means that the session was removed, here or by another
-	// request, or has expired, and that the change was therefore not saved.
-	ErrRemoved = errors.New("session was removed")
-
-	// ErrUnavailable means that services failed, so that it cannot be told
-	// whether there is a session.
-	ErrUnavailable = errors.New("session services are unavailable")
-
-	// errMerge marks the errors of Inspect and Merge.
-	errMerge = errors.New("merge")
+// The defaults of a Store's times.
+const (
+	DefaultCacheTimeout  = 500 * time.Millisecond
+	DefaultBackupTimeout = 5 * time.Second
 )
 
-// A Store keeps sessions in a cache and a backup. Either may be nil, not both.
-// Its methods may be called by several goroutines at once.
+// A Store is one request's way to the services that keep sessions: a cache and a
+// backup. Either may be nil, not both. Its methods may be called by several
+// goroutines at once. It must not be copied.
 type Store struct {
 	Cache  tier.Cache
 	Backup tier.Backup
-
-	// Inspect says what is in a session that was stored without a trailer.
-	Inspect func(value []byte) (Info, error)
-
-	// Merge returns into with the attributes that take names as from has them:
-	// set to the same, or deleted. The result has the later of both access
-	// times, if a session has one. No argument may be changed or kept.
-	Merge func(into, from []byte, take func(name string) bool) ([]byte, error)
+	Form   Form
 
 	// Retries is how often a call that fails is tried; less than one means one.
 	Retries int
+	// CacheTimeout is how long one operation on the cache may take, with all
+	// attempts; BackupTimeout is that of one attempt at an operation on the
+	// backup. Zero means the default.
+	CacheTimeout, BackupTimeout time.Duration
 
 	// Background returns the context in which background work is tried again
 	// when a service refused it in the request's own; nil, or a nil context: it
@@ -47,10 +40,30 @@ type Store struct {
 	// and of a service whose failure another one made up for.
 	Report func(id string, err error)
 
-	// Shared names the services and the namespace: changes of one session, by
-	// stores of this process with an equal name, are committed together. Nil,
-	// or a nil name: each on its own.
+	// Shared names the services and the namespace. Stores of this process with
+	// an equal name commit the changes of one session together, and share what
+	// is pending. Nil, or a nil name: each on its own.
 	Shared func() any
+
+	// Trace is told what the store does; nil: nobody is.
+	Trace *tier.Trace
+
+	cacheGone atomic.Bool // this request does not call the cache any more
+	graceUsed atomic.Bool // this request has had its second, see finishing
+}
+
+// A Form knows what the bytes of a session mean.
+type Form interface {
+	// Inspect says what is in a session that was stored without a trailer.
+	Inspect(value []byte) (Info, error)
+
+	// Merge returns into with the attributes that take names as from has them:
+	// set to the same, or deleted. The result has the later of both access
+	// times, if a session has one. It changes and keeps no argument.
+	Merge(into, from []byte, take func(attribute string) bool) ([]byte, error)
+
+	// Rename returns the session as it is stored under another id.
+	Rename(value []byte, id string) ([]byte, error)
 }
 
 // An Info is what the bytes of a session say of it.
@@ -67,61 +80,113 @@ type Change struct {
 	Deleted []string  // the attributes it has deleted
 	Used    time.Time // last access
 	Ends    time.Time // from then on there is no session
+	Born    time.Time // when the session began, if nothing stored says so
+	MaxAge  *int32    // the session's own MaxAge in seconds; nil: as it was
 }
 
 // Loaded is a session as a request has it: what its change starts from.
 type Loaded struct {
 	state *state
-	item  *item        // the cache's item that state is of; nil: none
-	known *tier.Record // what the backup holds; see record
+	item  *item // what the cache has: a value, something to be replaced by a refill, or nil: not known
 	// cached says that the cache had the session, though the request does not
 	// hold its item any more.
 	cached bool
 	at     time.Time // when it was loaded; zero: just now
-	fill   *item     // what a refill has to replace; a nil raw: nothing
+	err    error     // the stored bytes are not this session
 }
 
-// isOld reports whether deletions that were made since may be forgotten.
-func (l *Loaded) isOld() bool { return !l.at.IsZero() && time.Since(l.at) > tombstoneTTL }
-
-// Value is the session.
+// Value is the session's bytes.
 func (l *Loaded) Value() []byte { return l.state.value }
 
-// FromCache reports whether the cache had it.
-func (l *Loaded) FromCache() bool { return l.item != nil }
+// Err says why the stored bytes cannot be this session; nil: nothing speaks
+// against it. Such a session can be removed, and nothing else.
+func (l *Loaded) Err() error { return l.err }
 
-// Ends is when the session ends that is not used any more; zero: not known.
+// IsCached reports whether the bytes are the cache's.
+func (l *Loaded) IsCached() bool { return l.item.is(value) }
+
+// Used, Ends and Born are the times of the session; zero: not known.
+func (l *Loaded) Used() time.Time { return l.state.used }
 func (l *Loaded) Ends() time.Time { return l.state.ends }
+func (l *Loaded) Born() time.Time { return l.state.born }
 
-// New is a session that may have been saved before, by a call that reported an
-// error, or may not be known to any service.
-func New() *Loaded {
-	return &Loaded{state: &state{whole: true}}
+// MaxAge is the session's own MaxAge in seconds, if it has one.
+func (l *Loaded) MaxAge() (seconds int32, ok bool) {
+	_, ok = l.state.find(maxAgeName)
+	return l.state.maxAge, ok
 }
 
-// Saved is a session that is saved nowhere but in the request.
-func Saved(c Change) *Loaded {
-	return &Loaded{state: &state{value: c.Value, used: c.Used, ends: c.Ends}}
+// ClockWasAhead reports whether the stored times are those of a clock that was
+// far ahead, and have to be written again.
+func (l *Loaded) ClockWasAhead() bool { return l.state.clockWasAhead }
+
+// isOld reports whether deletions that were made since may be forgotten.
+func (l *Loaded) isOld() bool { return !l.at.IsZero() && time.Since(l.at) > sweepTime }
+
+// token is that of the record which the loaded state contains; empty: not known.
+func (l *Loaded) token() []byte { return l.state.token }
+
+// Unknown is a session that the services may have, or may have had.
+func Unknown() *Loaded { return &Loaded{state: &state{unsavedAll: true}} }
+
+// Private is a session that no service has, and none will have.
+func Private(c Change) *Loaded {
+	st := &state{value: c.Value, used: micros(c.Used), ends: micros(c.Ends), born: micros(c.Born)}
+	if c.MaxAge != nil {
+		st.maxAge = *c.MaxAge
+		st.set([]cell{{name: maxAgeName, at: firstStamp}})
+	}
+	return &Loaded{state: st}
 }
 
-// removedTTL keeps the removal marker and the emptied record for as long as the
-// longest request may run: 24 h, on App Engine with manual scaling.
-const removedTTL = 24 * time.Hour
+// Elsewhere is the session under another id, of which nothing is known but what
+// it was when it was loaded.
+func (l *Loaded) Elsewhere() *Loaded {
+	st := l.state.clone()
+	st.token = nil
+	return &Loaded{state: st, cached: l.cached || l.IsCached(), at: l.at}
+}
 
-// finishTime is what is left for the last calls of a change when the request's
-// context has ended meanwhile.
-const finishTime = 5 * time.Second
+// isRefusal reports whether an error says no to a change, while the services are
+// well.
+func isRefusal(err error) bool {
+	return errors.Is(err, tier.ErrRemoved) || errors.Is(err, tier.ErrTooLarge) ||
+		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime)
+}
 
-// finishing returns ctx, or what is granted to the last calls of a change when
-// ctx has ended.
-func finishing(ctx context.Context) (context.Context, context.CancelFunc) {
-	if ctx.Err() == nil {
+// finishTime is what a request is granted for its last calls when its context
+// has ended, once.
+const finishTime = time.Second
+
+// finishing returns ctx or, when ctx has ended, a context for the last calls of
+// a change.
+func (s *Store) finishing(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil || s.graceUsed.Swap(true) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(context.WithoutCancel(ctx), finishTime)
 }
 
-// isRefusal tells an error that says no to a change from a failing service.
-func isRefusal(err error) bool {
-	return errors.Is(err, ErrRemoved) || errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge)
+// background returns a Store for work that does not end with the request.
+func (s *Store) background() *Store {
+	return &Store{
+		Cache: s.Cache, Backup: s.Backup, Form: s.Form, Retries: s.Retries,
+		CacheTimeout: s.CacheTimeout, BackupTimeout: s.BackupTimeout,
+		Background: s.Background, Report: s.Report, Shared: s.Shared, Trace: s.Trace,
+	}
+}
+
+func (s *Store) shared() any {
+	if s.Shared == nil {
+		return nil
+	}
+	return s.Shared()
+}
+
+// with adds a sentinel to the error of a service.
+func with(sentinel, err error) error {
+	if err == nil || errors.Is(err, sentinel) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
 }

@@ -7,93 +7,44 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/tier"
 )
 
-var (
-	// errEmptied means that the record says that the session was removed; a
-	// record that is merely missing does not say so to the cache.
-	errEmptied = fmt.Errorf("%w", ErrRemoved)
-
-	// errNotCached means that the cache has no value that could take a change.
-	errNotCached = errors.New("no cached session to change")
-)
+// errEmptied means that the record says that the session was removed; a record
+// that is merely missing does not say so to the cache.
+var errEmptied = fmt.Errorf("%w", tier.ErrRemoved)
 
 // overdue is how long after its end a session may still be saved: an update
 // that begins then has ended before a purge may delete the record.
 const overdue = tier.PurgeGrace - tier.UpdateTime
 
-// publishAttempts is how often publishing is tried in the background: backed
-// off, that takes some three seconds.
-const publishAttempts = 12
-
-// A part is what one request brings into an update.
-type part struct {
-	loaded *Loaded
-	change *Change       // nil: nothing but what was unsaved when it loaded
-	stamp  stamp         // of the change, as it was tried last
-	made   *state        // the session with the change, as it was tried last
-	fixed  bool          // what was made may have been applied
-	ahead  time.Duration // the instance's clock; see WithClock
-}
-
-// state is the session as the request has it, with its change. The change is
-// later than what was seen, unless it may have been applied: however often it is
-// tried then, it applies once.
-func (p *part) state(seen stamp) *state {
-	if p.fixed {
-		return p.made
-	}
-	from, c := p.loaded.state, p.change
-	if p.loaded.isOld() {
-		from = from.clone().saved() // what was unsaved then may have been deleted since
-	}
-	if c == nil {
-		return from
-	}
-	p.stamp = draw(time.Now().Add(p.ahead), max(seen, from.latest()))
-	st := from.clone()
-	st.value = c.Value
-	for _, name := range c.Set {
-		st.set(cell{name: hashOf(name), at: p.stamp, unsaved: true})
-	}
-	for _, name := range c.Deleted {
-		st.set(cell{name: hashOf(name), at: p.stamp | deletedBit, unsaved: true})
-	}
-	if c.Used.After(st.used) {
-		st.used, st.unsavedUse = c.Used, true
-	}
-	if c.Ends.After(st.ends) {
-		st.ends, st.unsavedUse = c.Ends, true
-	}
-	p.made = st
-	return st
-}
-
-// after is what the request goes on from once its change was saved, or is in
-// the cache alone.
-func (p *part) after(saved bool) *Loaded {
-	st := p.made
-	if saved {
-		st = st.clone().saved()
-	}
-	l := p.loaded
-	return &Loaded{state: st, cached: l.cached || l.item != nil, at: l.at}
-}
-
-// Update saves a change of a session. Changes that others saved meanwhile are
-// joined with it. Without an error the change is in both services, or in the
-// one that takes it, and the result is what a further change starts from.
+// Update saves a change of a session, joined with what others saved meanwhile.
+//
+// It returns what a further change starts from, or nil where the change was
+// surely not saved. With tier.ErrNotBackedUp and tier.ErrNotPublished the change
+// is saved in one of the services; with tier.ErrNotSaved it is in none, or nobody
+// can tell.
 func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
 	if !s.fits(id, c) {
 		return nil, tier.ErrTooLarge
 	}
-	p := &part{loaded: l, change: &c, ahead: aheadOf(ctx)}
-	if err := s.run(ctx, id, p); err != nil {
-		return nil, err
+	p := newPart(ctx, l, &c)
+	err := s.run(ctx, id, p)
+	return s.outcome(p, err), err
+}
+
+// outcome is what a request starts from after an update that has ended so.
+func (s *Store) outcome(p *part, err error) *Loaded {
+	switch {
+	case err == nil, errors.Is(err, tier.ErrNotPublished):
+		return p.after(s.Backup != nil)
+	case isRefusal(err):
+		return nil
+	case errors.Is(err, tier.ErrNotBackedUp), p.mayBeApplied:
+		return p.after(false)
 	}
-	return p.after(s.Backup != nil), nil
+	return nil
 }
 
 // fits reports whether a change is not too large for the service that has to
@@ -102,15 +53,19 @@ func (s *Store) fits(id string, c Change) bool {
 	if s.Backup == nil {
 		return s.Cache.Fits(id, len(c.Value))
 	}
-	return s.Backup.Fits(id, len(c.Value))
+	return len(c.Value) <= s.Backup.MaxValue(id)
 }
 
+// run saves a part, together with those of other requests.
 func (s *Store) run(ctx context.Context, id string, p *part) error {
 	if s.Backup == nil {
 		_, err := s.keep(ctx, id, []*part{p}, false)
+		if err != nil && !isRefusal(err) {
+			err = with(tier.ErrNotSaved, err)
+		}
 		return err
 	}
-	return s.together(ctx, id, "save", p, func(ctx context.Context, parts []*part) error {
+	return s.together(ctx, queueSave, id, p, func(ctx context.Context, parts []*part) error {
 		return s.save(ctx, id, parts)
 	})
 }
@@ -118,269 +73,233 @@ func (s *Store) run(ctx context.Context, id string, p *part) error {
 // save commits parts to the backup and publishes what it has then.
 func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	loaded := parts[0].loaded
-	seen, fill := loaded.item, loaded.fill
+	seen := loaded.item
 	var leaseErr error
-	if s.Cache != nil && fill != nil {
+	if loaded.needsRefill() {
 		// The cache had lost it, and gets it back: what is committed under a
 		// lease is no older than what anybody else reads or commits meanwhile.
-		seen, leaseErr = s.lease(ctx, id, fill)
-		loaded.fill = nil
+		seen, leaseErr = s.lease(ctx, id, loaded.item)
+		loaded.item = nil
 	}
 	committed, err := s.commit(ctx, id, parts)
 	if s.Cache == nil {
+		if err != nil && !isRefusal(err) {
+			err = with(tier.ErrNotSaved, err)
+		}
 		return err
 	}
-	ctx, cancel := finishing(ctx)
+	ctx, cancel := s.finishing(ctx)
 	defer cancel()
 	switch {
+	case err == nil && committed == nil:
+		return nil
 	case err == nil:
-		return errors.Join(leaseErr, s.publish(ctx, id, seen, committed))
+		return errors.Join(s.publish(ctx, id, seen, committed, loaded.state), s.reportSkips(id, leaseErr))
 	case errors.Is(err, errEmptied):
-		return errors.Join(err, s.mark(ctx, id))
+		return errors.Join(err, s.markOrOwe(ctx, id))
 	case isRefusal(err):
 		return err
 	}
 	// The backup failed. The change lives on in the cache.
-	if _, kerr := s.keep(ctx, id, parts, false); !errors.Is(kerr, errNotCached) {
-		err = errors.Join(err, kerr)
+	if !slices.ContainsFunc(parts, func(p *part) bool { return p.change != nil }) {
+		return with(tier.ErrNotBackedUp, err)
+	}
+	switch _, kerr := s.keep(ctx, id, parts, false); {
+	case kerr == nil:
+		return with(tier.ErrNotBackedUp, err)
+	case isRefusal(kerr):
+		return errors.Join(kerr, err)
+	case errors.Is(kerr, errNotCached), errors.Is(kerr, errSkipped):
+		return with(tier.ErrNotSaved, err)
+	default:
+		return with(tier.ErrNotSaved, errors.Join(err, kerr))
+	}
+}
+
+// reportSkips reports the failure of a lease: the change was published, and the
+// next load refills the cache.
+func (s *Store) reportSkips(id string, err error) error {
+	if err != nil && !errors.Is(err, errSkipped) {
+		s.Report(id, err)
+	}
+	return nil
+}
+
+// markOrOwe sets the removal marker of a session whose record was emptied by
+// somebody else, now or in the background.
+func (s *Store) markOrOwe(ctx context.Context, id string) error {
+	err := s.mark(ctx, id)
+	if err != nil {
+		s.owe(ctx, id, marker, time.Time{})
 	}
 	return err
 }
 
-// commit applies parts to the record and returns what the backup has then.
+// commit applies parts to the record and returns what the backup has then; nil:
+// there was nothing to commit.
 func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, error) {
-	var committed *state
-	var next *tier.Record
-	known := parts[0].loaded.record()
-	err := s.update(ctx, id, known, func(current *tier.Record) (*tier.Record, error) {
-		st, changed, err := s.apply(current, known, parts)
+	committed, next, guess := s.guess(id, parts)
+	err := s.update(ctx, []string{id}, guess, func(current []*tier.Record) ([]*tier.Record, error) {
+		st, changed, err := s.apply(id, current[0], parts)
 		if err != nil {
 			return nil, err
 		}
 		if committed, next = st, nil; !changed {
-			return nil, nil
+			return []*tier.Record{nil}, nil
 		}
-		if next = st.record(); !s.Backup.Fits(id, len(next.Value)) {
-			return nil, tier.ErrTooLarge
-		}
-		return next, nil
-	}, func() { fix(parts) })
-	if err == nil && next != nil {
+		next = st.record(id)
+		return []*tier.Record{next}, nil
+	}, func() { mayBeApplied(parts) })
+	s.traceSave(ctx, id, parts, next, err)
+	if err != nil {
+		return nil, err
+	}
+	if next != nil {
 		committed.token = next.Token
 	}
-	if committed != nil {
-		committed.before = parts[0].loaded.state
-	}
-	return committed, err
+	return committed, nil
 }
 
-func fix(parts []*part) {
-	for _, p := range parts {
-		p.fixed = p.made != nil // else it was not tried
+// guess returns what the first part expects to be in the backup, as the record
+// that its state contains, and what is to be there with the parts. There is no
+// guess where nothing is known, or where the parts would be refused.
+func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Guess) {
+	l := parts[0].loaded
+	if len(l.token()) == 0 || !l.state.ends.IsZero() && time.Since(l.state.ends) >= overdue {
+		return nil, nil, nil
 	}
+	st, changed, err := s.joinAll(id, l.state, parts)
+	if err != nil || !changed && !l.state.unsaved() && !l.state.clockWasAhead {
+		return nil, nil, nil
+	}
+	st.sweep()
+	next := st.markSaved().record(id)
+	return st, next, &tier.Guess{Token: l.token(), Next: next}
 }
 
-// apply returns what the record is to be with parts.
-func (s *Store) apply(current, known *tier.Record, parts []*part) (next *state, changed bool, err error) {
+// record returns the state as the backup is to keep it.
+func (st *state) record(id string) *tier.Record {
+	return &tier.Record{Value: st.encode(id, false), Expires: st.ends}
+}
+
+// apply returns what the record is to be with parts; nil: there is none.
+func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *state, changed bool, err error) {
 	unsaved := slices.ContainsFunc(parts, func(p *part) bool { return p.loaded.state.unsaved() })
 	live := slices.ContainsFunc(parts, func(p *part) bool { return time.Since(p.loaded.state.ends) < overdue })
 	switch {
 	case current == nil && !unsaved:
-		return nil, false, ErrRemoved
+		return nil, false, tier.ErrRemoved
+	case current == nil && !slices.ContainsFunc(parts, func(p *part) bool { return p.change != nil || !p.loaded.state.legacy }):
+		// Somebody else's bytes may lie under the id. They become a session of the
+		// backup only when a request changes them.
+		return nil, false, nil
 	case current == nil:
 		// It was never backed up, or was unsaved until the record was purged.
 	case len(current.Value) == 0:
 		return nil, false, errEmptied
 	case !unsaved && !live && time.Since(current.Expires) > overdue:
-		return nil, false, ErrRemoved // and a purge may be deleting the record
-	case current == known:
-		next = parts[0].loaded.state
-		changed = next.unsaved()
+		return nil, false, tier.ErrRemoved // and a purge may be deleting the record
 	default:
-		if next, err = s.openRecord(current); err != nil {
+		if next, err = s.openRecord(id, current); err != nil {
 			return nil, false, err
 		}
 	}
-	next, joined, err := s.joinAll(next, parts)
+	if next != nil {
+		changed = next.clockWasAhead
+	}
+	next, joined, err := s.joinAll(id, next, parts)
 	if err != nil {
 		return nil, false, err
 	}
-	next.forget()
-	return next.saved(), changed || joined, nil
+	if changed = changed || joined; changed {
+		next.sweep()
+	}
+	return next.markSaved(), changed, nil
 }
 
 // joinAll returns a copy of into, if there is one, with what parts have later.
-func (s *Store) joinAll(into *state, parts []*part) (next *state, changed bool, err error) {
-	next = into
+// With a backup it refuses parts that make the session too large.
+func (s *Store) joinAll(id string, into *state, parts []*part) (next *state, changed bool, err error) {
+	if next = into; into != nil {
+		next = into.clone()
+	}
 	for _, p := range parts {
-		if next == nil {
-			next, changed = p.state(0).clone(), true
-			continue
+		was, seen := next, stamp(0)
+		if was != nil {
+			seen = was.latest()
 		}
-		joined := false
-		if next, joined, err = s.join(next, p.state(next.latest()), false); err != nil {
+		st, err := p.state(seen)
+		if err != nil {
 			return nil, false, err
 		}
-		changed = changed || joined
+		if was == nil {
+			next, changed = st.clone(), true
+		} else {
+			joined := false
+			if next, joined, err = s.join(was, st, false); err != nil {
+				return nil, false, err
+			}
+			changed = changed || joined
+		}
+		if err := s.checkSize(id, was, next, p); err != nil {
+			return nil, false, err
+		}
 	}
 	return next, changed, nil
 }
 
-// keep puts a change into the cache's item, marked as unsaved, and returns the
-// item's state. errNotCached: there is no value that could take it.
-//
-// Where there is no backup it puts the item there, if it has to.
-func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) (kept *state, err error) {
-	if s.Cache == nil {
-		return nil, errNotCached
-	}
-	err = s.replace(ctx, id, parts[0].loaded.item, func(seen *item, unsure bool) (it tier.Item, ttl time.Duration, done bool, err error) {
-		if unsure {
-			fix(parts)
-		}
-		var into *state
-		switch {
-		case seen.is(removed):
-			return it, 0, false, ErrRemoved
-		case seen.is(value):
-			into = seen.state
-		case s.Backup != nil:
-			return it, 0, false, errNotCached
-		}
-		if async && time.Now().Before(into.sealed) {
-			return it, 0, false, errNotCached
-		}
-		kept, done, err = s.kept(into, parts)
-		if err != nil || done {
-			return it, 0, done, err
-		}
-		it, ok := s.itemOf(id, kept)
-		switch {
-		case s.Backup == nil && !ok, s.Backup != nil && !s.Backup.Fits(id, len(kept.encode(false))):
-			return it, 0, false, tier.ErrTooLarge
-		case !ok:
-			return it, 0, false, errNotCached
-		}
-		return it, time.Until(kept.ends), false, nil
-	})
-	if err != nil && !errors.Is(err, errNotCached) {
-		fix(parts) // the cache may have it all the same
-	}
-	return kept, err
-}
+// maxReserve is the part of a record that a change leaves free, so that what
+// others have acknowledged in the cache alone fits beside it.
+const maxReserve = 128 << 10
 
-// kept is an item's state with parts, marked as unsaved; there is no item if
-// into is nil. done reports that it has all of them.
-func (s *Store) kept(into *state, parts []*part) (n *state, done bool, err error) {
-	n, changed, err := s.joinAll(into, parts)
-	if err != nil {
-		return nil, false, err
-	}
-	for _, p := range parts {
-		changed = changed || p.loaded.state.whole && !n.whole
-		n.whole = n.whole || p.loaded.state.whole
-	}
-	if into != nil && (!n.used.Equal(into.used) || !n.ends.Equal(into.ends)) {
-		n.unsavedUse = true
-	}
+func (s *Store) reserve(id string) int { return min(maxReserve, s.Backup.MaxValue(id)/8) }
+
+// checkSize refuses a part that makes the session too large for its record. Of
+// what others have left unsaved half a reserve at most is in the cache, so what
+// a request changes by itself leaves a whole one free. A session that is not
+// larger than it was is refused by the record's own limit only.
+func (s *Store) checkSize(id string, was, next *state, p *part) error {
 	if s.Backup == nil {
-		n.forget()
+		return nil
 	}
-	return n, !changed, nil
-}
-
-// publish makes the cache's item contain what was committed. seen is the item
-// that the request has loaded; nil: none. When the cache fails, publishing goes
-// on in the background.
-func (s *Store) publish(ctx context.Context, id string, seen *item, committed *state) error {
-	err := s.publishNow(ctx, id, seen, committed)
-	if err != nil && !isRefusal(err) {
-		once := *s
-		once.Retries = 1
-		s.inBackground(ctx, id, func(ctx context.Context) error {
-			_, err := retry.Do(ctx, publishAttempts, func() (struct{}, error) {
-				return struct{}{}, once.publishNow(ctx, id, nil, committed)
-			})
+	limit := s.Backup.MaxValue(id)
+	free := limit - s.reserve(id)
+	wasSize := 0
+	if was != nil {
+		wasSize = len(was.value)
+	}
+	switch size := next.recordSize(); {
+	case size > limit:
+		return tier.ErrTooLarge
+	case size <= free, p.change == nil, len(next.value) <= wasSize:
+		return nil
+	}
+	own := next
+	if was != nil {
+		var err error
+		if own, _, err = s.join(was, p.own(), false); err != nil {
 			return err
-		})
-	}
-	return err
-}
-
-func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed *state) error {
-	return s.replace(ctx, id, seen, func(seen *item, _ bool) (it tier.Item, ttl time.Duration, done bool, err error) {
-		switch {
-		case seen == nil, seen.is(removed), seen.is(lease) && seen.nonce == nonce{}:
-			return it, 0, true, nil // whoever refills next reads what was committed
-		case seen.is(value):
-			n, changed, err := s.published(seen.state, committed)
-			if err != nil || !changed {
-				return it, 0, !changed, err
-			}
-			if it, ok := s.itemOf(id, n); ok {
-				return it, time.Until(n.ends), false, nil
-			}
-		case seen.own:
-			if it, ok := s.itemOf(id, committed); ok {
-				return it, time.Until(committed.ends), false, nil
-			}
 		}
-		// The lease of a refill is never replaced by a value: that could be
-		// older than what the refill has read.
-		return nobodysLease, leaseTTL, false, nil
-	})
+	}
+	if own.recordSize() <= free || len(own.value) <= wasSize {
+		return nil
+	}
+	//rule: reserve
+	return tier.ErrTooLarge
 }
 
-// published is an item's state with what was committed. What is later in the
-// item stays unsaved, if it was.
-//
-// If this comes late, an old instance may have overwritten the record before the
-// later commit. So nothing is saved on the word of it.
-func (s *Store) published(seen, committed *state) (n *state, changed bool, err error) {
-	late := seen.isAheadOf(committed)
-	n, changed, err = s.join(seen, committed, true)
+// recordSize is how many bytes the record of the state has at most.
+func (st *state) recordSize() int { return len(st.value) + st.trailerSize() - len(st.token) }
+
+func (s *Store) traceSave(ctx context.Context, id string, parts []*part, next *tier.Record, err error) {
+	if s.Trace == nil || s.Trace.Saved == nil {
+		return
+	}
+	saved := tier.Save{Session: sessionid.Hash(id), Changes: len(parts)}
 	if err != nil {
-		return nil, false, err
+		saved.Err = sessionid.Describe("save", id, err)
+	} else if next != nil {
+		saved.Bytes = len(next.Value)
 	}
-	for i, c := range n.cells {
-		at, _ := committed.at(c.name)
-		was, _ := seen.at(c.name)
-		switch {
-		case late && at == c.at:
-			n.cells[i].unsaved = c.unsaved || was < at
-		case c.unsaved && at >= c.at:
-			n.cells[i].unsaved, changed = false, true
-		case !c.unsaved && at < c.at && (n.whole || committed.absent != 0):
-			// The record never had this, or an old instance had overwritten it.
-			n.cells[i].unsaved, changed = true, true
-		}
-	}
-	n.unsavedUse = n.unsavedUse && (n.used.After(committed.used) || n.ends.After(committed.ends))
-	n.token, n.whole = committed.token, false
-	changed = changed || n.unsavedUse != seen.unsavedUse || n.whole != seen.whole
-	n.cells = slices.DeleteFunc(n.cells, func(c cell) bool {
-		if !c.isOldDeletion() {
-			return false
-		}
-		// What the record has forgotten is forgotten here, too: saved or not,
-		// there is nothing left to do about it.
-		_, remembered := committed.find(c.name)
-		changed = changed || c.unsaved && !remembered
-		return !remembered
-	})
-	if !n.unsaved() {
-		n.next = time.Time{}
-	}
-	return n, changed, nil
-}
-
-// isAheadOf reports whether an item has something saved that is neither in what was
-// committed nor in what the request had loaded before: a later commit has it. But
-// what a commit to an old instance's record lacks, that instance had overwritten.
-func (st *state) isAheadOf(committed *state) bool {
-	return slices.ContainsFunc(st.cells, func(c cell) bool {
-		at, known := committed.at(c.name)
-		was, _ := committed.before.at(c.name)
-		return !c.unsaved && c.at > max(at, was) && (known || committed.absent == 0)
-	})
+	s.Trace.Saved(ctx, saved)
 }

@@ -21,13 +21,6 @@ import (
 // in this package's own tests.
 var backupPatience = 15 * time.Second
 
-const (
-	// backupHeld is how long a rival's call gets to end while an update is held
-	// inside its function. Where it cannot, since the service locks the record,
-	// it ends after the update.
-	backupHeld = 300 * time.Millisecond
-)
-
 // TestBackup shows whether a Backup keeps its contract. It calls newBackup for
 // each of its parts, which run one after the other; all of them may get the same
 // Backup, and share a service with others, since every part draws ids of its
@@ -43,21 +36,28 @@ func TestBackup(t *testing.T, newBackup func(t *testing.T) tier.Backup) {
 		{"NothingIsThere", backupNothing},
 		{"GetReturnsWhatWasPut", backupRoundTrip},
 		{"AReadSeesEveryWriteBeforeIt", backupReads},
-		{"SlicesBelongToTheCaller", backupSlices},
+		{"NothingIsShared", backupShared},
 		{"ExpiredRecordsStayForTheGrace", backupExpired},
 		{"IdsAreToldApart", backupIDs},
 		{"InsertIsTheFirst", backupInsert},
 		{"OnlyOneOfManyInsertsIsTheFirst", backupInserts},
-		{"WhatFitsIsKept", backupFits},
+		{"TheLargestValueIsKept", backupLargest},
 		{"TokensNameVersions", backupTokens},
-		{"UpdateOfNothing", backupUpdateNothing},
-		{"UpdateWithAndWithoutAnIdeaOfWhatIsThere", backupUpdate},
-		{"UpdateThatWritesNothing", backupUpdateWritesNothing},
+		{"UpdateReplacesWhatIsThere", backupUpdate},
+		{"UpdateLeavesWhatFLeaves", backupLeaves},
+		{"UpdateThatWritesNothing", backupWritesNothing},
+		{"ARightGuessIsWritten", backupRightGuess},
+		{"AWrongGuessIsNotWritten", backupWrongGuess},
+		{"NoTokenOfOthersIsRight", backupForeignTokens},
+		{"ARecordThatCameBackDoesNoHarm", backupCameBack},
 		{"UpdatesThatOverlap", backupOverlap},
 		{"AWriteDuringAnUpdateIsNotLost", backupWriteDuringUpdate},
+		{"AConflictInOneRecordWritesNone", backupConflict},
+		{"WhatIsLeftIsNotWrittenBack", backupWriteToLeft},
 		{"AnUpdateThatGivesUpWroteNothing", backupContention},
 		{"NoUpdateIsLost", backupCounter},
-		{"ACancelledContextEndsCalls", backupCancelled},
+		{"UpdatesOfTwoRecordsAreWhole", backupCounters},
+		{"AnEndedContextEndsCalls", backupEnded},
 		{"AContextCancelledDuringAnUpdate", backupCancelledDuring},
 	} {
 		t.Run(part.name, func(t *testing.T) {
@@ -72,8 +72,6 @@ type backup struct {
 	tier.Backup
 	ctx context.Context
 }
-
-type updateFunc = func(current *tier.Record) (*tier.Record, error)
 
 func newID() string { return fmt.Sprintf("tiertest-%016x%016x", rand.Uint64(), rand.Uint64()) }
 
@@ -111,6 +109,14 @@ func (b *backup) put(id string, r tier.Record) {
 	}
 }
 
+// with puts a record under a new id, and returns both, as they are there.
+func (b *backup) with(r tier.Record) (id string, there *tier.Record) {
+	b.Helper()
+	id = newID()
+	b.put(id, r)
+	return id, b.there(id)
+}
+
 func (b *backup) get(id string) *tier.Record {
 	b.Helper()
 	r, err := b.Get(b.ctx, id)
@@ -138,15 +144,12 @@ func (b *backup) wants(id string, want *tier.Record, when string) {
 	}
 }
 
-// update updates, and tries again after contention.
-func (b *backup) update(id string, known *tier.Record, f updateFunc) error {
+// wantsAll is wants for several.
+func (b *backup) wantsAll(ids []string, want []*tier.Record, when string) {
 	b.Helper()
-	for range 100 {
-		if err := b.Update(b.ctx, id, known, f); !errors.Is(err, tier.ErrContention) {
-			return err
-		}
+	for i, id := range ids {
+		b.wants(id, want[i], fmt.Sprintf("%s, record %d of %d", when, i+1, len(ids)))
 	}
-	return errors.New("contention in 100 attempts")
 }
 
 // soon fails unless a call that waits for nobody ends.
@@ -238,7 +241,7 @@ func backupReads(b *backup) {
 		if n%2 == 0 {
 			err = b.Put(b.ctx, id, r)
 		} else {
-			err = b.update(id, nil, func(*tier.Record) (*tier.Record, error) { return &r, nil })
+			err = b.update([]string{id}, nil, replacing(&r))
 		}
 		if err != nil {
 			b.Errorf("write %d: %v", n, err)
@@ -250,53 +253,18 @@ func backupReads(b *backup) {
 	all.Wait()
 }
 
-func backupSlices(b *backup) {
-	id := newID()
-	r := record("value")
-	b.put(id, r)
-	want := record("value")
-	want.Expires = r.Expires
-	r.Value[0] = 'X'
-	b.wants(id, &want, "after the slice that was put has changed")
-	b.there(id).Value[0] = 'Y'
-	b.wants(id, &want, "after the slice that was got has changed")
-
-	made := record("made")
-	known := b.there(id)
-	if err := b.update(id, known, func(*tier.Record) (*tier.Record, error) { return &made, nil }); err != nil {
-		b.Fatal(err)
-	}
-	if !sameRecord(known, &want) {
-		b.Errorf("update has changed what it was given as known: %s", describeRecord(known))
-	}
-	want = record("made")
-	want.Expires = made.Expires
-	made.Value[0] = 'Z'
-	b.wants(id, &want, "after the slice that an update wrote has changed")
-
-	other := newID()
-	inserted := record("value")
-	if err := b.Insert(b.ctx, other, inserted); err != nil {
-		b.Fatal(err)
-	}
-	want = record("value")
-	want.Expires = inserted.Expires
-	inserted.Value[0] = 'X'
-	b.wants(other, &want, "after the slice that was inserted has changed")
-}
-
 func backupExpired(b *backup) {
 	id := newID()
 	r := record("expired")
 	r.Expires = time.Now().Add(time.Minute - tier.PurgeGrace).Truncate(time.Microsecond)
 	b.put(id, r)
 	b.wants(id, &r, "a minute before the grace ends")
-	if err := b.update(id, nil, func(current *tier.Record) (*tier.Record, error) {
+	if err := b.update([]string{id}, nil, each(func(current *tier.Record) *tier.Record {
 		if !sameRecord(current, &r) {
 			b.Errorf("update sees %s, want %s", describeRecord(current), describeRecord(&r))
 		}
-		return nil, nil
-	}); err != nil {
+		return nil
+	})); err != nil {
 		b.Error(err)
 	}
 }
@@ -307,6 +275,7 @@ func backupIDs(b *backup) {
 		base, base + "A", base + "a", base + " ", " " + base, base + "/", base + "//", base + "%2F", base + "\n", base + "\x00",
 		base + "é", base + "e\u0301", base + "*", base + "?", base + "'", base + `"`, base + `\`, base + ":", base + ".", base + "..",
 		base + strings.Repeat("l", 100), base + strings.Repeat("l", 101),
+		"__" + base + "__", "__" + base + "__.", "__" + base + "__..", "__" + base + "___", "__" + base, base + "__",
 	}, func(id string) bool { return !b.ValidID(id) })
 	if len(ids) == 0 || ids[0] != base {
 		b.Fatalf("letters, digits and a hyphen are no valid id")
@@ -385,561 +354,67 @@ func backupInserts(b *backup) {
 	}
 }
 
-func backupFits(b *backup) {
-	const unlimited = 16 << 20
+func backupLargest(b *backup) {
+	const testable = 16 << 20
 	id := newID()
-	if !b.Fits(id, 0) {
-		b.Fatal("an empty value does not fit")
+	size := b.MaxValue(id)
+	if size < 1 {
+		b.Fatalf("a value may have %d bytes", size)
 	}
-	fits, fitsNot := 0, unlimited
-	for fitsNot-fits > 1 {
-		if middle := (fits + fitsNot) / 2; b.Fits(id, middle) {
-			fits = middle
-		} else {
-			fitsNot = middle
+	limited := size < testable
+	if !limited {
+		b.Logf("a value may have %d bytes: tested with %d", size, testable)
+		size = testable
+	}
+	largest := func() *tier.Record {
+		r := record("")
+		r.Value = make([]byte, size)
+		for i := range r.Value {
+			r.Value[i] = byte(rand.Uint32())
 		}
+		return &r
 	}
-	largest := record("")
-	largest.Value = make([]byte, fits)
-	for i := range largest.Value {
-		largest.Value[i] = byte(rand.Uint32())
+	first := largest()
+	b.put(id, *first)
+	b.wants(id, first, "the largest value")
+	if err := b.Insert(b.ctx, newID(), *largest()); err != nil {
+		b.Errorf("insert the largest value: %v", err)
 	}
-	b.put(id, largest)
-	b.wants(id, &largest, "the largest value that fits")
-	if err := b.Insert(b.ctx, newID(), largest); err != nil && !errors.Is(err, tier.ErrExists) {
-		b.Errorf("insert the largest value that fits: %v", err)
+	second := largest()
+	if err := b.update([]string{id}, nil, replacing(second)); err != nil {
+		b.Errorf("update to the largest value: %v", err)
 	}
-	changed := largest
-	changed.Value = slices.Clone(largest.Value)
-	changed.Value[0]++
-	if err := b.update(id, nil, func(*tier.Record) (*tier.Record, error) { return &changed, nil }); err != nil {
-		b.Errorf("update to the largest value that fits: %v", err)
+	b.wants(id, second, "the largest value, updated")
+	third := largest()
+	if err := b.update([]string{id}, &tier.Guess{Token: second.Token, Next: third}, b.failing); err != nil {
+		b.Errorf("update to the largest value by a guess: %v", err)
 	}
-	b.wants(id, &changed, "the largest value that fits, updated")
-	if b.Fits(id, unlimited) || fitsNot == unlimited {
-		b.Logf("%d bytes fit", fits)
+	b.wants(id, third, "the largest value, guessed")
+	if !limited {
 		return
 	}
 
 	over := record("")
-	over.Value = make([]byte, 2*fitsNot)
+	over.Value = make([]byte, 2*size)
 	small := record("small")
 	b.put(id, small)
+	token := b.there(id).Token
+	other, free := newID(), newID()
 	for name, write := range map[string]func() error{
-		"put": func() error { return b.Put(b.ctx, id, over) },
-		"update": func() error {
-			return b.update(id, nil, func(*tier.Record) (*tier.Record, error) { return &over, nil })
-		},
-		"update with known": func() error {
-			return b.update(id, b.get(id), func(*tier.Record) (*tier.Record, error) { return &over, nil })
+		"put":                 func() error { return b.Put(b.ctx, id, over) },
+		"insert":              func() error { return b.Insert(b.ctx, free, over) },
+		"update":              func() error { return b.update([]string{id}, nil, replacing(&over)) },
+		"update with a guess": func() error { return b.update([]string{id}, &tier.Guess{Token: token, Next: &over}, b.failing) },
+		"update of two": func() error {
+			next := record("next")
+			return b.update([]string{other, id}, nil, replacing(&next, &over))
 		},
 	} {
 		if err := write(); !errors.Is(err, tier.ErrTooLarge) {
-			b.Errorf("%s twice of what does not fit: got %v, want ErrTooLarge", name, err)
+			b.Errorf("%s with twice the largest value: got %v, want ErrTooLarge", name, err)
 		}
 		b.wants(id, &small, "after a "+name+" that is too large")
 	}
-	other := newID()
-	if err := b.Insert(b.ctx, other, over); !errors.Is(err, tier.ErrTooLarge) {
-		b.Errorf("insert twice of what does not fit: got %v, want ErrTooLarge", err)
-	}
-	b.wants(other, nil, "after an insert that is too large")
-}
-
-func backupTokens(b *backup) {
-	id := newID()
-	b.put(id, record("a"))
-	first := b.there(id)
-	if len(first.Token) > 64 {
-		b.Errorf("a token of %d bytes", len(first.Token))
-	}
-	var made *tier.Record
-	if err := b.update(id, first, func(*tier.Record) (*tier.Record, error) {
-		r := record("b")
-		made = &r
-		return made, nil
-	}); err != nil {
-		b.Fatal(err)
-	}
-	second := b.there(id)
-	if len(first.Token) == 0 && len(second.Token) == 0 {
-		b.Log("the service has no tokens")
-		return
-	}
-	if bytes.Equal(first.Token, second.Token) {
-		b.Errorf("another record has the same token %x", first.Token)
-	}
-	if !bytes.Equal(made.Token, second.Token) {
-		b.Errorf("update set the token %x, but it is %x", made.Token, second.Token)
-	}
-	b.put(id, tier.Record{Value: []byte("c"), Expires: inAnHour(), Token: first.Token})
-	if third := b.there(id); bytes.Equal(third.Token, first.Token) {
-		b.Errorf("put wrote the token it was given")
-	}
-}
-
-func backupUpdateNothing(b *backup) {
-	somebody := newID()
-	b.put(somebody, record("somebody else's"))
-	for name, known := range map[string]*tier.Record{
-		"no idea":           nil,
-		"a record":          {Value: []byte("gone"), Expires: inAnHour()},
-		"a record of token": {Value: []byte("gone"), Expires: inAnHour(), Token: b.there(somebody).Token},
-		"an emptied record": {Expires: inAnHour()},
-	} {
-		b.Run(name, func(t *testing.T) {
-			b := &backup{t, b.Backup, b.ctx}
-			id, made := newID(), record("made")
-			var seen *tier.Record
-			if err := b.update(id, known, func(current *tier.Record) (*tier.Record, error) {
-				seen = current
-				return &made, nil
-			}); err != nil {
-				b.Fatal(err)
-			}
-			if seen != nil {
-				b.Errorf("the last call got %s, want nil", describeRecord(seen))
-			}
-			b.wants(id, &made, "after an update of nothing")
-		})
-	}
-}
-
-// backupUpdate appends to what is there, with everything that known may be.
-func backupUpdate(b *backup) {
-	other := newID()
-	b.put(other, record("other"))
-	otherToken := b.there(other).Token
-	for name, known := range map[string]func(before, there *tier.Record) *tier.Record{
-		"nil":         func(before, there *tier.Record) *tier.Record { return nil },
-		"right":       func(before, there *tier.Record) *tier.Record { return there },
-		"right value": func(before, there *tier.Record) *tier.Record { return without(there) },
-		"before":      func(before, there *tier.Record) *tier.Record { return before },
-		"value before": func(before, there *tier.Record) *tier.Record {
-			return without(before)
-		},
-		"right value, other end": func(before, there *tier.Record) *tier.Record {
-			return &tier.Record{Value: there.Value, Expires: there.Expires.Add(-time.Microsecond)}
-		},
-		"other value, right end": func(before, there *tier.Record) *tier.Record {
-			return &tier.Record{Value: []byte("other"), Expires: there.Expires}
-		},
-		"right value, token before": func(before, there *tier.Record) *tier.Record {
-			return &tier.Record{Value: there.Value, Expires: there.Expires, Token: before.Token}
-		},
-		"other value, another record's token": func(before, there *tier.Record) *tier.Record {
-			return &tier.Record{Value: []byte("other"), Expires: there.Expires, Token: otherToken}
-		},
-		"other value, token of nobody": func(before, there *tier.Record) *tier.Record {
-			return &tier.Record{Value: []byte("other"), Expires: there.Expires, Token: []byte("of another service, perhaps, and as long as a token may be: ####")}
-		},
-		"other value, short token": func(before, there *tier.Record) *tier.Record {
-			return &tier.Record{Value: []byte("other"), Expires: there.Expires, Token: []byte{1}}
-		},
-		"emptied": func(before, there *tier.Record) *tier.Record { return &tier.Record{Expires: there.Expires} },
-	} {
-		b.Run(name, func(t *testing.T) {
-			b := &backup{t, b.Backup, b.ctx}
-			id := newID()
-			b.put(id, record("a"))
-			before := b.there(id)
-			b.put(id, record("ab"))
-			there := b.there(id)
-			known := known(before, there)
-			var seen, made *tier.Record
-			if err := b.update(id, known, func(current *tier.Record) (*tier.Record, error) {
-				if !sameRecord(current, there) && (known == nil || !sameRecord(current, known)) {
-					b.Errorf("f got %s, which is neither known nor there", describeRecord(current))
-				}
-				seen = current
-				r := record(string(current.Value) + "+")
-				r.Expires = current.Expires.Add(time.Second)
-				made = &r
-				return made, nil
-			}); err != nil {
-				b.Fatal(err)
-			}
-			if !sameRecord(seen, there) {
-				b.Errorf("the last call got %s, want what is there: %s", describeRecord(seen), describeRecord(there))
-			}
-			b.wants(id, made, "after the update")
-
-			// What the update returned is the known of the next one.
-			for range 3 {
-				last := made
-				if err := b.update(id, last, func(current *tier.Record) (*tier.Record, error) {
-					seen = current
-					r := record(string(current.Value) + "+")
-					made = &r
-					return made, nil
-				}); err != nil {
-					b.Fatal(err)
-				}
-				if !sameRecord(seen, last) {
-					b.Errorf("the next update got %s, want %s", describeRecord(seen), describeRecord(last))
-				}
-			}
-			emptied := record("")
-			if err := b.update(id, made, func(current *tier.Record) (*tier.Record, error) { return &emptied, nil }); err != nil {
-				b.Fatal(err)
-			}
-			b.wants(id, &emptied, "after an update that empties")
-		})
-	}
-}
-
-func without(r *tier.Record) *tier.Record { return &tier.Record{Value: r.Value, Expires: r.Expires} }
-
-func backupUpdateWritesNothing(b *backup) {
-	failed := errors.New("f has failed")
-	contended := fmt.Errorf("f says %w", tier.ErrContention)
-	for _, want := range []error{nil, failed, contended} {
-		for _, there := range []bool{false, true} {
-			for _, known := range []string{"nil", "right", "stale"} {
-				if !b.Run(fmt.Sprintf("error %v, there %t, known %s", want, there, known), func(t *testing.T) {
-					b := &backup{t, b.Backup, b.ctx}
-					id := newID()
-					var r *tier.Record
-					if there {
-						b.put(id, record("there"))
-						r = b.there(id)
-					}
-					k := r
-					switch known {
-					case "nil":
-						k = nil
-					case "stale":
-						k = &tier.Record{Value: []byte("stale"), Expires: inAnHour()}
-					}
-					written := record("must not be written")
-					err := b.Update(b.ctx, id, k, func(current *tier.Record) (*tier.Record, error) {
-						if want == nil {
-							return nil, nil
-						}
-						return &written, want
-					})
-					if err != want {
-						b.Errorf("got %v, want %v as it is", err, want)
-					}
-					b.wants(id, r, "after an update that is to write nothing")
-					// And it holds nobody up.
-					next := record("next")
-					b.soon("the next write", func() error { return b.Put(b.ctx, id, next) })
-					b.wants(id, &next, "after the next write")
-				}) {
-					return // the others would take as long to fail
-				}
-			}
-		}
-	}
-}
-
-// backupOverlap holds an update inside its function while another one begins.
-func backupOverlap(b *backup) {
-	for _, kind := range []string{"of nothing", "without known", "with known"} {
-		b.Run(kind, func(t *testing.T) {
-			b := &backup{t, b.Backup, b.ctx}
-			id := newID()
-			var known *tier.Record
-			if kind != "of nothing" {
-				b.put(id, record(""))
-			}
-			if kind == "with known" {
-				known = b.there(id)
-			}
-			var rival rival
-			errs := [2]error{}
-			errs[0] = b.Update(b.ctx, id, known, appending("1", func() {
-				rival.run(func() { errs[1] = b.Update(b.ctx, id, known, appending("2", nil)) })
-			}))
-			rival.wait()
-			want := 0
-			for i, err := range errs {
-				switch {
-				case err == nil:
-					want++
-				case !errors.Is(err, tier.ErrContention):
-					b.Errorf("update %d: %v", i+1, err)
-				}
-			}
-			if want == 0 {
-				b.Error("both updates gave up")
-			}
-			var got string
-			if r := b.get(id); r != nil {
-				got = string(r.Value)
-			}
-			for i, err := range errs {
-				if n := strings.Count(got, strconv.Itoa(i+1)); n != map[bool]int{true: 1, false: 0}[err == nil] {
-					b.Errorf("update %d answered %v, and there is %q", i+1, err, got)
-				}
-			}
-		})
-	}
-}
-
-// appending appends to the value. The first time it calls first before.
-func appending(s string, first func()) updateFunc {
-	return func(current *tier.Record) (*tier.Record, error) {
-		if first != nil {
-			first()
-			first = nil
-		}
-		r := record(s)
-		if current != nil {
-			r.Value = append(slices.Clone(current.Value), s...)
-		}
-		return &r, nil
-	}
-}
-
-// A rival makes calls while an update is held.
-type rival struct{ all sync.WaitGroup }
-
-// run returns when the call has ended, or it is clear that the call waits for
-// the end of the update.
-func (r *rival) run(call func()) {
-	ended := make(chan struct{})
-	r.all.Add(1)
-	go func() {
-		defer r.all.Done()
-		defer close(ended)
-		call()
-	}()
-	select {
-	case <-ended:
-	case <-time.After(backupHeld):
-	}
-}
-
-func (r *rival) wait() { r.all.Wait() }
-
-// backupWriteDuringUpdate has a rival write while an update is held. Whichever
-// comes last has seen the other, or is a put.
-func backupWriteDuringUpdate(b *backup) {
-	for name, test := range map[string]struct {
-		there, known bool
-		insert       bool
-		value        string
-	}{
-		"put":                     {there: true, value: "rival's"},
-		"put, with known":         {there: true, known: true, value: "rival's"},
-		"put of the first record": {value: "rival's"},
-		"insert":                  {insert: true, value: "rival's"},
-		"same value, other end":   {there: true, value: "old"},
-		"same value, with known":  {there: true, known: true, value: "old"},
-		"emptied":                 {there: true},
-		"emptied, with known":     {there: true, known: true},
-	} {
-		b.Run(name, func(t *testing.T) {
-			b := &backup{t, b.Backup, b.ctx}
-			id := newID()
-			var known *tier.Record
-			if test.there {
-				b.put(id, record("old"))
-			}
-			if test.known {
-				known = b.there(id)
-			}
-			written, write := record(test.value), b.Put
-			written.Expires = written.Expires.Add(time.Minute)
-			if test.insert {
-				write = b.Insert
-			}
-			var (
-				rival     rival
-				rivalsErr error
-				saw, made *tier.Record
-				held      bool
-			)
-			err := b.Update(b.ctx, id, known, func(current *tier.Record) (*tier.Record, error) {
-				if !held {
-					held = true
-					rival.run(func() { rivalsErr = write(b.ctx, id, written) })
-				}
-				r := record("updated")
-				saw, made = current, &r
-				return made, nil
-			})
-			rival.wait()
-			if err != nil && !errors.Is(err, tier.ErrContention) {
-				b.Fatalf("update: %v", err)
-			}
-			switch {
-			case errors.Is(rivalsErr, tier.ErrExists):
-				b.wants(id, made, "after an insert that came too late")
-			case rivalsErr != nil:
-				b.Errorf("the rival's write: %v", rivalsErr)
-			case err == nil && sameRecord(saw, &written):
-				b.wants(id, made, "after an update that saw the rival's write")
-			default:
-				b.wants(id, &written, "after an update that did not see the rival's write")
-			}
-		})
-	}
-}
-
-// backupContention has a rival write in every round of an update.
-func backupContention(b *backup) {
-	for _, known := range []bool{false, true} {
-		b.Run(fmt.Sprintf("known %t", known), func(t *testing.T) {
-			b := &backup{t, b.Backup, b.ctx}
-			id := newID()
-			b.put(id, record("0"))
-			var k *tier.Record
-			if known {
-				k = b.there(id)
-			}
-			var (
-				rival  rival
-				rounds int
-			)
-			err := b.Update(b.ctx, id, k, func(current *tier.Record) (*tier.Record, error) {
-				rounds++
-				written := record(fmt.Sprint("rival ", rounds))
-				rival.run(func() {
-					if err := b.Put(b.ctx, id, written); err != nil {
-						b.Errorf("the rival's write: %v", err)
-					}
-				})
-				r := record("updated")
-				return &r, nil
-			})
-			rival.wait()
-			b.Logf("%d rounds, %v", rounds, err)
-			got := b.there(id)
-			switch {
-			case err != nil && !errors.Is(err, tier.ErrContention):
-				b.Errorf("got %v, want ErrContention or nil", err)
-			case !strings.HasPrefix(string(got.Value), "rival "): // they wrote after the last call of f
-				b.Errorf("got %s, want what a rival wrote", describeRecord(got))
-			}
-		})
-	}
-}
-
-// backupCounter counts in many goroutines.
-func backupCounter(b *backup) {
-	const goroutines, each = 16, 4
-	id := newID()
-	var (
-		all    sync.WaitGroup
-		counts = make(chan int, goroutines*each)
-		gaveUp atomic.Int64
-	)
-	for g := range goroutines {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			var last *tier.Record
-			for done, attempts := 0, 0; done < each; attempts++ {
-				known := last
-				if g%2 == 0 {
-					known = nil
-				}
-				var count int
-				err := b.Update(b.ctx, id, known, func(current *tier.Record) (*tier.Record, error) {
-					count = 1
-					if current != nil {
-						n, err := strconv.Atoi(string(current.Value))
-						if err != nil {
-							return nil, err
-						}
-						count = n + 1
-					}
-					r := record(strconv.Itoa(count))
-					last = &r
-					return last, nil
-				})
-				switch {
-				case err == nil:
-					done++
-					counts <- count
-				case errors.Is(err, tier.ErrContention) && attempts < 1000:
-					gaveUp.Add(1)
-				default:
-					b.Errorf("goroutine %d: %v", g, err)
-					return
-				}
-			}
-		}()
-	}
-	all.Wait()
-	close(counts)
-	var got []int
-	for n := range counts {
-		got = append(got, n)
-	}
-	slices.Sort(got)
-	for i, n := range got {
-		if n != i+1 {
-			b.Fatalf("the updates counted %v, want each number once", got)
-		}
-	}
-	b.Logf("%d updates, %d times contention", len(got), gaveUp.Load())
-	if r := b.get(id); r == nil || string(r.Value) != strconv.Itoa(goroutines*each) {
-		b.Errorf("got %s, want %d", describeRecord(r), goroutines*each)
-	}
-}
-
-func backupCancelled(b *backup) {
-	ctx, cancel := context.WithCancel(b.ctx)
-	cancel()
-	id, free := newID(), newID()
-	there := record("there")
-	b.put(id, there)
-	known := b.there(id)
-	other := record("other")
-	write := func(*tier.Record) (*tier.Record, error) { return &other, nil }
-	for name, call := range map[string]func() error{
-		"get":               func() error { _, err := b.Get(ctx, id); return err },
-		"put":               func() error { return b.Put(ctx, id, other) },
-		"insert":            func() error { return b.Insert(ctx, free, other) },
-		"update":            func() error { return b.Update(ctx, id, nil, write) },
-		"update with known": func() error { return b.Update(ctx, id, known, write) },
-	} {
-		b.soon(name, func() error {
-			if call() == nil {
-				return errors.New("no error, although the context was cancelled")
-			}
-			return nil
-		})
-	}
-	b.wants(id, &there, "after calls with a cancelled context")
-	b.wants(free, nil, "after an insert with a cancelled context")
-}
-
-// backupCancelledDuring cancels the context inside an update's function: then
-// the update may have been made or not, but it ends, and holds nobody up.
-func backupCancelledDuring(b *backup) {
-	for _, known := range []bool{false, true} {
-		if !b.Run(fmt.Sprintf("known %t", known), func(t *testing.T) {
-			b := &backup{t, b.Backup, b.ctx}
-			id, there, made := newID(), record("there"), record("made")
-			b.put(id, there)
-			var k *tier.Record
-			if known {
-				k = b.there(id)
-			}
-			ctx, cancel := context.WithCancel(b.ctx)
-			defer cancel()
-			var err error
-			b.soon("the update", func() error {
-				err = b.Update(ctx, id, k, func(*tier.Record) (*tier.Record, error) {
-					cancel()
-					return &made, nil
-				})
-				return nil
-			})
-			got := b.get(id)
-			if !sameRecord(got, &made) && (err == nil || !sameRecord(got, &there)) {
-				b.Errorf("update answered %v, and there is %s", err, describeRecord(got))
-			}
-			next := record("next")
-			b.soon("the next write", func() error { return b.Put(b.ctx, id, next) })
-			b.wants(id, &next, "after the next write")
-		}) {
-			return // the other would take as long to fail
-		}
-	}
+	b.wants(free, nil, "after an insert that is too large")
+	b.wants(other, nil, "after an update of two records, one of which is too large")
 }

@@ -2,7 +2,9 @@ package tiertest_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -11,18 +13,21 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/gaesession/gaesession/tier"
 	"github.com/gaesession/gaesession/tier/tiertest"
 )
 
 func TestBackupsThatKeepTheContract(t *testing.T) {
-	for name, newBackup := range map[string]func() *memory{
-		"conditional on a version":     func() *memory { return &memory{way: versions} },
-		"conditional on the value":     func() *memory { return &memory{way: values} },
-		"with a lock":                  func() *memory { return &memory{way: locks} },
-		"that gives up soon":           func() *memory { return &memory{way: versions, rounds: 2} },
-		"without a conditional insert": func() *memory { return &memory{way: values, insertOverwrites: true} },
+	for name, newBackup := range map[string]func() tier.Backup{
+		"in memory":                    func() tier.Backup { return tiertest.NewBackup() },
+		"in memory, with a limit":      func() tier.Backup { b := tiertest.NewBackup(); b.Limit = 10_000; return b },
+		"with versions":                func() tier.Backup { return &memory{way: versions} },
+		"with hashes of the content":   func() tier.Backup { return &memory{way: contents} },
+		"with locks":                   func() tier.Backup { return &memory{way: locks} },
+		"that gives up soon":           func() tier.Backup { return &memory{way: versions, rounds: 1} },
+		"without a conditional insert": func() tier.Backup { return &memory{way: contents, insertOverwrites: true} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -36,42 +41,88 @@ var broken = map[string]struct {
 	way  way
 	part string
 }{
-	"reads may be stale":                         {versions, "AReadSeesEveryWriteBeforeIt"},
-	"an error where nothing is there":            {versions, "NothingIsThere"},
-	"loses microseconds":                         {versions, "GetReturnsWhatWasPut"},
-	"rounds to milliseconds":                     {versions, "GetReturnsWhatWasPut"},
-	"takes an empty value for none":              {versions, "GetReturnsWhatWasPut"},
-	"keeps the slice":                            {versions, "SlicesBelongToTheCaller"},
-	"hands out its slice":                        {versions, "SlicesBelongToTheCaller"},
-	"hides what is expired":                      {versions, "ExpiredRecordsStayForTheGrace"},
-	"ids in lower case":                          {versions, "IdsAreToldApart"},
-	"ids cut off":                                {versions, "IdsAreToldApart"},
-	"insert overwrites and refuses":              {versions, "InsertIsTheFirst"},
-	"insert looks, then puts":                    {versions, "OnlyOneOfManyInsertsIsTheFirst"},
-	"takes less than fits":                       {versions, "WhatFitsIsKept"},
-	"writes the start of what is too large":      {versions, "WhatFitsIsKept"},
-	"another error for what is too large":        {versions, "WhatFitsIsKept"},
-	"update sets no token":                       {versions, "TokensNameVersions"},
-	"writes the token it is given":               {versions, "TokensNameVersions"},
-	"an emptied record for nothing":              {versions, "UpdateOfNothing"},
-	"trusts known":                               {versions, "UpdateWithAndWithoutAnIdeaOfWhatIsThere"},
-	"trusts known with a token":                  {versions, "UpdateWithAndWithoutAnIdeaOfWhatIsThere"},
-	"compares the value alone":                   {values, "UpdateWithAndWithoutAnIdeaOfWhatIsThere"},
-	"writes what f returned first":               {versions, "UpdateWithAndWithoutAnIdeaOfWhatIsThere"},
-	"writes although f failed":                   {versions, "UpdateThatWritesNothing"},
-	"deletes when f returns nothing":             {versions, "UpdateThatWritesNothing"},
-	"wraps the error of f":                       {versions, "UpdateThatWritesNothing"},
-	"calls f again for its ErrContention":        {versions, "UpdateThatWritesNothing"},
-	"keeps its lock when f writes nothing":       {locks, "UpdateThatWritesNothing"},
-	"update looks, then puts":                    {versions, "UpdatesThatOverlap"},
-	"update of nothing puts":                     {versions, "UpdatesThatOverlap"},
-	"update sees updates only":                   {versions, "AWriteDuringAnUpdateIsNotLost"},
-	"writes when it gives up":                    {versions, "AnUpdateThatGivesUpWroteNothing"},
-	"another error when it gives up":             {versions, "AnUpdateThatGivesUpWroteNothing"},
-	"compares, then writes":                      {versions, "NoUpdateIsLost"},
-	"does not look at the context":               {versions, "ACancelledContextEndsCalls"},
-	"keeps its lock when the context ends":       {locks, "AContextCancelledDuringAnUpdate"},
-	"writes, and reports the end of the context": {versions, ""}, // as may be
+	"an error where nothing is there":             {versions, "NothingIsThere"},
+	"loses microseconds":                          {versions, "GetReturnsWhatWasPut"},
+	"rounds to milliseconds":                      {versions, "GetReturnsWhatWasPut"},
+	"takes an empty value for none":               {versions, "GetReturnsWhatWasPut"},
+	"reads may be stale":                          {versions, "AReadSeesEveryWriteBeforeIt"},
+	"keeps the slice":                             {versions, "NothingIsShared"},
+	"hands on its slice":                          {versions, "NothingIsShared"},
+	"hands on its pointer":                        {versions, "NothingIsShared"},
+	"hands on its token":                          {versions, "NothingIsShared"},
+	"keeps what an update was given":              {versions, "NothingIsShared"},
+	"update changes its guess":                    {versions, "NothingIsShared"},
+	"hides what is expired":                       {versions, "ExpiredRecordsStayForTheGrace"},
+	"ids in lower case":                           {versions, "IdsAreToldApart"},
+	"ids cut off":                                 {versions, "IdsAreToldApart"},
+	"escapes to an id of another":                 {versions, "IdsAreToldApart"},
+	"insert overwrites and refuses":               {versions, "InsertIsTheFirst"},
+	"insert looks, then puts":                     {versions, "OnlyOneOfManyInsertsIsTheFirst"},
+	"takes less than its largest value":           {versions, "TheLargestValueIsKept"},
+	"guesses take less":                           {versions, "TheLargestValueIsKept"},
+	"writes the start of what is too large":       {versions, "TheLargestValueIsKept"},
+	"another error for what is too large":         {versions, "TheLargestValueIsKept"},
+	"writes the others of what is too large":      {versions, "TheLargestValueIsKept"},
+	"no tokens":                                   {versions, "TokensNameVersions"},
+	"tokens of 65 bytes":                          {versions, "TokensNameVersions"},
+	"an emptied record has no token":              {versions, "TokensNameVersions"},
+	"tokens of the value alone":                   {contents, "TokensNameVersions"},
+	"update sets no token":                        {versions, "TokensNameVersions"},
+	"update sets the first token":                 {versions, "TokensNameVersions"},
+	"a guess sets no token":                       {versions, "TokensNameVersions"},
+	"update keeps a token that is set":            {versions, "TokensNameVersions"},
+	"writes the token it is given":                {versions, "TokensNameVersions"},
+	"an emptied record for nothing":               {versions, "UpdateReplacesWhatIsThere"},
+	"nothing for an emptied record":               {versions, "UpdateReplacesWhatIsThere"},
+	"the order of the ids themselves":             {versions, "UpdateReplacesWhatIsThere"},
+	"f gets no tokens":                            {versions, "UpdateReplacesWhatIsThere"},
+	"writes the first of several":                 {versions, "UpdateReplacesWhatIsThere"},
+	"deletes what f leaves":                       {versions, "UpdateLeavesWhatFLeaves"},
+	"leaves all when f leaves one":                {versions, "UpdateLeavesWhatFLeaves"},
+	"writes although f failed":                    {versions, "UpdateThatWritesNothing"},
+	"wraps the error of f":                        {versions, "UpdateThatWritesNothing"},
+	"calls f again for its ErrContention":         {versions, "UpdateThatWritesNothing"},
+	"keeps its lock when f writes nothing":        {locks, "UpdateThatWritesNothing"},
+	"a new version when f writes nothing":         {versions, "UpdateThatWritesNothing"},
+	"knows no guess":                              {versions, "ARightGuessIsWritten"},
+	"compares pointers":                           {versions, "ARightGuessIsWritten"},
+	"guesses of nothing are wrong":                {versions, "ARightGuessIsWritten"},
+	"calls f after a right guess":                 {versions, "ARightGuessIsWritten"},
+	"does not write what is the same":             {versions, "ARightGuessIsWritten"},
+	"takes any token":                             {versions, "AWrongGuessIsNotWritten"},
+	"takes an empty token for any":                {versions, "AWrongGuessIsNotWritten"},
+	"takes any token where nothing is there":      {versions, "AWrongGuessIsNotWritten"},
+	"an emptied record is nothing to a guess":     {versions, "AWrongGuessIsNotWritten"},
+	"takes the start of a token":                  {versions, "AWrongGuessIsNotWritten"},
+	"takes a token with more":                     {versions, "AWrongGuessIsNotWritten"},
+	"writes a wrong guess when f leaves":          {versions, "AWrongGuessIsNotWritten"},
+	"writes a wrong guess when f fails":           {versions, "AWrongGuessIsNotWritten"},
+	"an error for a wrong guess":                  {versions, "AWrongGuessIsNotWritten"},
+	"f gets nothing after a wrong guess":          {versions, "AWrongGuessIsNotWritten"},
+	"takes tokens of 32 bytes":                    {versions, "NoTokenOfOthersIsRight"},
+	"takes a token of zeros for none":             {versions, "NoTokenOfOthersIsRight"},
+	"an error for a token of 9 bytes":             {versions, "NoTokenOfOthersIsRight"},
+	"an error when a record came back":            {contents, "ARecordThatCameBackDoesNoHarm"},
+	"update looks, then puts":                     {versions, "UpdatesThatOverlap"},
+	"update of nothing puts":                      {versions, "UpdatesThatOverlap"},
+	"update sees updates only":                    {versions, "AWriteDuringAnUpdateIsNotLost"},
+	"writes what f returned first":                {versions, "AWriteDuringAnUpdateIsNotLost"},
+	"compares the first of several":               {versions, "AConflictInOneRecordWritesNone"},
+	"writes those of several that did not change": {versions, "AConflictInOneRecordWritesNone"},
+	"writes what f returned before and leaves":    {versions, "AConflictInOneRecordWritesNone"},
+	"f gets again what it got":                    {versions, "AConflictInOneRecordWritesNone"},
+	"writes back what f leaves":                   {versions, "WhatIsLeftIsNotWrittenBack"},
+	"writes when it gives up":                     {versions, "AnUpdateThatGivesUpWroteNothing"},
+	"another error when it gives up":              {versions, "AnUpdateThatGivesUpWroteNothing"},
+	"compares, then writes":                       {versions, "NoUpdateIsLost"},
+	"shows half of an update":                     {versions, "UpdatesOfTwoRecordsAreWhole"},
+	"writes one after the other":                  {versions, "UpdatesOfTwoRecordsAreWhole"},
+	"does not look at the context":                {versions, "AnEndedContextEndsCalls"},
+	"guesses do not look at the context":          {versions, "AnEndedContextEndsCalls"},
+	"keeps its lock when the context ends":        {locks, "AContextCancelledDuringAnUpdate"},
+	"writes half when the context ends":           {versions, "AContextCancelledDuringAnUpdate"},
+	"writes, and says it has not":                 {versions, "AContextCancelledDuringAnUpdate"},
+	"writes, and reports the end of the context":  {versions, ""}, // as may be
 }
 
 const brokenEnv = "TIERTEST_BROKEN"
@@ -109,9 +160,9 @@ func TestTheSuiteFindsWhatIsBroken(t *testing.T) {
 type way string
 
 const (
-	versions way = "versions" // conditional writes
-	values   way = "values"   // the same, without tokens
-	locks    way = "locks"    // an update locks its record
+	versions way = "versions" // tokens are drawn
+	contents way = "contents" // tokens are hashes of the content
+	locks    way = "locks"    // tokens are drawn, and an update locks its records
 )
 
 // memory is a Backup that keeps the contract, but for its fault.
@@ -121,6 +172,7 @@ type memory struct {
 	insertOverwrites bool
 	fault            string
 
+	writers sync.Mutex // the fault that shows half of an update
 	mu      sync.Mutex
 	records map[string]*kept
 	version int64
@@ -128,7 +180,7 @@ type memory struct {
 }
 
 type kept struct {
-	record  tier.Record
+	record  *tier.Record
 	before  *tier.Record
 	version int64
 	updates int64
@@ -148,36 +200,48 @@ func (m *memory) ended(ctx context.Context) error {
 }
 
 func (m *memory) key(id string) string {
-	if m.is("ids in lower case") {
+	switch {
+	case m.is("ids in lower case"):
 		return strings.ToLower(id)
-	}
-	if m.is("ids cut off") {
+	case m.is("ids cut off"):
 		return id[:min(len(id), 120)]
+	case m.is("escapes to an id of another") && strings.HasPrefix(id, "__") && strings.HasSuffix(id, "__"):
+		return id + "."
 	}
 	return id
 }
 
-// lock takes the record's lock, and returns its release.
-func (m *memory) lock(ctx context.Context, id string) (func(), error) {
+// lock locks records, and returns their release.
+func (m *memory) lock(ctx context.Context, ids ...string) (release func(), err error) {
 	if m.way != locks {
 		return func() {}, nil
 	}
-	m.mu.Lock()
-	if m.locked == nil {
-		m.locked = map[string]chan struct{}{}
+	var held []chan struct{}
+	release = func() {
+		for _, l := range held {
+			<-l
+		}
 	}
-	l := m.locked[id]
-	if l == nil {
-		l = make(chan struct{}, 1)
-		m.locked[id] = l
+	for _, id := range slices.Sorted(slices.Values(ids)) {
+		m.mu.Lock()
+		if m.locked == nil {
+			m.locked = map[string]chan struct{}{}
+		}
+		l := m.locked[id]
+		if l == nil {
+			l = make(chan struct{}, 1)
+			m.locked[id] = l
+		}
+		m.mu.Unlock()
+		select {
+		case l <- struct{}{}:
+			held = append(held, l)
+		case <-ctx.Done():
+			release()
+			return nil, ctx.Err()
+		}
 	}
-	m.mu.Unlock()
-	select {
-	case l <- struct{}{}:
-		return func() { <-l }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	return release, nil
 }
 
 func (m *memory) Get(ctx context.Context, id string) (*tier.Record, error) {
@@ -201,71 +265,92 @@ func (m *memory) get(id string) (*tier.Record, error) {
 	}
 	r := k.record
 	if m.is("reads may be stale") && k.before != nil && k.version%3 == 0 {
-		r = *k.before
+		r = k.before
 	}
-	if !m.is("hands out its slice") && !m.is("keeps the slice") {
-		r.Value = slices.Clone(r.Value)
+	if m.is("hands on its pointer") {
+		return r, nil
 	}
-	return &r, nil
+	handed := *r
+	if !m.is("hands on its slice") && !m.is("keeps the slice") {
+		handed.Value = bytes.Clone(r.Value)
+	}
+	if !m.is("hands on its token") && !m.is("compares pointers") {
+		handed.Token = bytes.Clone(r.Token)
+	}
+	return &handed, nil
 }
 
-// set writes if cond, which is called with what is there, allows it.
-func (m *memory) set(id string, r *tier.Record, update bool, cond func(*kept) bool) (bool, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// token returns the token of a record.
+func (m *memory) token(r *tier.Record) []byte {
+	token := fmt.Append(nil, "v", m.version)
+	switch {
+	case m.is("no tokens"), m.is("an emptied record has no token") && len(r.Value) == 0:
+		return nil
+	case m.is("tokens of 65 bytes"):
+		return fmt.Appendf(nil, "%065d", m.version)
+	case m.way == contents:
+		sum := sha256.Sum256(fmt.Append(nil, r.Expires.UnixMicro(), " ", string(r.Value)))
+		if m.is("tokens of the value alone") {
+			sum = sha256.Sum256(r.Value)
+		}
+		token = sum[:]
+	}
+	return token
+}
+
+// check returns an error if a value is too large, and may cut it off.
+func (m *memory) check(r *tier.Record) error {
+	limit := maxValue
+	if m.is("takes less than its largest value") {
+		limit -= 10
+	}
+	switch {
+	case len(r.Value) <= limit:
+		return nil
+	case m.is("writes the start of what is too large"):
+		r.Value = r.Value[:limit]
+		return nil
+	case m.is("another error for what is too large"):
+		return errClosed
+	}
+	return tier.ErrTooLarge
+}
+
+// write writes a record and returns its token. The caller holds the lock.
+func (m *memory) write(id string, r tier.Record, update bool) []byte {
 	if m.records == nil {
 		m.records = map[string]*kept{}
 	}
-	k := m.records[m.key(id)]
-	if cond != nil && !cond(k) {
-		return false, nil
-	}
-	w := *r
-	w.Expires = w.Expires.Truncate(time.Microsecond)
+	r.Expires = r.Expires.Truncate(time.Microsecond)
 	switch {
 	case m.is("loses microseconds"):
-		w.Expires = w.Expires.Truncate(time.Second)
+		r.Expires = r.Expires.Truncate(time.Second)
 	case m.is("rounds to milliseconds"):
-		w.Expires = w.Expires.Round(time.Millisecond)
-	}
-	if limit := maxValue; len(w.Value) > limit || m.is("takes less than fits") && len(w.Value) > limit-10 {
-		switch {
-		case m.is("writes the start of what is too large"):
-			w.Value = w.Value[:limit]
-		case m.is("another error for what is too large"):
-			return false, errClosed
-		default:
-			return false, tier.ErrTooLarge
-		}
+		r.Expires = r.Expires.Round(time.Millisecond)
 	}
 	if !m.is("keeps the slice") {
-		w.Value = slices.Clone(w.Value)
-	}
-	next := &kept{record: w}
-	if k != nil {
-		before := k.record
-		next.before, next.updates = &before, k.updates
+		r.Value = bytes.Clone(r.Value)
 	}
 	m.version++
-	next.version = m.version
+	if !(m.is("writes the token it is given") && !update || m.is("update keeps a token that is set") && update) || len(r.Token) == 0 {
+		r.Token = m.token(&r)
+	}
+	next := &kept{record: &r, version: m.version}
+	if k := m.records[m.key(id)]; k != nil {
+		next.before, next.updates = k.record, k.updates
+	}
 	if update {
 		next.updates++
 	}
-	if !m.is("writes the token it is given") || len(r.Token) == 0 || update {
-		next.record.Token = nil
-		if m.way == versions {
-			next.record.Token = fmt.Append(nil, "v", m.version)
-		}
-	}
 	m.records[m.key(id)] = next
-	if update && !m.is("update sets no token") {
-		r.Token = next.record.Token
+	if m.is("hands on its token") {
+		return r.Token
 	}
-	return true, nil
+	return bytes.Clone(r.Token)
 }
 
 func (m *memory) Put(ctx context.Context, id string, r tier.Record) error {
-	if err := m.ended(ctx); err != nil {
+	if err := errors.Join(m.ended(ctx), m.check(&r)); err != nil {
 		return err
 	}
 	release, err := m.lock(ctx, id)
@@ -273,12 +358,14 @@ func (m *memory) Put(ctx context.Context, id string, r tier.Record) error {
 		return err
 	}
 	defer release()
-	_, err = m.set(id, &r, false, nil)
-	return err
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.write(id, r, false)
+	return nil
 }
 
 func (m *memory) Insert(ctx context.Context, id string, r tier.Record) error {
-	if err := m.ended(ctx); err != nil {
+	if err := errors.Join(m.ended(ctx), m.check(&r)); err != nil {
 		return err
 	}
 	release, err := m.lock(ctx, id)
@@ -286,67 +373,78 @@ func (m *memory) Insert(ctx context.Context, id string, r tier.Record) error {
 		return err
 	}
 	defer release()
-	missing := func(k *kept) bool { return k == nil }
-	switch {
-	case m.insertOverwrites:
-		missing = nil
-	case m.is("insert overwrites and refuses"):
-		if current, _ := m.get(id); current != nil {
-			_, err := m.set(id, &r, false, nil)
-			return errors.Join(err, tier.ErrExists)
-		}
-	case m.is("insert looks, then puts"):
-		if current, _ := m.get(id); current != nil {
-			return tier.ErrExists
-		}
-		time.Sleep(time.Millisecond)
-		missing = nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	there := m.records[m.key(id)] != nil
+	if m.is("insert looks, then puts") {
+		m.pause()
 	}
-	done, err := m.set(id, &r, false, missing)
-	if err == nil && !done {
-		err = tier.ErrExists
+	if there && !m.insertOverwrites {
+		if m.is("insert overwrites and refuses") {
+			m.write(id, r, false)
+		}
+		return tier.ErrExists
 	}
-	return err
+	m.write(id, r, false)
+	return nil
 }
 
-func (m *memory) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	if err := m.ended(ctx); err != nil {
+// pause gives others a turn.
+func (m *memory) pause() {
+	m.mu.Unlock()
+	time.Sleep(time.Millisecond)
+	m.mu.Lock()
+}
+
+func (m *memory) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) error {
+	if err := m.ended(ctx); err != nil && !(guess != nil && m.is("guesses do not look at the context")) {
 		return err
 	}
-	release, err := m.lock(ctx, id)
+	if m.is("the order of the ids themselves") {
+		ids = slices.Sorted(slices.Values(ids))
+	}
+	release, err := m.lock(ctx, ids...)
 	if err != nil {
 		return err
 	}
-	if m.is("keeps its lock when f writes nothing") || m.is("keeps its lock when the context ends") {
-		unlock := release
-		release = func() {}
+	if m.is("keeps its lock when the context ends") {
 		defer func() {
-			if m.is("keeps its lock when the context ends") && ctx.Err() == nil || m.is("keeps its lock when f writes nothing") && known == nil {
-				unlock()
+			if ctx.Err() == nil {
+				release()
 			}
 		}()
+	} else if !m.is("keeps its lock when f writes nothing") {
+		defer release()
 	}
-	defer release()
-	current := known
-	trusts := m.is("trusts known") || m.is("trusts known with a token") && known != nil && len(known.Token) > 0
-	if known == nil || len(known.Token) == 0 && m.way == versions && !trusts {
-		if current, err = m.get(id); err != nil {
+	if guess != nil && !m.is("knows no guess") {
+		right, err := m.guess(ids[0], guess)
+		if right || err != nil {
+			if m.is("calls f after a right guess") {
+				_, _ = f([]*tier.Record{nil})
+			}
 			return err
 		}
 	}
-	if current == nil && m.is("an emptied record for nothing") {
-		current = &tier.Record{}
-	}
-	rounds := m.rounds
-	if rounds == 0 {
-		rounds = 100
-	}
-	var first *tier.Record
-	for range rounds {
+	var current, first, last []*tier.Record
+	for range cmp.Or(m.rounds, 100) {
+		if current == nil || !m.is("f gets again what it got") {
+			if current, err = m.current(ids, guess != nil); err != nil {
+				return err
+			}
+		}
+		before := current
+		if m.is("keeps what an update was given") {
+			m.keep(ids, current)
+		}
 		next, err := f(current)
 		switch {
-		case err != nil && m.is("writes although f failed"):
-			_, _ = m.set(id, next, true, nil)
+		case err != nil && m.is("writes although f failed"),
+			err != nil && m.is("writes a wrong guess when f fails") && guess != nil,
+			err == nil && m.is("writes a wrong guess when f leaves") && guess != nil && next[0] == nil:
+			if guess != nil {
+				next = []*tier.Record{guess.Next}
+			}
+			_, _ = m.replace(ctx, ids, current, next)
 			return err
 		case err != nil && m.is("wraps the error of f"):
 			return fmt.Errorf("f: %w", err)
@@ -355,19 +453,21 @@ func (m *memory) Update(ctx context.Context, id string, known *tier.Record, f fu
 			return errors.Join(err)
 		case err != nil:
 			return err
-		case next == nil && m.is("deletes when f returns nothing"):
-			m.mu.Lock()
-			delete(m.records, id)
-			m.mu.Unlock()
-			return nil
-		case next == nil:
-			return nil
 		}
-		if err := m.ended(ctx); err != nil {
-			if m.is("writes, and reports the end of the context") {
-				_, _ = m.set(id, next, true, nil)
+		if m.is("a new version when f writes nothing") && allNil(next) {
+			next = slices.Clone(next)
+			for i, r := range next {
+				if r == nil && before[i] != nil {
+					next[i] = &tier.Record{Value: before[i].Value, Expires: before[i].Expires}
+				}
 			}
-			return err
+		}
+		if m.is("writes what f returned before and leaves") && last != nil {
+			for i, r := range last {
+				if next[i] == nil {
+					next[i] = r
+				}
+			}
 		}
 		if first == nil {
 			first = next
@@ -375,27 +475,23 @@ func (m *memory) Update(ctx context.Context, id string, known *tier.Record, f fu
 		if m.is("writes what f returned first") {
 			next = first
 		}
-		if m.is("compares, then writes") {
-			m.mu.Lock()
-			same := m.same(m.records[id], current)
-			m.mu.Unlock()
-			if same {
-				time.Sleep(time.Millisecond) // others compare as well
-				_, err := m.set(id, next, true, nil)
-				return err
-			}
-		} else if done, err := m.set(id, next, true, func(k *kept) bool {
-			return trusts || m.is("update looks, then puts") || m.is("update of nothing puts") && current == nil || m.same(k, current)
-		}); err != nil || done {
+		done, err := m.replace(ctx, ids, current, next)
+		if err != nil {
 			return err
 		}
-		if m.is("writes when it gives up") && first != next {
-			_, _ = m.set(id, next, true, nil)
+		if done {
+			if !allNil(next) && m.is("keeps its lock when f writes nothing") {
+				release()
+			}
+			return nil
+		}
+		if m.is("writes when it gives up") && last != nil {
+			m.mu.Lock()
+			m.write(ids[0], *next[0], true)
+			m.mu.Unlock()
 			return tier.ErrContention
 		}
-		if current, err = m.get(id); err != nil {
-			return err
-		}
+		last = next
 	}
 	if m.is("another error when it gives up") {
 		return errClosed
@@ -403,20 +499,207 @@ func (m *memory) Update(ctx context.Context, id string, known *tier.Record, f fu
 	return tier.ErrContention
 }
 
-// same reports whether what is kept is what an update was made from.
-func (m *memory) same(k *kept, current *tier.Record) bool {
-	if k == nil || current == nil {
-		return k == nil && current == nil || m.is("an emptied record for nothing") && k == nil && current.Value == nil
-	}
-	if m.is("update sees updates only") {
-		return k.updates == 0 || bytes.Equal(k.record.Token, current.Token)
-	}
-	if m.way == versions {
-		return bytes.Equal(k.record.Token, current.Token)
-	}
-	return bytes.Equal(k.record.Value, current.Value) &&
-		(k.record.Expires.Equal(current.Expires) || m.is("compares the value alone"))
+func allNil(records []*tier.Record) bool {
+	return !slices.ContainsFunc(records, func(r *tier.Record) bool { return r != nil })
 }
 
-func (m *memory) Fits(_ string, size int) bool { return size <= maxValue }
-func (m *memory) ValidID(id string) bool       { return id != "" }
+// guess writes a guess if it is right.
+func (m *memory) guess(id string, g *tier.Guess) (right bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	there := m.records[m.key(id)]
+	var token []byte
+	if there != nil {
+		token = there.record.Token
+	}
+	right = bytes.Equal(g.Token, token)
+	n := len(g.Token)
+	switch m.fault {
+	case "compares pointers":
+		right = n == len(token) && unsafe.SliceData(g.Token) == unsafe.SliceData(token)
+	case "guesses of nothing are wrong":
+		right = right && n > 0
+	case "takes any token":
+		right = true
+	case "takes an empty token for any":
+		right = right || n == 0
+	case "takes any token where nothing is there":
+		right = right || there == nil
+	case "an emptied record is nothing to a guess":
+		right = right || n == 0 && len(there.record.Value) == 0
+	case "takes the start of a token":
+		right = right || n > 0 && bytes.HasPrefix(token, g.Token)
+	case "takes a token with more":
+		right = right || len(token) > 0 && bytes.HasPrefix(g.Token, token)
+	case "takes tokens of 32 bytes":
+		right = right || n == 32
+	case "takes a token of zeros for none":
+		right = right || there == nil && len(bytes.Trim(g.Token, "\x00")) == 0
+	case "an error for a token of 9 bytes":
+		if n == 9 {
+			return false, errClosed
+		}
+	case "an error for a wrong guess":
+		if !right {
+			return false, errClosed
+		}
+	case "an error when a record came back":
+		if right && there != nil && there.version != 1 && there.updates == 0 {
+			return false, errClosed
+		}
+	}
+	if !right {
+		return false, nil
+	}
+	if err := m.check(g.Next); err != nil {
+		return false, err
+	}
+	if m.is("guesses take less") && len(g.Next.Value) == maxValue {
+		return false, tier.ErrTooLarge
+	}
+	if m.is("does not write what is the same") && there != nil && bytes.Equal(there.record.Value, g.Next.Value) && there.record.Expires.Equal(g.Next.Expires) {
+		return true, nil
+	}
+	token = m.write(id, *g.Next, true)
+	if !m.is("a guess sets no token") {
+		g.Next.Token = token
+	}
+	if m.is("update changes its guess") {
+		g.Token = token
+		g.Next.Value = append(g.Next.Value, '!')
+	}
+	return true, nil
+}
+
+// current returns what an update gives to f.
+func (m *memory) current(ids []string, guessed bool) ([]*tier.Record, error) {
+	current := make([]*tier.Record, len(ids))
+	for i, id := range ids {
+		r, err := m.get(id)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case r == nil && m.is("an emptied record for nothing"):
+			r = &tier.Record{}
+		case r != nil && m.is("nothing for an emptied record") && len(r.Value) == 0,
+			guessed && m.is("f gets nothing after a wrong guess"):
+			r = nil
+		case r != nil && m.is("f gets no tokens"):
+			r.Token = nil
+		}
+		current[i] = r
+	}
+	return current, nil
+}
+
+// keep keeps the very records that f gets.
+func (m *memory) keep(ids []string, current []*tier.Record) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, id := range ids {
+		if k := m.records[m.key(id)]; k != nil {
+			k.record = current[i]
+		}
+	}
+}
+
+// replace writes next if what it replaces is current.
+func (m *memory) replace(ctx context.Context, ids []string, current, next []*tier.Record) (done bool, err error) {
+	if err := m.ended(ctx); err != nil {
+		half := m.is("writes half when the context ends")
+		if half || m.is("writes, and reports the end of the context") || m.is("writes, and says it has not") {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for i, id := range ids {
+				if !half || i == 0 && len(ids) > 1 {
+					m.write(id, *next[i], true)
+				}
+			}
+		}
+		if m.is("writes, and says it has not") {
+			return false, fmt.Errorf("%w: %w", tier.ErrNotWritten, err)
+		}
+		return false, err
+	}
+	if m.is("shows half of an update") {
+		m.writers.Lock()
+		defer m.writers.Unlock()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	writes := make([]bool, len(ids))
+	changed := false
+	for i, id := range ids {
+		if next[i] == nil {
+			continue
+		}
+		writes[i] = true
+		if !m.same(m.records[m.key(id)], current[i]) && !(i > 0 && m.is("compares the first of several")) {
+			changed = true
+			writes[i] = false
+		}
+	}
+	if m.is("compares, then writes") {
+		m.pause() // others compare as well
+	}
+	if changed && !m.is("writes those of several that did not change") {
+		return false, nil
+	}
+	for i := range ids {
+		if writes[i] {
+			if err := m.check(next[i]); err != nil {
+				if m.is("writes the others of what is too large") && i > 0 {
+					m.write(ids[0], *next[0], true)
+				}
+				return false, err
+			}
+		}
+	}
+	some := slices.Contains(next, nil) && !allNil(next)
+	var firstToken []byte
+	for i, id := range ids {
+		if !writes[i] {
+			switch {
+			case next[i] == nil && some && m.is("deletes what f leaves"):
+				delete(m.records, m.key(id))
+			case current[i] != nil && m.is("writes back what f leaves"):
+				m.write(id, *current[i], true)
+			}
+			continue
+		}
+		if i > 0 && m.is("writes the first of several") || some && m.is("leaves all when f leaves one") {
+			continue
+		}
+		if i > 0 && (m.is("writes one after the other") || m.is("shows half of an update")) {
+			m.pause()
+		}
+		token := m.write(id, *next[i], true)
+		if firstToken == nil {
+			firstToken = token
+		}
+		switch {
+		case m.is("update sets no token"):
+		case m.is("update sets the first token"):
+			next[i].Token = firstToken
+		default:
+			next[i].Token = token
+		}
+	}
+	return !changed, nil
+}
+
+// same reports whether what is kept is what an update was made from.
+func (m *memory) same(k *kept, current *tier.Record) bool {
+	if m.is("update looks, then puts") || m.is("update of nothing puts") && current == nil || m.is("f gets no tokens") {
+		return true
+	}
+	if k == nil || current == nil {
+		return k == nil && (current == nil || m.is("an emptied record for nothing") && current.Value == nil) ||
+			m.is("nothing for an emptied record") && current == nil && len(k.record.Value) == 0
+	}
+	return bytes.Equal(k.record.Token, current.Token) || m.is("update sees updates only") && k.updates == 0
+}
+
+func (m *memory) MaxValue(string) int    { return maxValue }
+func (m *memory) ValidID(id string) bool { return id != "" }

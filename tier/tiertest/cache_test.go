@@ -15,15 +15,39 @@ import (
 )
 
 func TestCachesThatKeepTheContract(t *testing.T) {
-	for name, fault := range map[string]string{
-		"that counts in milliseconds": "",
-		"that counts in seconds":      "whole seconds",
-		"that keeps 10 MB values":     "no limit",
+	for name, newCache := range map[string]func() tier.Cache{
+		"in memory":                   func() tier.Cache { return tiertest.NewCache() },
+		"in memory, with a limit":     func() tier.Cache { c := tiertest.NewCache(); c.Limit = 10_000; return c },
+		"that counts in milliseconds": func() tier.Cache { return &memoryCache{} },
+		"that counts in seconds":      func() tier.Cache { return &memoryCache{fault: "whole seconds"} },
+		"that keeps 10 MB values":     func() tier.Cache { return &memoryCache{fault: "no limit"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tiertest.TestCache(t, func(t *testing.T) tier.Cache { return &memoryCache{fault: fault} })
+			tiertest.TestCache(t, func(t *testing.T) tier.Cache { return newCache() })
 		})
+	}
+}
+
+func TestAFlushedCacheIsEmptyAndGoesOn(t *testing.T) {
+	ctx, c := context.Background(), tiertest.NewCache()
+	it := tier.Item{Value: []byte("v")}
+	if err := c.Set(ctx, "id", it, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	old, err := c.Get(ctx, "id")
+	if err != nil || old == nil {
+		t.Fatalf("got %v, %v", old, err)
+	}
+	c.Flush()
+	if it, err := c.Get(ctx, "id"); it != nil || err != nil {
+		t.Errorf("got %v, %v; want nothing", it, err)
+	}
+	if added, err := c.Add(ctx, "id", it, time.Hour); !added || err != nil {
+		t.Errorf("add after the flush: %t, %v", added, err)
+	}
+	if got, err := c.CompareAndSwap(ctx, "id", old, it, time.Hour); got != tier.Conflict || err != nil {
+		t.Errorf("swap of what was there before the flush: %v, %v; want a conflict", got, err)
 	}
 }
 

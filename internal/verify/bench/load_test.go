@@ -10,7 +10,7 @@ import (
 
 	"github.com/icza/session"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
@@ -127,7 +127,7 @@ func benchmarkOverlap(b *testing.B, one, instances bool, n int, o namedOpener) {
 	request := func() context.Context {
 		ctx := s.NewRequest(count, sleepLatency).Context()
 		if !instances {
-			ctx = tiered.OnInstance(ctx, s)
+			ctx = instance.With(ctx, instance.Instance{Name: s})
 		}
 		return ctx
 	}

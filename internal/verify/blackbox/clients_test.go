@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/instance"
 )
 
 const (
@@ -213,12 +213,12 @@ func (c *client) change() {
 	defer c.inFlight.Add(-1)
 	// Requests of one instance share their updates, so two clients are on one
 	// instance, and the others on one each.
-	instance := c.name
-	if instance == "b" {
-		instance = "a"
+	name := c.name
+	if name == "b" {
+		name = "a"
 	}
 	// App Engine cancels a request's context when it has ended.
-	ctx, cancel := context.WithCancel(tiered.OnInstance(context.Background(), instance))
+	ctx, cancel := context.WithCancel(instance.With(context.Background(), instance.Instance{Name: name}))
 	defer cancel()
 	var next any
 	err := c.app.request(ctx, c.key, async, func(s attributes) {

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/instance"
 )
 
 // ErrFailed is what a call answers that a hook made fail.
@@ -59,7 +59,7 @@ func (s *Service) NewRequest(hooks ...Hook) *Request {
 // NewRequestContext is NewRequest with a context derived from the service's.
 func (s *Service) NewRequestContext(ctx context.Context, hooks ...Hook) *Request {
 	r := &Request{hook: chain(hooks), make: appengine.APICall}
-	r.ctx = tiered.OnInstance(appengine.WithAPICallFunc(ctx, r.call), r)
+	r.ctx = instance.With(appengine.WithAPICallFunc(ctx, r.call), instance.Instance{Name: r})
 	return r
 }
 

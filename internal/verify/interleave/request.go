@@ -11,6 +11,7 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/verify/judge"
@@ -111,11 +112,8 @@ func (a *actor) pause(name string) error {
 
 // context is that of the request, on an instance of its own as a rule.
 func (a *actor) context() context.Context {
-	ctx := retry.Steady(a.w.withCalls(context.WithValue(context.Background(), holderKey{}, a), a))
-	if a.op.skew != 0 {
-		ctx = tiered.WithClock(ctx, a.op.skew)
-	}
-	return tiered.OnInstance(ctx, a.instance())
+	ctx := a.w.withCalls(context.WithValue(context.Background(), holderKey{}, a), a)
+	return instance.With(ctx, instance.Instance{Name: a.instance(), Ahead: a.op.skew, Steady: true, Over: a.w.over})
 }
 
 // instance is the request whose instance this one is on.
@@ -245,7 +243,7 @@ func (w *world) newRequest(down string, o op) *request {
 	r := &request{w: w, down: down}
 	add := func(err error) { r.errs = append(r.errs, err) }
 	ctx := w.withCalls(context.WithValue(context.Background(), holderKey{}, r), r)
-	r.visit = w.store.visit(tiered.OnInstance(ctx, r), w.tiersOf(0, nil), w.scenario, o, add, func(err error) {
+	r.visit = w.store.visit(instance.With(ctx, instance.Instance{Name: r, Over: w.over}), w.tiersOf(0, nil), w.scenario, o, add, func(err error) {
 		if down == "" {
 			add(err)
 		}

@@ -35,6 +35,7 @@ type world struct {
 	mu      sync.Mutex // guards what follows against the requests' goroutines
 	pending []*call
 	stopped bool
+	over    chan struct{} // closed when it is stopped
 
 	// What has happened.
 	trace   []choice
@@ -65,7 +66,7 @@ func (w *world) isStopped() bool {
 // requests.
 func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w := &world{bubble: b, scenario: sc, store: sc.store(), breach: br, born: time.Now(),
-		texts: map[string]string{}, down: map[string]bool{}, clock: 1}
+		texts: map[string]string{}, down: map[string]bool{}, clock: 1, over: make(chan struct{})}
 	w.appEngine = appEngine{b.server, w.store.kept()}
 	w.cache, w.backup = w.appEngine, w.appEngine
 	if sc.redis {
@@ -324,6 +325,7 @@ func (w *world) fail(format string, args ...any) {
 func (w *world) stop() error {
 	w.mu.Lock()
 	w.stopped = true
+	close(w.over)
 	pending := w.pending
 	w.pending = nil
 	w.mu.Unlock()

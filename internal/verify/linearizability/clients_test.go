@@ -17,7 +17,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
@@ -162,7 +162,7 @@ func (c *client) open(o gaesession.MemcacheStoreOptions) *request {
 			return appengine.APICall(ctx, service, method, in, out)
 		}
 	}
-	alone := tiered.OnInstance(c.service.Context(), q)
+	alone := instance.With(c.service.Context(), instance.Instance{Name: q})
 	ctx := appengine.WithAPICallFunc(alone, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 		if _, background := ctx.Deadline(); background && q.began.CompareAndSwap(false, true) {
 			// Requests here have no deadline, background saves do, and cancel

@@ -16,20 +16,20 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/judge"
 )
 
-// An instance is a process of the app that can be killed.
-type instance struct {
+// A process is an instance of the app that can be killed.
+type process struct {
 	name string
 	gone atomic.Bool
 }
 
-func (i *instance) dead() bool { return i.gone.Load() }
+func (i *process) dead() bool { return i.gone.Load() }
 
 // die ends the goroutine for good if the instance was killed.
-func (i *instance) die() {
+func (i *process) die() {
 	if i.dead() {
 		runtime.Goexit()
 	}
@@ -38,7 +38,7 @@ func (i *instance) die() {
 // An exchange is one request and what it has reported.
 type exchange struct {
 	session.Store
-	instance *instance
+	instance *process
 	who      string
 	on       *record
 	async    bool
@@ -140,7 +140,7 @@ type client struct {
 	*soak
 	name     string
 	rnd      *rand.Rand
-	instance *instance
+	instance *process
 	requests int
 }
 
@@ -212,7 +212,7 @@ func (c *client) open(r *record, o gaesession.MemcacheStoreOptions) *exchange {
 	o.AsyncDatastoreSave = x.async
 	o.OnError = x.onError
 	x.judge = &judge.Request{Async: x.async, Began: now()}
-	ctx := tiered.OnInstance(appengine.WithAPICallFunc(context.Background(), x.call), c.instance)
+	ctx := instance.With(appengine.WithAPICallFunc(context.Background(), x.call), instance.Instance{Name: c.instance})
 	x.Store = gaesession.NewMemcacheStoreOptions(ctx, &o)
 	return x
 }

@@ -169,9 +169,9 @@ func (s *soak) run(d time.Duration) {
 	})
 
 	var running sync.WaitGroup
-	instances := make([]atomic.Pointer[instance], clients/perInstance)
+	instances := make([]atomic.Pointer[process], clients/perInstance)
 	for i := range instances {
-		instances[i].Store(&instance{name: fmt.Sprintf("i%d.0", i)})
+		instances[i].Store(&process{name: fmt.Sprintf("i%d.0", i)})
 	}
 	for i := range clients {
 		running.Add(1)
@@ -202,7 +202,7 @@ func (s *soak) run(d time.Duration) {
 		case <-kill.C:
 			i := rnd.IntN(len(instances))
 			// Clients whose goroutines end go to the new one.
-			old := instances[i].Swap(&instance{name: fmt.Sprintf("i%d.%d", i, generation)})
+			old := instances[i].Swap(&process{name: fmt.Sprintf("i%d.%d", i, generation)})
 			generation++
 			old.gone.Store(true)
 			s.count(func(c *counts) { c.kills++ })

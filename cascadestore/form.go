@@ -1,0 +1,144 @@
+package cascadestore
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/gorilla/sessions"
+
+	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/values"
+)
+
+type valueMap = map[any]any
+
+// A form knows what the bytes of sessions of one name mean. It is a live.Form.
+type form struct {
+	store *CascadeStore
+	name  string
+}
+
+// encode serializes a session.
+func (f form) encode(session *sessions.Session) (b []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: panic: %v", errSerializer, p)
+		}
+	}()
+	if b, err = f.store.serializer.Serialize(session); err != nil {
+		return nil, fmt.Errorf("%w: %w", errSerializer, err)
+	}
+	if len(b) == 0 {
+		return nil, fmt.Errorf("%w: no bytes", errSerializer)
+	}
+	return b, nil
+}
+
+// decode sets the Values of a session to what b says.
+func (f form) decode(b []byte, session *sessions.Session) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: panic: %v", errSerializer, p)
+		}
+	}()
+	session.Values = make(valueMap)
+	// A serializer may keep what it is given.
+	if err := f.store.serializer.Deserialize(bytes.Clone(b), session); err != nil {
+		return fmt.Errorf("%w: %w", errSerializer, err)
+	}
+	if session.Values == nil {
+		session.Values = make(valueMap)
+	}
+	return nil
+}
+
+func (f form) values(b []byte) (valueMap, error) {
+	session := f.store.blank(f.name)
+	if err := f.decode(b, session); err != nil {
+		return nil, err
+	}
+	return session.Values, nil
+}
+
+func (f form) Attributes(value []byte) (map[string]any, error) {
+	all, err := f.values(value)
+	if err != nil {
+		return nil, err
+	}
+	return byName(all), nil
+}
+
+// Inspect is of a session that the original package has stored, which does not
+// say when it was used.
+func (f form) Inspect(value []byte) (live.Info, error) {
+	all, err := f.values(value)
+	if err != nil {
+		return live.Info{}, err
+	}
+	return live.Info{Names: slices.Collect(maps.Keys(byName(all)))}, nil
+}
+
+func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, error) {
+	ours, err := f.values(into)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := f.values(from)
+	if err != nil {
+		return nil, err
+	}
+	// A new map: a key that is NaN cannot be deleted.
+	merged := f.store.blank(f.name)
+	merged.IsNew = false
+	for k, v := range ours {
+		if !take(nameOf(k)) {
+			merged.Values[k] = v
+		}
+	}
+	for k, v := range theirs {
+		if take(nameOf(k)) {
+			merged.Values[k] = v
+		}
+	}
+	return f.encode(merged)
+}
+
+// Rename has nothing to do: the bytes do not hold the id.
+func (f form) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
+
+// scalarsOf returns values by name if none of them can be changed in place,
+// otherwise nil.
+func scalarsOf(all valueMap) map[string]any {
+	if !values.AreScalars(all) {
+		return nil
+	}
+	return byName(all)
+}
+
+// byName returns values by the names of their keys. Where several keys have one
+// name, as several NaN have, it has their values in an order of their own.
+func byName(all valueMap) map[string]any {
+	named := make(map[string]any, len(all))
+	var several map[string][]any
+	for k, v := range all {
+		name := nameOf(k)
+		if other, ok := named[name]; ok {
+			if several == nil {
+				several = make(map[string][]any)
+			}
+			if several[name] == nil {
+				several[name] = []any{other}
+			}
+			several[name] = append(several[name], v)
+		}
+		named[name] = v
+	}
+	for name, all := range several {
+		slices.SortFunc(all, func(a, b any) int { return cmp.Compare(fmt.Sprintf("%#v", a), fmt.Sprintf("%#v", b)) })
+		named[name] = all
+	}
+	return named
+}

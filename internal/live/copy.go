@@ -1,0 +1,288 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// A status is what a request knows of a session; see the package's documentation.
+type status int
+
+const (
+	unopened status = iota
+	none
+	fresh
+	stored
+	removing
+	removed
+)
+
+// An identity is a session as one request knows it.
+type identity struct {
+	store *Store
+
+	mu     sync.Mutex // held while a service is asked
+	id     string
+	status status
+	next   string       // the id that it is to have; empty: it keeps its own
+	move   *tiered.Move // a move to next that was begun
+	mover  *Copy        // that began it
+	first  *change      // that it may have made
+}
+
+// A Copy is what one session value of the app was when it was loaded or saved
+// last.
+type Copy struct {
+	*identity
+	why     error          // it is not known, or cannot be read
+	loaded  *tiered.Loaded // what the next change starts from; nil: nothing is stored
+	under   string         // the id that loaded is of
+	was     snapshot       // the session at that time
+	tried   *snapshot      // what was saved last, if that failed
+	unsaved bool           // what was saved last may be nowhere
+	settled bool           // nothing is left to do while nothing changes
+}
+
+// Copy returns a copy of the session of that id, which is not opened yet.
+func (s *Store) Copy(id string) *Copy { return &Copy{identity: &identity{store: s, id: id}} }
+
+// Fresh returns a copy of a session that nobody else can know.
+func (s *Store) Fresh(id string) *Copy {
+	return &Copy{identity: &identity{store: s, id: id, status: fresh}}
+}
+
+// Unknown returns a copy of a session that the services may have, or may have
+// had.
+func (s *Store) Unknown(id string) *Copy {
+	return &Copy{identity: &identity{store: s, id: id, status: stored}, loaded: tiered.Unknown(), under: id}
+}
+
+// Again returns another copy of the same session, which is not opened yet.
+func (c *Copy) Again() *Copy { return &Copy{identity: c.identity} }
+
+// Clone returns a copy of the same session that is what this one is.
+func (c *Copy) Clone() *Copy {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := *c
+	return &n
+}
+
+// Value is the session's bytes as they were loaded or saved last.
+func (c *Copy) Value() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.was.value
+}
+
+// ID is the session's id, after a move the new one.
+func (c *Copy) ID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id
+}
+
+// Exists reports whether there is a session, as far as the request knows.
+func (c *Copy) Exists() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why == nil && (c.status == fresh || c.status == stored)
+}
+
+// Err says why it is not known whether there is a session, or why it cannot be
+// read; nil: it is known.
+func (c *Copy) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+// IsRemoved reports whether this request has removed the session, or was told
+// that it is removed.
+func (c *Copy) IsRemoved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status == removing || c.status == removed
+}
+
+// IsStored reports whether the services have the session, or may have it.
+func (c *Copy) IsStored() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status == stored
+}
+
+// Ends is when the session ends that is not used any more; zero: not known.
+func (c *Copy) Ends() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Ends()
+}
+
+// MaxAge is the session's own MaxAge in seconds, if it has one.
+func (c *Copy) MaxAge() (int32, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return 0, false
+	}
+	return c.loaded.MaxAge()
+}
+
+// Open loads the session, if nobody has, and has read called with its bytes: the
+// cache's or, where read cannot read them, the backup's. read returns the
+// attributes that it has found if none of them can be changed in place, otherwise
+// nil.
+//
+// Exists tells whether there is a session then. Without one an error says why
+// that cannot be told (tier.ErrUnavailable), or that it cannot be read
+// (tier.ErrUndecodable); with one, that a service failed and another one made up
+// for it.
+func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[string]any, err error)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil || c.status != unopened && (c.status != stored || c.loaded != nil) {
+		return nil
+	}
+	if !c.store.keeps() {
+		c.status = none
+		return nil
+	}
+	l, err := c.store.tiers.Load(ctx, c.id)
+	switch {
+	case l != nil:
+	case errors.Is(err, tier.ErrUnavailable), errors.Is(err, tier.ErrUndecodable):
+		c.why = err
+		return err
+	case c.status == stored:
+		c.status = removed // another copy has seen it
+		return err
+	default:
+		c.status = none
+		return err
+	}
+	scalars, rerr := c.read(l, read)
+	if rerr != nil && l.IsCached() {
+		// The backup may have one that can be read.
+		if backup, _ := c.store.tiers.LoadBackup(ctx, c.id); backup != nil {
+			var berr error
+			if scalars, berr = c.read(backup, read); berr == nil {
+				l, err, rerr = backup, errors.Join(err, rerr), nil
+			}
+		}
+	}
+	c.loaded, c.under = l, c.id
+	if rerr != nil {
+		c.why = errors.Join(err, rerr)
+		return c.why
+	}
+	c.status, c.was = stored, snapshot{l.Value(), scalars}
+	return err
+}
+
+// read has the bytes read that were loaded.
+func (c *Copy) read(l *tiered.Loaded, read func([]byte) (map[string]any, error)) (map[string]any, error) {
+	err := l.Err()
+	if err == nil {
+		var scalars map[string]any
+		if scalars, err = read(l.Value()); err == nil {
+			return scalars, nil
+		}
+	}
+	if !errors.Is(err, tier.ErrUndecodable) {
+		err = errors.Join(tier.ErrUndecodable, err)
+	}
+	return nil, err
+}
+
+// Add makes the copy one of a session that the app has made, unless the session
+// is known already. isNew says that no service can have it. tier.ErrRemoved: it
+// was removed before.
+func (c *Copy) Add(isNew bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.status == removing || c.status == removed:
+		return tier.ErrRemoved
+	case c.status == stored || c.status == fresh:
+	case isNew:
+		c.status = fresh
+	default:
+		c.status, c.loaded, c.under = stored, tiered.Unknown(), c.id
+	}
+	return nil
+}
+
+// Settle does what is left to do for a session that was loaded and does not
+// change, once.
+func (c *Copy) Settle(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settle(ctx)
+}
+
+func (c *Copy) settle(ctx context.Context) error {
+	if c.settled || c.status != stored || c.under != c.id {
+		return nil
+	}
+	c.settled = true
+	err := c.store.tiers.Settle(ctx, c.id, c.loaded)
+	if errors.Is(err, tier.ErrRemoved) {
+		c.status = removed
+	}
+	return err
+}
+
+// Remove removes the session for good. Where that fails, the request has no such
+// session any more all the same, and another Remove tries again.
+func (c *Copy) Remove(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.status
+	c.status, c.why = removed, nil
+	if was == fresh || was == removed || !c.store.keeps() {
+		return nil
+	}
+	l := c.loaded
+	if c.under != c.id {
+		l = nil
+	}
+	err := c.store.tiers.Remove(ctx, c.id, l)
+	if c.move != nil && c.move.MayBeMoved() {
+		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
+	}
+	if errors.Is(err, tier.ErrNotSaved) {
+		c.status = removing
+	}
+	return err
+}
+
+// Regenerate gives the session another id, which nobody knows, when it is saved.
+// Until then nothing has changed.
+func (c *Copy) Regenerate(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return c.why
+	}
+	switch c.status {
+	case removing, removed:
+		return tier.ErrRemoved
+	case fresh:
+		c.id = id // nobody knows the other one
+	default:
+		if c.move == nil || !c.move.MayBeMoved() {
+			c.move = nil
+			c.next = id
+		}
+	}
+	return nil
+}

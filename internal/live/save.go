@@ -1,0 +1,240 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/values"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// A snapshot is what a session was when it was loaded or saved.
+type snapshot struct {
+	value []byte
+	attrs map[string]any // that nobody changes; nil: decode value
+}
+
+func (s snapshot) all(f Form) (map[string]any, error) {
+	if s.attrs != nil || len(s.value) == 0 {
+		return s.attrs, nil
+	}
+	return f.Attributes(s.value)
+}
+
+// A Draft is a session as the app has it.
+type Draft struct {
+	// Encode calls worth with the attributes as they are, by name. If worth
+	// reports true it returns the session's bytes, otherwise none. Nothing changes
+	// the attributes meanwhile. exact says that the bytes say just that, and that
+	// no attribute can be changed in place.
+	Encode func(worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
+
+	Lifetime
+	MaxAge *int32 // the session's own, in seconds; nil: it has none
+
+	// Again says that a save which failed is to be tried again, even if nothing
+	// has changed since.
+	Again bool
+
+	// Adopt, if it is not nil, takes over into the app's session what others have
+	// saved, when it has moved.
+	Adopt func(value []byte) error
+}
+
+// A change is what is to be saved of a draft.
+type change struct {
+	tiered.Change
+	now snapshot
+}
+
+// Save saves what was changed in a session since it was loaded or saved. The
+// errors are those of the form and of tiered.Store's Create, Update and Settle,
+// and of tiered.Move. tier.ErrUnavailable and tier.ErrUndecodable: nothing may be
+// saved, since there may be another session under the id.
+func (c *Copy) Save(ctx context.Context, d Draft) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil {
+		return c.why
+	}
+	switch c.status {
+	case unopened, none:
+		return nil
+	case removing, removed:
+		return c.refused(d)
+	}
+	if c.loaded != nil && c.under != c.id {
+		c.loaded, c.under = c.loaded.Elsewhere(), c.id // another copy has moved the session
+	}
+	ch, err := c.changed(d)
+	if err != nil {
+		return err
+	}
+	if ch == nil {
+		return c.settle(ctx)
+	}
+	if err = c.checkLength(ch.now.value); err == nil {
+		err = c.apply(ctx, d, ch)
+	}
+	if err != nil && !errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotPublished) {
+		c.tried = &ch.now
+	}
+	if errors.Is(err, tier.ErrRemoved) {
+		c.status = removed
+	}
+	return err
+}
+
+// refused is the answer to the save of a session that is not there any more:
+// once for each change.
+func (c *Copy) refused(d Draft) error {
+	ch, err := c.changed(d)
+	if err != nil || ch == nil {
+		return err
+	}
+	c.tried = &ch.now
+	return tier.ErrRemoved
+}
+
+// changed returns what is to be saved; nil: nothing is.
+func (c *Copy) changed(d Draft) (*change, error) {
+	was, err := c.was.all(c.store.form)
+	if err != nil {
+		return nil, err
+	}
+	force := c.loaded == nil || c.next != "" || c.store.needsRefresh(c.loaded, c.lifetime(d)) || c.isOtherMaxAge(d)
+	var now map[string]any
+	var set, deleted []string
+	worth := func(attrs map[string]any) bool {
+		if c.tried != nil && !d.Again {
+			tried, err := c.tried.all(c.store.form)
+			if s, del := values.Changes(tried, attrs); err == nil && len(s)+len(del) == 0 {
+				return false // it was tried, and reported
+			}
+		}
+		now = attrs
+		set, deleted = values.Changes(was, attrs)
+		return force || c.unsaved && d.Again || len(set)+len(deleted) > 0
+	}
+	value, exact, err := d.Encode(worth)
+	if value == nil || err != nil {
+		return nil, err
+	}
+	if !exact {
+		if now, err = c.store.form.Attributes(value); err != nil {
+			return nil, err
+		}
+		if !worth(now) {
+			return nil, nil
+		}
+	}
+	l := c.lifetime(d)
+	ch := &change{now: snapshot{value, now}}
+	ch.Change = tiered.Change{Value: value, Set: set, Deleted: deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
+	if c.isOtherMaxAge(d) {
+		ch.MaxAge = d.MaxAge
+	}
+	return ch, nil
+}
+
+// lifetime is that of the draft, from the beginning that is stored.
+func (c *Copy) lifetime(d Draft) Lifetime {
+	if c.loaded != nil && !c.loaded.Born().IsZero() {
+		d.Born = c.loaded.Born()
+	}
+	return d.Lifetime
+}
+
+// isOtherMaxAge reports whether the session has chosen another MaxAge.
+func (c *Copy) isOtherMaxAge(d Draft) bool {
+	if d.MaxAge == nil {
+		return false
+	}
+	if c.loaded == nil {
+		return true
+	}
+	was, ok := c.loaded.MaxAge()
+	return !ok || was != *d.MaxAge
+}
+
+// checkLength refuses a session that is longer than the app allows, unless it is
+// not longer than it was, or is to have another id.
+func (c *Copy) checkLength(value []byte) error {
+	was := 0
+	if c.loaded != nil {
+		was = len(c.loaded.Value())
+	}
+	if limit := c.store.maxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
+		return fmt.Errorf("%w: %d bytes, and at most %d are allowed", tier.ErrTooLarge, len(value), limit)
+	}
+	return nil
+}
+
+// apply saves a change, and notes what became of it.
+func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
+	t := &c.store.tiers
+	var next *tiered.Loaded
+	var err error
+	switch {
+	case !c.store.keeps():
+		next = tiered.Private(ch.Change)
+		if c.next != "" {
+			c.id, c.under, c.next = c.next, c.next, ""
+		}
+	case c.next != "":
+		return c.applyMove(ctx, d, ch)
+	case c.loaded == nil:
+		next, err = t.Create(ctx, c.id, ch.Change)
+	case c.store.async:
+		next, err = t.UpdateAsync(ctx, c.id, c.loaded, ch.Change)
+	default:
+		next, err = t.Update(ctx, c.id, c.loaded, ch.Change)
+	}
+	c.saved(next, ch, err)
+	return err
+}
+
+// saved notes what a save has come to: what the next one starts from.
+func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
+	c.tried, c.unsaved = nil, errors.Is(err, tier.ErrNotSaved)
+	if next != nil {
+		c.status, c.loaded, c.under, c.was, c.settled = stored, next, c.id, ch.now, true
+	}
+}
+
+// applyMove saves a change under a new id.
+func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
+	if c.move == nil {
+		c.move = c.store.tiers.NewMove(c.id, c.next, c.loaded)
+	}
+	if !c.move.MayBeMoved() {
+		c.mover, c.first = c, ch
+	}
+	moved, err := c.move.Run(ctx, c.loaded, ch.Change)
+	if moved == nil {
+		return err
+	}
+	mover, first := c.mover, c.first
+	c.id, c.next, c.move, c.mover, c.first = c.move.To(), "", nil, nil, nil
+	if moved.Earlier {
+		// An earlier attempt has moved it. What differs from that is saved now.
+		mover.saved(moved.Loaded, first, nil)
+		if c != mover {
+			c.loaded, c.under = c.loaded.Elsewhere(), c.id
+		}
+		if ch, err = c.changed(d); err != nil || ch == nil {
+			return err
+		}
+		return c.apply(ctx, d, ch)
+	}
+	c.saved(moved.Loaded, ch, err)
+	if d.Adopt != nil {
+		if aerr := d.Adopt(moved.Value); aerr != nil {
+			return errors.Join(err, aerr)
+		}
+		c.was = snapshot{value: moved.Value}
+	}
+	return err
+}

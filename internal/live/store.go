@@ -1,0 +1,131 @@
+package live
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// An Info says what is in the bytes of a session.
+type Info = tiered.Info
+
+// A Form knows what the bytes of an ecosystem's sessions mean.
+type Form interface {
+	tiered.Form
+
+	// Attributes returns what is in the bytes of a session, by name. Nobody
+	// changes them.
+	Attributes(value []byte) (map[string]any, error)
+}
+
+// Options say where a request's sessions are kept, and how.
+type Options struct {
+	Cache         tier.Cache  // nil: none
+	Backup        tier.Backup // nil: none
+	Form          Form
+	Retries       int           // how often a call that fails is tried
+	CacheTimeout  time.Duration // of one operation; 0: tiered's default
+	BackupTimeout time.Duration // of one attempt; 0: tiered's default
+	Async         bool          // save changes in the backup in a goroutine
+	MaxLifetime   time.Duration // of a session, however often it is used; 0: no limit
+	MaxLength     int           // bytes that a changed session may have; 0: no limit
+	Trace         *tier.Trace
+
+	// Background, Report and Shared are those of tiered.Store.
+	Background func(ctx context.Context) context.Context
+	Report     func(id string, err error)
+	Shared     func() any
+}
+
+// A Store is one request's way to its sessions. Its methods may be called by
+// several goroutines at once.
+type Store struct {
+	tiers       tiered.Store
+	form        Form
+	async       bool
+	maxLifetime time.Duration
+	maxLength   int
+}
+
+// New returns a Store for one request.
+func New(o Options) *Store {
+	return &Store{
+		tiers: tiered.Store{
+			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.Retries,
+			CacheTimeout: o.CacheTimeout, BackupTimeout: o.BackupTimeout,
+			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace,
+		},
+		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength,
+	}
+}
+
+// Drain waits until no background work of this process is under way, or until
+// ctx is done.
+func Drain(ctx context.Context) error { return tiered.Drain(ctx) }
+
+// ValidID reports whether a session may have that id: the services take it, and
+// nothing else is kept under such names.
+func (s *Store) ValidID(id string) bool {
+	for _, reserved := range []string{"h:", "owner:"} {
+		if strings.HasPrefix(id, reserved) {
+			return false
+		}
+	}
+	return id != "" && (s.tiers.Cache == nil || s.tiers.Cache.ValidID(id)) && (s.tiers.Backup == nil || s.tiers.Backup.ValidID(id))
+}
+
+// keeps reports whether there is a service that keeps sessions.
+func (s *Store) keeps() bool { return s.tiers.Cache != nil || s.tiers.Backup != nil }
+
+// RemoveID removes the session of that id, where there is one. It writes nothing
+// where there is none.
+func (s *Store) RemoveID(ctx context.Context, id string) error {
+	l, err := s.tiers.Load(ctx, id)
+	if l == nil {
+		return err
+	}
+	// What a service could not be told, or could not read, the removal makes up
+	// for.
+	return s.tiers.Remove(ctx, id, l)
+}
+
+// forever is longer than any session lives.
+const forever = 100 * 365 * 24 * time.Hour
+
+// A Lifetime says how long a session lives.
+type Lifetime struct {
+	Used    time.Time     // last access
+	Idle    time.Duration // how long it lives when it is not used
+	Refresh time.Duration // how old the stored access time may become
+	Born    time.Time     // when it began; zero: not known
+}
+
+// end is when the session ends that is not used for idle after its last access.
+// It is the one place that says when a session ends.
+func (s *Store) end(l Lifetime, idle time.Duration) time.Time {
+	ends := l.Used.Add(min(idle, forever))
+	if s.maxLifetime > 0 && !l.Born.IsZero() {
+		if last := l.Born.Add(min(s.maxLifetime, forever)); last.Before(ends) {
+			return last
+		}
+	}
+	return ends
+}
+
+// storedEnd is when the services let go of the session. So that accesses which
+// are not stored never end it early, that is one refresh later.
+func (s *Store) storedEnd(l Lifetime) time.Time {
+	return s.end(l, min(l.Idle, forever)+min(l.Refresh, forever))
+}
+
+// needsRefresh reports whether the services would end the session too early, or
+// have too old an access time of it.
+func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
+	if c.Ends().Before(s.end(l, l.Idle).Truncate(time.Microsecond)) || c.ClockWasAhead() {
+		return true
+	}
+	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh && c.Ends().Before(s.storedEnd(l))
+}

@@ -1,0 +1,156 @@
+package tiered
+
+import (
+	"cmp"
+	"context"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/instance"
+	"github.com/gaesession/gaesession/internal/retry"
+)
+
+const (
+	// tripAfter is how many calls in a row open the breaker.
+	tripAfter = 3
+	// probeEvery is how often an open breaker asks the cache whether it answers
+	// again.
+	probeEvery = time.Second
+	// probeIdle is how long it does so while no request asks for the cache.
+	probeIdle = 10 * time.Second
+	// probeID is an id that no session has.
+	probeID = "h:probe"
+)
+
+// A breaker is the circuit breaker of one cache in this process. While it is
+// open, no request waits for the cache: one goroutine finds out when it answers
+// again.
+type breaker struct {
+	mu       sync.Mutex
+	failures int // in a row
+	open     bool
+	probing  bool
+	asked    time.Time // when a request would have called the cache last
+}
+
+type breakerKey struct{ cache, instance any }
+
+var breakers sync.Map // of breakerKey and *breaker; only caches that have failed have one
+
+// breaker returns the cache's breaker; nil while it has none.
+func (s *Store) breaker(ctx context.Context) *breaker {
+	b, _ := breakers.Load(breakerKey{s.breakerCache(), instance.Of(ctx).Name})
+	found, _ := b.(*breaker)
+	return found
+}
+
+// breakerCache is what tells caches apart.
+func (s *Store) breakerCache() any {
+	if reflect.ValueOf(s.Cache).Comparable() {
+		return s.Cache
+	}
+	return reflect.TypeOf(s.Cache)
+}
+
+// isOpen reports whether the cache is not to be called, and has it probed.
+func (b *breaker) isOpen(ctx context.Context, s *Store) bool {
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.open {
+		b.asked = time.Now()
+		b.probe(ctx, s)
+	}
+	return b.open
+}
+
+// answered notes that the cache has answered a call.
+func (b *breaker) answered() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	b.failures = 0
+	b.mu.Unlock()
+}
+
+// cacheFailed notes that the cache has not answered.
+func (s *Store) cacheFailed(ctx context.Context) {
+	known, _ := breakers.LoadOrStore(breakerKey{s.breakerCache(), instance.Of(ctx).Name}, &breaker{})
+	b, _ := known.(*breaker)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failures++; b.failures < tripAfter || b.open {
+		return
+	}
+	b.open, b.asked = true, time.Now()
+	s.traceBreaker(ctx, true)
+	b.probe(ctx, s)
+}
+
+// probe starts the goroutine that asks the cache. b.mu is held.
+func (b *breaker) probe(ctx context.Context, s *Store) {
+	if b.probing {
+		return
+	}
+	b.probing = true
+	s = s.background()
+	ctx = context.WithoutCancel(ctx)
+	go func() {
+		over := false
+		defer func() {
+			if !over { // a service has ended the goroutine
+				b.mu.Lock()
+				b.probing = false
+				b.mu.Unlock()
+			}
+		}()
+		for !over {
+			_ = retry.Wait(ctx, probeEvery) // which has no end
+			over = b.probed(ctx, s, s.answers(ctx))
+		}
+	}()
+}
+
+// probed notes what a probe was answered, and reports whether it was the last.
+func (b *breaker) probed(ctx context.Context, s *Store, answered bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if answered {
+		b.open, b.failures = false, 0
+		s.traceBreaker(ctx, false)
+	}
+	if answered || time.Since(b.asked) > probeIdle {
+		b.probing = false
+		return true
+	}
+	return false
+}
+
+// answers reports whether the cache answers, in the request's context or in that
+// of no request.
+func (s *Store) answers(ctx context.Context) bool {
+	ask := func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
+		defer cancel()
+		_, err := s.Cache.Get(ctx, probeID)
+		return err == nil
+	}
+	if ask(ctx) {
+		return true
+	}
+	if s.Background == nil {
+		return false
+	}
+	bg := s.Background(ctx)
+	return bg != nil && ask(bg)
+}
+
+func (s *Store) traceBreaker(ctx context.Context, open bool) {
+	if s.Trace != nil && s.Trace.Breaker != nil {
+		s.Trace.Breaker(ctx, open)
+	}
+}

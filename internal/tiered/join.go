@@ -1,0 +1,95 @@
+package tiered
+
+import (
+	"errors"
+	"fmt"
+)
+
+// errMerge marks the errors of the adapter's Form.
+var errMerge = errors.New("merge")
+
+func mergeError(err error) error { return fmt.Errorf("%w: %w", errMerge, err) }
+
+// join returns into with what from has later: of each attribute the later
+// change, and the later use and end. changed is false when that is into.
+//
+// With all unset, what from says is saved counts only where into has a cell,
+// too: otherwise it could bring back an attribute whose deletion into has
+// forgotten.
+func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, err error) {
+	n := *into
+	n.cells, changed = joinCells(into, from, all)
+	if from.ends.After(into.ends) {
+		n.ends = from.ends
+	}
+	if from.used.After(into.used) {
+		n.used = from.used
+		changed = true
+	}
+	if into.born.IsZero() || !from.born.IsZero() && from.born.Before(into.born) {
+		n.born = from.born
+	}
+	if into.owner == (name{}) {
+		n.owner = from.owner
+	}
+	n.clockWasAhead = into.clockWasAhead || from.clockWasAhead
+	if !changed {
+		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner, nil
+	}
+	taken := func(a name) bool { // then it is as from has it
+		now, _ := n.at(a)
+		was, _ := into.at(a)
+		return now != was
+	}
+	if taken(maxAgeName) {
+		n.maxAge = from.maxAge
+	}
+	if n.sameCells(from) && n.used.Equal(from.used) {
+		n.value = from.value
+		return &n, true, nil
+	}
+	n.value, err = s.Form.Merge(into.value, from.value, func(attribute string) bool { return taken(nameOf(attribute)) })
+	if err != nil {
+		return nil, false, mergeError(err)
+	}
+	return &n, true, nil
+}
+
+// joinCells returns the later cell of each attribute.
+func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
+	cells = make([]cell, 0, max(len(into.cells), len(from.cells)))
+	a, b := into.cells, from.cells
+	for len(a) > 0 || len(b) > 0 {
+		order := 1
+		switch {
+		case len(b) == 0:
+			order = -1
+		case len(a) > 0:
+			order = a[0].name.compare(b[0].name)
+		}
+		switch {
+		case order < 0: // from lacks it, since from.absent
+			c := a[0]
+			if from.absent > c.at {
+				c, changed = cell{name: c.name, at: from.absent, unsaved: true}, true
+			}
+			cells, a = append(cells, c), a[1:]
+		case order > 0: // into lacks it, since into.absent
+			c := b[0]
+			switch {
+			case c.at > into.absent && (all || c.unsaved || from.unsavedAll || into.absent != 0):
+				cells, changed = append(cells, c), true
+			case into.absent > c.at:
+				cells = append(cells, cell{name: c.name, at: into.absent})
+			}
+			b = b[1:]
+		default:
+			c := a[0]
+			if b[0].at > c.at {
+				c, changed = b[0], true
+			}
+			cells, a, b = append(cells, c), a[1:], b[1:]
+		}
+	}
+	return cells, changed
+}

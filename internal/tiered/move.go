@@ -1,0 +1,420 @@
+package tiered
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// A Move gives a session another id. It may be tried several times.
+type Move struct {
+	store    *Store
+	from, to string
+	// until is what the emptied record of the old id says. Nobody else empties it
+	// until that very time, so it tells who did.
+	until time.Time
+	lease *entry // under the new id
+
+	mu        sync.Mutex // one attempt at a time
+	p         *part      // of the attempt that counts
+	tried     []*part    // of all attempts that may have had their effect
+	outcome   moveOutcome
+	last      *state // what the new record is
+	abandoned bool
+}
+
+// Moved is a session that has its new id.
+type Moved struct {
+	Loaded *Loaded // what a further change starts from
+	Value  []byte  // the session, with what others have saved
+	// Earlier says that an earlier attempt has moved it, with the change of that
+	// time.
+	Earlier bool
+}
+
+type moveOutcome int
+
+const (
+	notMoved   moveOutcome = iota // the session is under its old id
+	mayBeMoved                    // a commit may have had its effect
+	isMoved                       // the session is under its new id
+	isGone                        // it was removed after it had moved
+)
+
+// errAbandoned means that a session was removed because nobody could be told its
+// new id in time.
+var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
+
+// NewMove prepares to give the session that was loaded under an id another one,
+// which nobody knows.
+func (s *Store) NewMove(from, to string, l *Loaded) *Move {
+	spread := time.Duration(rand.Int64N(int64(time.Hour)))
+	return &Move{store: s, from: from, to: to, until: micros(emptiedUntil(l).Add(spread)), lease: newEntry(lease, moveLeaseTTL)}
+}
+
+// To is the new id.
+func (m *Move) To() string { return m.to }
+
+// MayBeMoved reports whether nobody can tell under which id the session is.
+func (m *Move) MayBeMoved() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.outcome == mayBeMoved
+}
+
+// Run moves the session with a change, and with what others have saved until
+// then: it ends under the old id in the same step in which it begins under the
+// new one. It returns what a further change starts from, and the bytes that the
+// session has now.
+//
+// tier.ErrRemoved: somebody else has removed or moved it. tier.ErrNotPublished: it
+// has moved, and the cache may show the old one for a while. tier.ErrNotSaved: it
+// has not moved, or nobody can tell. Then the old id is the one to keep; another
+// Run finds out, and if none comes before the request has ended, what has moved
+// is removed.
+func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.store
+	switch {
+	case m.abandoned:
+		return nil, errAbandoned
+	case m.outcome == isGone:
+		return nil, tier.ErrRemoved
+	case ctx.Err() != nil && m.outcome == notMoved:
+		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
+	case m.outcome == mayBeMoved:
+		if err := m.findOut(ctx); err != nil {
+			return nil, with(tier.ErrNotSaved, err)
+		}
+	}
+	mine := newPart(ctx, l, &c)
+	if m.outcome == notMoved {
+		m.p = mine
+		move := m.commit
+		if s.Backup == nil {
+			move = m.inCache
+		}
+		if err := move(ctx); err != nil {
+			return nil, err
+		}
+	}
+	next := m.p.after(s.Backup != nil)
+	next.state = next.state.clone()
+	next.cached = s.Cache != nil
+	var err error
+	if next.state.value, err = s.Form.Rename(m.p.tried.value, m.to); err != nil {
+		next.state.value = m.last.value // the same but for what others have saved
+	}
+	moved := &Moved{Loaded: next, Value: m.last.value, Earlier: m.p != mine}
+	if s.Backup == nil {
+		return moved, nil
+	}
+	ctx, cancel := s.finishing(ctx)
+	defer cancel()
+	return moved, with(tier.ErrNotPublished, s.markOrOwe(ctx, m.from))
+}
+
+// commit moves the session in the backup.
+func (m *Move) commit(ctx context.Context) error {
+	s := m.store
+	parts := []*part{m.p}
+	var sealed *Loaded
+	if s.Cache != nil {
+		// A cache that does not answer holds up no move. Without a lease the first
+		// load puts the session into the cache.
+		err, _ := both(func() (err error) {
+			sealed, err = m.seal(ctx)
+			return err
+		}, func() error {
+			_, err := s.add(ctx, m.to, m.lease)
+			return err
+		})
+		if errors.Is(err, tier.ErrRemoved) {
+			return err
+		}
+		if sealed != nil {
+			parts = append(parts, &part{loaded: sealed})
+		}
+	}
+	var mine *item
+	_, err := both(func() (err error) {
+		if s.Cache != nil {
+			mine, err = s.ownLease(ctx, m.to, m.lease)
+		}
+		return err // without its token the lease expires
+	}, func() error { return m.update(ctx, parts) })
+	finishing, cancel := s.finishing(ctx)
+	defer cancel()
+	if err != nil && m.outcome == mayBeMoved {
+		if ferr := m.findOut(finishing); ferr == nil && m.outcome == isMoved {
+			err = nil
+		}
+	}
+	switch {
+	case err == nil:
+		m.outcome = isMoved
+		if mine != nil {
+			if e := s.entryOf(m.to, m.last); e != nil {
+				if _, _, err := s.swap(finishing, m.to, mine, e); err != nil {
+					s.owe(ctx, m.to, publication, time.Time{}) // which ends the lease
+				}
+			}
+		}
+		return nil
+	case errors.Is(err, errEmptied):
+		return errors.Join(err, s.markOrOwe(finishing, m.from))
+	case m.outcome == mayBeMoved:
+		m.watch(ctx)
+		return with(tier.ErrNotSaved, err)
+	}
+	m.unseal(finishing)
+	if isRefusal(err) {
+		return err
+	}
+	return with(tier.ErrNotSaved, err)
+}
+
+// update empties the record of the old id and puts one under the new id, in one
+// step.
+func (m *Move) update(ctx context.Context, parts []*part) error {
+	s := m.store
+	return s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
+		old, there := current[0], current[1]
+		if moved, err := m.recognise(old, there); moved || err != nil {
+			return []*tier.Record{nil, nil}, err
+		}
+		if there != nil {
+			return nil, errTaken
+		}
+		next, _, err := s.apply(m.from, old, parts)
+		if err != nil {
+			return nil, err
+		}
+		if next.value, err = s.Form.Rename(next.value, m.to); err != nil {
+			return nil, mergeError(err)
+		}
+		m.last = next
+		//rule: move-empties
+		return []*tier.Record{{Expires: m.until}, next.record(m.to)}, nil
+	}, func() {
+		mayBeApplied(parts)
+		if m.p.mayBeApplied && m.outcome == notMoved {
+			m.outcome, m.tried = mayBeMoved, append(m.tried, m.p)
+		}
+	})
+}
+
+// errTaken means that the new id has a record already.
+var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
+
+// recognise reports whether an attempt that seemed to fail has moved the session.
+func (m *Move) recognise(old, there *tier.Record) (bool, error) {
+	if m.last == nil || old == nil || len(old.Value) > 0 || !old.Expires.Equal(m.until) {
+		return false, nil
+	}
+	if there == nil || len(there.Value) == 0 {
+		return false, errEmptied // and removed since
+	}
+	st, err := m.store.openRecord(m.to, there)
+	if err != nil {
+		return false, err
+	}
+	m.last = st
+	for _, p := range m.tried {
+		if at, _ := st.at(p.name()); p.mayBeApplied && at|deletedBit == p.at|deletedBit {
+			m.p = p
+		}
+	}
+	return true, nil
+}
+
+// findOut asks the backup whether the session has moved.
+func (m *Move) findOut(ctx context.Context) error {
+	moved := false
+	err := m.store.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) (_ []*tier.Record, err error) {
+		moved, err = m.recognise(current[0], current[1])
+		return []*tier.Record{nil, nil}, err
+	}, func() {})
+	switch {
+	case errors.Is(err, errEmptied):
+		m.outcome = isGone
+		return err
+	case err != nil:
+		return err
+	case moved:
+		m.outcome = isMoved
+	default:
+		m.outcome = notMoved
+	}
+	return nil
+}
+
+// seal keeps asynchronous changes out of the cache's item while the session
+// moves, and returns what the item has unsaved. Where there is no value it puts
+// an orphan lease, so that none comes.
+func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
+	s := m.store
+	seen := m.p.loaded.item
+	if seen.is(damaged) {
+		seen = nil
+	}
+	mine := nonce(m.lease.Value)
+	err = s.replace(ctx, m.from, seen, func(seen *item, _ bool) (*entry, error) {
+		sealed = nil
+		switch {
+		case seen.is(removed):
+			return nil, tier.ErrRemoved
+		case seen.is(undecodable):
+			return nil, nil
+		case !seen.is(value):
+			return orphanMoveLease, nil
+		}
+		st := seen.state.clone()
+		st.seal = mine
+		sealed = &Loaded{state: st}
+		if seen.state.seal == mine {
+			return nil, nil
+		}
+		if e := s.entryOf(m.from, st); e != nil {
+			return e, nil
+		}
+		return nil, nil // it is as large as it was
+	})
+	return sealed, err
+}
+
+// orphanMoveLease keeps refills away for as long as a move may take.
+var orphanMoveLease = &entry{orphanLease.Item, moveLeaseTTL}
+
+// unseal ends the seal after a move that was given up.
+func (m *Move) unseal(ctx context.Context) {
+	if m.store.Cache == nil {
+		return
+	}
+	// A seal that stays makes asynchronous changes synchronous, and nothing else.
+	_ = m.store.replace(ctx, m.from, nil, func(seen *item, _ bool) (*entry, error) {
+		if !seen.is(value) || seen.state.seal != nonce(m.lease.Value) {
+			return nil, nil
+		}
+		st := seen.state.clone()
+		st.seal = nonce{}
+		return m.store.entryOf(m.from, st), nil
+	})
+}
+
+const (
+	// watchAfter is how long after the request a move that may have been made
+	// waits for another Run.
+	watchAfter = 30 * time.Second
+	// watchAttempts is how often the background then asks what has become of it.
+	watchAttempts = 10
+)
+
+// watch finds out in the background what has become of a move, and removes the
+// session under the id that no client has been told.
+func (m *Move) watch(ctx context.Context) {
+	s := m.store.background()
+	background.start(func() {
+		free := context.WithoutCancel(ctx)
+		wait, cancel := context.WithTimeout(free, watchAfter)
+		defer cancel()
+		select {
+		case <-ctx.Done():
+		case <-wait.Done():
+		}
+		for range watchAttempts {
+			if m.settle(free, s) {
+				return
+			}
+			_ = retry.Wait(free, watchAfter) // which has no end
+		}
+		s.Report(m.from, errUnsettled)
+	})
+}
+
+// errUnsettled is reported where nobody could find out what became of a move.
+var errUnsettled = errors.New("nobody can tell whether the session has its new id; if it has, it stays until it ends")
+
+// settle reports whether it is known what has become of the move.
+func (m *Move) settle(ctx context.Context, s *Store) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.outcome != mayBeMoved {
+		return true
+	}
+	err := s.inBackground(ctx, m.findOut)
+	if m.outcome == mayBeMoved {
+		return err == nil || isRefusal(err)
+	}
+	if m.outcome == isMoved {
+		m.abandoned = true
+		if err := s.remove(ctx, m.to, emptiedUntil(nil)); err != nil {
+			s.Report(m.to, err)
+		}
+	}
+	return true
+}
+
+// inCache moves a session that only the cache keeps: first the new item, then the
+// marker in place of the version that the new one contains.
+func (m *Move) inCache(ctx context.Context) error {
+	s := m.store
+	parts := []*part{m.p}
+	put := false
+	seen := m.p.loaded.item
+	if !seen.is(value) {
+		seen = nil
+	}
+	err := s.replace(ctx, m.from, seen, func(seen *item, _ bool) (*entry, error) {
+		switch {
+		case seen.is(removed) && put && seen.nonce == nonce(m.lease.Value):
+			return nil, nil // an attempt that seemed to fail did this
+		case !seen.is(value) || !seen.state.isLive():
+			return nil, tier.ErrRemoved
+		}
+		st, _, err := s.withUnsaved(m.from, seen.state, parts)
+		if err != nil {
+			return nil, err
+		}
+		if st.value, err = s.Form.Rename(st.value, m.to); err != nil {
+			return nil, mergeError(err)
+		}
+		e := s.entryOf(m.to, st)
+		if e == nil {
+			return nil, tier.ErrTooLarge
+		}
+		m.last = st
+		if put {
+			_, err = callCache(ctx, s, "set", m.to, func(ctx context.Context) (struct{}, error) {
+				return struct{}{}, s.Cache.Set(ctx, m.to, e.Item, e.ttl)
+			})
+		} else {
+			_, err = s.add(ctx, m.to, e)
+		}
+		put = true
+		if err != nil {
+			return nil, err
+		}
+		return &entry{tier.Item{Flags: uint32(removed), Value: m.lease.Value}, removedTTL}, nil
+	})
+	switch {
+	case err == nil:
+		m.outcome = isMoved
+		return nil
+	case put:
+		if merr := s.markOrOwe(ctx, m.to); merr != nil {
+			err = errors.Join(err, merr)
+		}
+	}
+	if isRefusal(err) {
+		return err
+	}
+	return with(tier.ErrNotSaved, err)
+}

@@ -1,0 +1,110 @@
+package tiered
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/instance"
+)
+
+// A part is what one request brings into an update.
+type part struct {
+	loaded *Loaded
+	change *Change       // nil: nothing but what was unsaved when it loaded
+	ahead  time.Duration // of the instance's clock, in tests
+	tried  *state        // the session with the change, as it was tried last
+	at     stamp         // of the change, as it was tried last
+	// mayBeApplied says that a service may have what was tried. From then on the
+	// change keeps its time: however often it is tried, it applies once.
+	mayBeApplied bool
+}
+
+func newPart(ctx context.Context, l *Loaded, c *Change) *part {
+	return &part{loaded: l, change: c, ahead: instance.Of(ctx).Ahead}
+}
+
+func mayBeApplied(parts []*part) {
+	for _, p := range parts {
+		p.mayBeApplied = p.tried != nil
+	}
+}
+
+// state returns the session as the request has it, with its change. The change
+// is later than what was seen, unless it may have been applied.
+func (p *part) state(seen stamp) (*state, error) {
+	if p.mayBeApplied {
+		return p.tried, nil
+	}
+	from, c := p.loaded.state, p.change
+	if p.loaded.isOld() {
+		from = from.clone().markSaved() // what was unsaved then may have been deleted since
+	}
+	if c == nil {
+		return from, nil
+	}
+	at, err := draw(time.Now().Add(p.ahead), max(seen, from.latest()))
+	if err != nil {
+		return nil, err
+	}
+	st := from.clone()
+	//rule: touch
+	st.value = c.Value
+	st.set(p.changed(at))
+	if c.MaxAge != nil {
+		st.maxAge = *c.MaxAge
+	}
+	if used := micros(c.Used); used.After(st.used) {
+		st.used, st.unsavedUse = used, true
+	}
+	if ends := micros(c.Ends); ends.After(st.ends) {
+		st.ends, st.unsavedUse = ends, true
+	}
+	if st.born.IsZero() {
+		st.born = micros(c.Born)
+	}
+	p.tried, p.at = st, at
+	return st, nil
+}
+
+// changed are the cells of what the request has changed.
+func (p *part) changed(at stamp) []cell {
+	cells := make([]cell, 0, len(p.change.Set)+len(p.change.Deleted)+1)
+	for _, a := range p.change.Set {
+		cells = append(cells, cell{name: nameOf(a), at: at, unsaved: true})
+	}
+	for _, a := range p.change.Deleted {
+		cells = append(cells, cell{name: nameOf(a), at: at | deletedBit, unsaved: true})
+	}
+	if p.change.MaxAge != nil {
+		cells = append(cells, cell{name: maxAgeName, at: at, unsaved: true})
+	}
+	return cells
+}
+
+// name is that of an attribute which the request has changed; maxAgeName: of none.
+func (p *part) name() name {
+	for _, c := range p.changed(p.at) {
+		return c.name
+	}
+	return maxAgeName
+}
+
+// own is what was tried without anything that others have left unsaved.
+func (p *part) own() *state {
+	st := p.tried.clone()
+	st.cells = slices.DeleteFunc(st.cells, func(c cell) bool { return c.at|deletedBit != p.at|deletedBit })
+	st.unsavedAll = false
+	return st
+}
+
+// after is what the request starts from once its change was saved, or lives in
+// the cache alone.
+func (p *part) after(saved bool) *Loaded {
+	st := p.tried
+	if saved {
+		st = st.clone().markSaved()
+	}
+	l := p.loaded
+	return &Loaded{state: st, cached: l.cached || l.IsCached(), at: l.at}
+}

@@ -1,0 +1,314 @@
+package tiered
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/instance"
+	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// What the services have still to be told of a session, since they failed: by
+// this process, for as long as it lives.
+type debt uint8
+
+const (
+	publication debt = 1 << iota // the cache is to contain what the record says
+	marker                       // the cache is to have the removal marker
+	emptying                     // the backup is to have the emptied record
+)
+
+const (
+	// maxPending is of how many sessions a process remembers what is pending.
+	maxPending = 10_000
+	// pendingWorkers is how many of them it works on at once.
+	pendingWorkers = 16
+	// pendingWait is the longest time between two rounds of attempts, and
+	// pendingStep the shortest.
+	pendingWait = time.Second
+	pendingStep = 10 * time.Millisecond
+)
+
+type pendingKey struct {
+	services pendingServices
+	id       string
+}
+
+type pendingServices struct{ shared, instance any }
+
+// A pendingDebt is what is pending for one session.
+type pendingDebt struct {
+	debt  debt
+	until time.Time // of the emptied record
+	store *Store
+	ctx   context.Context
+	drawn int // counts the debts, so that a later one is not taken for an earlier one
+	round int // of attempts, that it was tried in last
+}
+
+var pending = struct {
+	sync.Mutex
+	debts   map[pendingKey]pendingDebt
+	working map[pendingServices]bool
+	drawn   int
+	round   int // of attempts; a call of Drain begins another one
+	givenUp int
+}{debts: make(map[pendingKey]pendingDebt), working: make(map[pendingServices]bool)}
+
+// pendingCount is the number of debts.
+var pendingCount atomic.Int64
+
+func (s *Store) pendingKey(ctx context.Context, id string) pendingKey {
+	shared := s.shared()
+	if shared == nil {
+		shared = s // nobody else shares it
+	}
+	return pendingKey{pendingServices{shared, instance.Of(ctx).Name}, id}
+}
+
+// pendingFor returns what this process has still to tell the services of a
+// session.
+func (s *Store) pendingFor(ctx context.Context, id string) debt {
+	if pendingCount.Load() == 0 {
+		return 0
+	}
+	pending.Lock()
+	defer pending.Unlock()
+	return pending.debts[s.pendingKey(ctx, id)].debt
+}
+
+// owe remembers what the services have to be told, and has it told in the
+// background. until is for how long an emptied record says that the session was
+// removed.
+func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
+	key := s.pendingKey(ctx, id)
+	pending.Lock()
+	p, known := pending.debts[key]
+	if !known && len(pending.debts) >= maxPending && !makeRoom(d) {
+		pending.givenUp++
+		pending.Unlock()
+		s.Report(id, errGivenUp)
+		s.tracePending(ctx)
+		return
+	}
+	pending.drawn++
+	p.debt |= d
+	p.drawn, p.round = pending.drawn, -1
+	if until.After(p.until) {
+		p.until = until
+	}
+	if p.store == nil {
+		p.store, p.ctx = s.background(), context.WithoutCancel(ctx)
+	}
+	pending.debts[key] = p
+	pendingCount.Store(int64(len(pending.debts)))
+	start := !pending.working[key.services]
+	pending.working[key.services] = true
+	pending.Unlock()
+	s.tracePending(ctx)
+	if start {
+		go workOff(key.services)
+	}
+}
+
+// errGivenUp is reported for what the services will not be told.
+var errGivenUp = errors.New("too many sessions of which the cache is to be told: it may show an older one for as long as it keeps that")
+
+// makeRoom gives a publication up for a removal. pending is locked.
+func makeRoom(d debt) bool {
+	if d&(marker|emptying) == 0 {
+		return false
+	}
+	for key, p := range pending.debts {
+		if p.debt == publication {
+			delete(pending.debts, key)
+			pending.givenUp++
+			p.store.Report(key.id, errGivenUp)
+			return true
+		}
+	}
+	return false
+}
+
+// workOff tells the services what is pending until nothing is.
+func workOff(services pendingServices) {
+	wait := pendingStep
+	over := false
+	defer func() {
+		if !over { // a service has ended the goroutine
+			pending.Lock()
+			delete(pending.working, services)
+			pending.Unlock()
+		}
+	}()
+	for {
+		left := dueDebts(services)
+		if over = len(left) == 0; over {
+			return
+		}
+		if payAll(left) {
+			wait = pendingStep
+			continue
+		}
+		// Meanwhile it keeps nobody from ending the process: see Drain.
+		for waited := time.Duration(0); waited < wait && !hasUntried(services); waited += pendingStep {
+			time.Sleep(pendingStep)
+		}
+		wait = min(2*wait, pendingWait)
+	}
+}
+
+// payAll tells the services what is pending for several sessions, and reports
+// whether they know all of it then. Drain waits for that.
+func payAll(keys []pendingKey) bool {
+	var paid atomic.Int64
+	done := make(chan struct{})
+	background.start(func() {
+		defer close(done)
+		inParallel(pendingWorkers, keys, func(key pendingKey) {
+			if payDebt(key) {
+				paid.Add(1)
+			}
+		})
+	})
+	<-done
+	return int(paid.Load()) == len(keys)
+}
+
+// hasUntried reports whether something is pending that was not tried since Drain
+// was called, or that is new.
+func hasUntried(services pendingServices) bool {
+	pending.Lock()
+	defer pending.Unlock()
+	for key, p := range pending.debts {
+		if key.services == services && p.round < pending.round {
+			return true
+		}
+	}
+	return false
+}
+
+// tryAll has all tried that is pending on an instance, and returns when it was.
+func tryAll(ctx context.Context, name any) error {
+	pending.Lock()
+	pending.round++
+	round := pending.round
+	pending.Unlock()
+	for {
+		untried := false
+		pending.Lock()
+		for key, p := range pending.debts {
+			untried = untried || key.services.instance == name && p.round < round
+		}
+		pending.Unlock()
+		if !untried {
+			return nil
+		}
+		if err := retry.Wait(ctx, pendingStep); err != nil {
+			return err
+		}
+	}
+}
+
+// dueDebts returns the sessions for which something is pending. If there are
+// none, the work of that services is over.
+func dueDebts(services pendingServices) (keys []pendingKey) {
+	pending.Lock()
+	defer pending.Unlock()
+	for key := range pending.debts {
+		if key.services == services {
+			keys = append(keys, key)
+		}
+	}
+	if len(keys) == 0 {
+		delete(pending.working, services)
+	}
+	return keys
+}
+
+// payDebt tells the services what is pending for one session.
+func payDebt(key pendingKey) bool {
+	pending.Lock()
+	p, ok := pending.debts[key]
+	pending.Unlock()
+	if !ok {
+		return true
+	}
+	if instance.Of(p.ctx).IsOver() {
+		paid(key, p)
+		return true
+	}
+	pending.Lock()
+	round := pending.round
+	pending.Unlock()
+	defer tried(key, round)
+	pay := func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, saveTimeout, errTimeout)
+		defer cancel()
+		return p.store.background().pay(ctx, key.id, p)
+	}
+	err := pay(p.ctx)
+	if err != nil && !isRefusal(err) && p.store.Background != nil {
+		if bg := p.store.Background(p.ctx); bg != nil {
+			err = pay(bg)
+		}
+	}
+	if err != nil && !isRefusal(err) {
+		return false
+	}
+	if err != nil {
+		p.store.Report(key.id, err)
+	}
+	paid(key, p)
+	return true
+}
+
+// tried notes that the services were told, in vain or not.
+func tried(key pendingKey, round int) {
+	pending.Lock()
+	defer pending.Unlock()
+	if p, ok := pending.debts[key]; ok {
+		p.round = round
+		pending.debts[key] = p
+	}
+}
+
+// paid forgets what was pending, unless more has come up meanwhile.
+func paid(key pendingKey, p pendingDebt) {
+	pending.Lock()
+	if pending.debts[key].drawn == p.drawn {
+		delete(pending.debts, key)
+		pendingCount.Store(int64(len(pending.debts)))
+	}
+	pending.Unlock()
+	p.store.tracePending(p.ctx)
+}
+
+func (s *Store) pay(ctx context.Context, id string, p pendingDebt) error {
+	if p.debt&emptying != 0 {
+		if err := s.put(ctx, id, tier.Record{Expires: p.until}); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.Cache == nil:
+		return nil
+	case p.debt&(marker|emptying) != 0:
+		return s.mark(ctx, id)
+	}
+	return s.publishRecord(ctx, id)
+}
+
+func (s *Store) tracePending(ctx context.Context) {
+	if s.Trace == nil || s.Trace.Pending == nil {
+		return
+	}
+	pending.Lock()
+	waiting, givenUp := len(pending.debts), pending.givenUp
+	pending.Unlock()
+	s.Trace.Pending(ctx, waiting, givenUp)
+}
