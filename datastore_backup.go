@@ -101,20 +101,32 @@ func (f form) Rename([]byte, string) ([]byte, error) {
 // changes them. exact says that none of them can be changed in place, and that
 // the bytes say just that.
 func (f form) encodeIf(sess session.Session, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error) {
+	if f.codec.isGob {
+		if value, exact, err = f.encodeScalarsIf(sess, worth); exact {
+			return value, exact, err
+		}
+	}
 	attrs := sess.Attrs()
 	sess.Mutex().RLock()
 	defer sess.Mutex().RUnlock()
-	if f.codec.isGob {
-		var scalars map[string]any
-		if scalars, _, exact = gobcodec.Scalars(sess); exact {
-			attrs = scalars
-		}
-	}
 	if !worth(attrs) {
-		return nil, exact, nil
+		return nil, false, nil
 	}
 	value, err = f.codec.encode(sess)
-	return value, exact, err
+	return value, false, err
+}
+
+// encodeScalarsIf is encodeIf for a session of scalars, with less work. It
+// reports whether it is one.
+func (f form) encodeScalarsIf(sess session.Session, worth func(attrs map[string]any) bool) (value []byte, ok bool, err error) {
+	sess.Mutex().RLock()
+	defer sess.Mutex().RUnlock()
+	attrs, _, ok := gobcodec.Scalars(sess)
+	if !ok || !worth(attrs) {
+		return nil, ok, nil
+	}
+	value, err = f.codec.encode(sess)
+	return value, true, err
 }
 
 // scalarsOf returns a session's attributes if none of them can be changed in

@@ -3,6 +3,8 @@ package gaesession
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/icza/session"
@@ -43,7 +45,7 @@ func NewMemcacheStoreOptions(ctx context.Context, o *MemcacheStoreOptions) sessi
 }
 
 func newStore(ctx context.Context, o *MemcacheStoreOptions) *memcacheStore {
-	s := &memcacheStore{ctx: orBackground(ctx), opt: o.withDefaults(), entries: make(map[string]*entry)}
+	s := &memcacheStore{ctx: orBackground(ctx), opt: o.withDefaults()}
 	s.form = form{newCodec(s.opt.Codec)}
 	s.live = live.New(live.Options{
 		Cache:         s.opt.Cache,
@@ -68,8 +70,9 @@ type memcacheStore struct {
 	form form
 	live *live.Store
 
-	mu      sync.Mutex
-	entries map[string]*entry // one, as a rule
+	mu    sync.Mutex
+	first *entry            // the only one, as a rule
+	more  map[string]*entry // the others
 }
 
 // An entry is a session of the request.
@@ -88,10 +91,20 @@ func (s *memcacheStore) entry(id string) *entry {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.entries[id]
-	if e == nil {
-		e = &entry{id: id, copy: s.live.Copy(id)}
-		s.entries[id] = e
+	if s.first != nil && s.first.id == id {
+		return s.first
+	}
+	if e := s.more[id]; e != nil {
+		return e
+	}
+	e := &entry{id: id, copy: s.live.Copy(id)}
+	switch {
+	case s.first == nil:
+		s.first = e
+	case s.more == nil:
+		s.more = map[string]*entry{id: e}
+	default:
+		s.more[id] = e
 	}
 	return e
 }
@@ -172,18 +185,18 @@ const maxCloses = 16
 // Close implements session.Store.
 func (s *memcacheStore) Close() {
 	s.mu.Lock()
-	entries := make([]*entry, 0, len(s.entries))
-	for _, e := range s.entries {
-		entries = append(entries, e)
-	}
+	first, more := s.first, slices.Collect(maps.Values(s.more))
 	s.mu.Unlock()
-	if len(entries) == 1 {
-		s.save(entries[0])
+	if first == nil {
+		return
+	}
+	if len(more) == 0 {
+		s.save(first)
 		return
 	}
 	var saves sync.WaitGroup
 	places := make(chan struct{}, maxCloses)
-	for _, e := range entries {
+	for _, e := range append(more, first) {
 		places <- struct{}{}
 		saves.Add(1)
 		go func() {

@@ -76,7 +76,9 @@ func (s services) flush(t *testing.T) {
 	}
 }
 
-func instance() context.Context { return instance.With(context.Background(), instance.Instance{Name: new(int)}) }
+func instance() context.Context {
+	return instance.With(context.Background(), instance.Instance{Name: new(int)})
+}
 
 // An iczaClient has a session of icza/session.
 type iczaClient struct {

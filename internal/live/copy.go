@@ -49,7 +49,15 @@ type Copy struct {
 }
 
 // Copy returns a copy of the session of that id, which is not opened yet.
-func (s *Store) Copy(id string) *Copy { return &Copy{identity: &identity{store: s, id: id}} }
+func (s *Store) Copy(id string) *Copy {
+	var both struct { // in one allocation
+		Copy
+		identity
+	}
+	both.identity.store, both.identity.id = s, id
+	both.Copy.identity = &both.identity
+	return &both.Copy
+}
 
 // Fresh returns a copy of a session that nobody else can know.
 func (s *Store) Fresh(id string) *Copy {

@@ -98,41 +98,52 @@ func (c *Copy) refused(d Draft) error {
 	return tier.ErrRemoved
 }
 
+// A diff finds out what is to be saved of a draft.
+type diff struct {
+	was          map[string]any
+	tried        map[string]any // that was tried before; nil: nothing
+	now          map[string]any
+	set, deleted []string
+	force        bool // also if nothing has changed
+}
+
+// worth reports whether attributes are to be saved.
+func (d *diff) worth(attrs map[string]any) bool {
+	if d.tried != nil {
+		if set, deleted := values.Changes(d.tried, attrs); len(set)+len(deleted) == 0 {
+			return false // it was tried, and reported
+		}
+	}
+	d.now = attrs
+	d.set, d.deleted = values.Changes(d.was, attrs)
+	return d.force || len(d.set)+len(d.deleted) > 0
+}
+
 // changed returns what is to be saved; nil: nothing is.
 func (c *Copy) changed(d Draft) (*change, error) {
-	was, err := c.was.all(c.store.form)
-	if err != nil {
+	l := c.lifetime(d)
+	df := &diff{force: c.loaded == nil || c.next != "" || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l)}
+	var err error
+	if df.was, err = c.was.all(c.store.form); err != nil {
 		return nil, err
 	}
-	force := c.loaded == nil || c.next != "" || c.store.needsRefresh(c.loaded, c.lifetime(d)) || c.isOtherMaxAge(d)
-	var now map[string]any
-	var set, deleted []string
-	worth := func(attrs map[string]any) bool {
-		if c.tried != nil && !d.Again {
-			tried, err := c.tried.all(c.store.form)
-			if s, del := values.Changes(tried, attrs); err == nil && len(s)+len(del) == 0 {
-				return false // it was tried, and reported
-			}
+	if c.tried != nil && !d.Again {
+		if df.tried, err = c.tried.all(c.store.form); err != nil {
+			return nil, err
 		}
-		now = attrs
-		set, deleted = values.Changes(was, attrs)
-		return force || c.unsaved && d.Again || len(set)+len(deleted) > 0
 	}
-	value, exact, err := d.Encode(worth)
+	value, exact, err := d.Encode(df.worth)
 	if value == nil || err != nil {
 		return nil, err
 	}
 	if !exact {
-		if now, err = c.store.form.Attributes(value); err != nil {
+		stored, err := c.store.form.Attributes(value)
+		if err != nil || !df.worth(stored) {
 			return nil, err
 		}
-		if !worth(now) {
-			return nil, nil
-		}
 	}
-	l := c.lifetime(d)
-	ch := &change{now: snapshot{value, now}}
-	ch.Change = tiered.Change{Value: value, Set: set, Deleted: deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
+	ch := &change{now: snapshot{value, df.now}}
+	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}

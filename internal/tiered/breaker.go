@@ -5,6 +5,7 @@ import (
 	"context"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -36,10 +37,16 @@ type breaker struct {
 
 type breakerKey struct{ cache, instance any }
 
-var breakers sync.Map // of breakerKey and *breaker; only caches that have failed have one
+var (
+	breakers    sync.Map // of breakerKey and *breaker; only caches that have failed have one
+	anyBreakers atomic.Bool
+)
 
 // breaker returns the cache's breaker; nil while it has none.
 func (s *Store) breaker(ctx context.Context) *breaker {
+	if !anyBreakers.Load() {
+		return nil
+	}
 	b, _ := breakers.Load(breakerKey{s.breakerCache(), instance.Of(ctx).Name})
 	found, _ := b.(*breaker)
 	return found
@@ -79,6 +86,7 @@ func (b *breaker) answered() {
 
 // cacheFailed notes that the cache has not answered.
 func (s *Store) cacheFailed(ctx context.Context) {
+	anyBreakers.Store(true)
 	known, _ := breakers.LoadOrStore(breakerKey{s.breakerCache(), instance.Of(ctx).Name}, &breaker{})
 	b, _ := known.(*breaker)
 	b.mu.Lock()
