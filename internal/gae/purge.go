@@ -15,10 +15,17 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
-// purgePage is how many keys one query asks for. Datastore may answer with fewer
-// at a time (300, Google's local server), and the rest of a page then takes a
-// call of its own; so pages are longer than what one call deletes.
-const purgePage = 1500
+const (
+	// purgePage is how many keys one query asks for. Datastore may answer with
+	// fewer at a time (300, Google's local server), and the rest of a page then
+	// takes a call of its own; so pages are longer than what one call deletes.
+	purgePage = 1500
+
+	// purgeCallTime is how long a query for a page, or a delete, may take. The
+	// appengine package has the same limit for a call, but not where the context
+	// has a deadline.
+	purgeCallTime = time.Minute
+)
 
 // PurgeExpired deletes the entities of a kind, in the namespace of ctx, whose
 // indexed time property lies more than five minutes back, [tier.PurgeGrace]. It
@@ -54,11 +61,16 @@ func newExpired(kind, property string) *expired {
 
 func (e *expired) find(ctx context.Context) (keys []*datastore.Key, last bool, err error) {
 	defer recoverNoAppID(&err)
+	ctx, end, err := beginPurgeCall(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	defer end()
 	namespace := ""
 	if e.namespaces != nil {
 		namespace = e.namespaces[0]
 	}
-	if ctx, err = appengine.Namespace(limited(ctx), namespace); err != nil {
+	if ctx, err = appengine.Namespace(ctx, namespace); err != nil {
 		return nil, false, fmt.Errorf("query expired sessions: %w", err)
 	}
 	if e.namespaces == nil {
@@ -92,10 +104,26 @@ func (e *expired) find(ctx context.Context) (keys []*datastore.Key, last bool, e
 
 func (e *expired) remove(ctx context.Context, keys []*datastore.Key) (err error) {
 	defer recoverNoAppID(&err)
-	if err := datastore.DeleteMulti(limited(ctx), keys); err != nil {
+	ctx, end, err := beginPurgeCall(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if err := datastore.DeleteMulti(ctx, keys); err != nil {
 		return fmt.Errorf("delete expired sessions: %w", classify(err))
 	}
 	return nil
+}
+
+// beginPurgeCall waits for a place for a call, and returns the context of that.
+func beginPurgeCall(ctx context.Context) (_ context.Context, end func(), err error) {
+	ctx, stop := context.WithTimeout(ctx, purgeCallTime)
+	release, err := takeDatastore(ctx, 1)
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return ctx, func() { release(); stop() }, nil
 }
 
 // PurgeHandler serves PurgeNamespaces to App Engine's cron.
