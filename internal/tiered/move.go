@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
@@ -355,7 +356,7 @@ func (m *Move) watch(ctx context.Context) {
 		case <-wait.Done():
 		}
 		for range watchAttempts {
-			if m.settle(free, s) {
+			if instance.Of(ctx).IsOver() || m.settle(free, s) {
 				return
 			}
 			_ = retry.Wait(free, watchAfter) // which has no end
