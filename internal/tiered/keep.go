@@ -71,6 +71,7 @@ func (s *Store) withUnsaved(id string, into *state, parts []*part) (n *state, ch
 	if err != nil {
 		return nil, false, err
 	}
+	n.legacy = false // it gets a trailer
 	for _, p := range parts {
 		changed = changed || p.loaded.state.unsavedAll && !n.unsavedAll
 		n.unsavedAll = n.unsavedAll || p.loaded.state.unsavedAll
