@@ -49,8 +49,8 @@ func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx c
 		}
 	}
 	began := time.Now()
-	limited, end := within(ctx, most)
-	defer end()
+	limited := within(ctx, most)
+	defer limited.end()
 	v, err = attempt(limited, s, f)
 	s.traceCall(ctx, "cache", op, id, began, v, err)
 	switch {
@@ -77,8 +77,8 @@ func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx c
 func callBackup[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
 	began := time.Now()
 	v, err = attempt(ctx, s, func(ctx context.Context) (T, error) {
-		limited, end := within(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
-		defer end()
+		limited := within(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
+		defer limited.end()
 		v, err := f(limited)
 		return v, caused(limited, err)
 	})
@@ -187,12 +187,12 @@ const (
 // have written something. (After contention, too: App Engine may report it for a
 // transaction that is applied.)
 func (s *Store) update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error), tried func()) error {
-	all, end := within(ctx, contentionTime)
-	defer end()
+	all := within(ctx, contentionTime)
+	defer all.end()
 	failures, began := 0, time.Now()
 	err := retry.Run(all, contentionAttempts+s.Retries, func() error {
-		limited, end := within(all, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
-		defer end()
+		limited := within(all, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
+		defer limited.end()
 		err := caused(limited, s.Backup.Update(limited, ids, guess, f))
 		if !errors.Is(err, tier.ErrNotWritten) && !isRefusal(err) {
 			tried()

@@ -36,23 +36,35 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if !changed {
 		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner, nil
 	}
-	taken := func(a name) bool { // then it is as from has it
-		now, _ := n.at(a)
-		was, _ := into.at(a)
-		return now != was
-	}
-	if taken(maxAgeName) {
+	if n.differs(into, maxAgeName) {
 		n.maxAge = from.maxAge
 	}
 	if n.sameCells(from) && n.used.Equal(from.used) {
 		n.value = from.value
 		return &n, true, nil
 	}
-	n.value, err = s.Form.Merge(into.value, from.value, func(attribute string) bool { return taken(nameOf(attribute)) })
-	if err != nil {
-		return nil, false, mergeError(err)
+	if n.value, err = s.merge(&n, into, from); err != nil {
+		return nil, false, err
 	}
 	return &n, true, nil
+}
+
+// merge returns the value of into with the attributes of from whose cells n has.
+func (s *Store) merge(n, into, from *state) ([]byte, error) {
+	merged, err := s.Form.Merge(into.value, from.value, func(attribute string) bool {
+		return n.differs(into, nameOf(attribute)) // then it is as from has it
+	})
+	if err != nil {
+		return nil, mergeError(err)
+	}
+	return merged, nil
+}
+
+// differs reports whether an attribute was changed since the other state.
+func (st *state) differs(o *state, n name) bool {
+	now, _ := st.at(n)
+	was, _ := o.at(n)
+	return now != was
 }
 
 // joinCells returns the later cell of each attribute.

@@ -20,10 +20,9 @@ type limit struct {
 	cancel context.CancelFunc
 }
 
-// within returns a context that ends after d, and a function that ends it.
-func within(ctx context.Context, d time.Duration) (*limit, func()) {
-	l := &limit{Context: ctx, deadline: time.Now().Add(d)}
-	return l, l.end
+// within returns a context that ends after d. Its end method ends it before.
+func within(ctx context.Context, d time.Duration) *limit {
+	return &limit{Context: ctx, deadline: time.Now().Add(d)}
 }
 
 func (l *limit) end() {

@@ -217,12 +217,11 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 	return next.markSaved(), changed, nil
 }
 
-// joinAll returns a copy of into, if there is one, with what parts have later.
+// joinAll returns into, if there is one, with what parts have later, as a state of
+// its own.
 // With a backup it refuses parts that make the session too large.
 func (s *Store) joinAll(id string, into *state, parts []*part) (next *state, changed bool, err error) {
-	if next = into; into != nil {
-		next = into.clone()
-	}
+	next = into
 	for _, p := range parts {
 		was, seen := next, stamp(0)
 		if was != nil {
@@ -232,8 +231,8 @@ func (s *Store) joinAll(id string, into *state, parts []*part) (next *state, cha
 		if err != nil {
 			return nil, false, err
 		}
-		if was == nil {
-			next, changed = st.clone(), true
+		if was == nil || was == p.loaded.state && p.change != nil && !p.loaded.isOld() {
+			next, changed = st.clone(), true // it has all that was there
 		} else {
 			joined := false
 			if next, joined, err = s.join(was, st, false); err != nil {
