@@ -186,7 +186,7 @@ func (w *world) make(c *call, how kind) {
 		}
 		c.err = c.perform()
 		w.changed(c, c.err)
-		if c.err == nil && a.op.regenerate && a.judge.Moved == 0 && (c.name == "commit" || c.name == "ds-swap") {
+		if c.err == nil && a.op.regenerate && a.judge.Moved == 0 && (c.name == "commit" && a.target != "" || c.name == "ds-swap" && len(c.ids) > 1) {
 			a.judge.Moved = w.clock
 		}
 		if c.name == "get" && a.phase == loading {

@@ -175,7 +175,8 @@ func (w *world) tiersOf(instance int, of *actor) (t tiers) {
 }
 
 // watched is a backup of an instance, which notes the contexts of what goes on
-// in the background: those of the calls end with each call.
+// in the background: those of the calls end with each call. It copies whatever
+// it is given and hands on, so that nobody can tell a record by its address.
 type watched struct {
 	Instance
 	of *actor // nil: nobody looks at it
@@ -189,12 +190,56 @@ func (b watched) watch(ctx context.Context) {
 
 func (b watched) Get(ctx context.Context, id string) (*tier.Record, error) {
 	b.watch(ctx)
-	return b.Instance.Get(ctx, id)
+	r, err := b.Instance.Get(ctx, id)
+	return copied(r), err
+}
+
+func (b watched) Put(ctx context.Context, id string, r tier.Record) error {
+	b.watch(ctx)
+	return b.Instance.Put(ctx, id, *copied(&r))
+}
+
+func (b watched) Insert(ctx context.Context, id string, r tier.Record) error {
+	b.watch(ctx)
+	return b.Instance.Insert(ctx, id, *copied(&r))
 }
 
 func (b watched) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) error {
 	b.watch(ctx)
-	return b.Instance.Update(ctx, ids, guess, f)
+	var next, given []*tier.Record // what replaces the records, and its copies
+	if guess != nil {
+		next = []*tier.Record{guess.Next}
+		given = allCopied(next)
+		guess = &tier.Guess{Token: slices.Clone(guess.Token), Next: given[0]}
+	}
+	err := b.Instance.Update(ctx, slices.Clone(ids), guess, func(current []*tier.Record) (_ []*tier.Record, err error) {
+		if next, err = f(allCopied(current)); err != nil {
+			return nil, err
+		}
+		given = allCopied(next)
+		return given, nil
+	})
+	for i, r := range next {
+		if r != nil && err == nil {
+			r.Token = slices.Clone(given[i].Token)
+		}
+	}
+	return err
+}
+
+func copied(r *tier.Record) *tier.Record {
+	if r == nil {
+		return nil
+	}
+	return &tier.Record{Value: slices.Clone(r.Value), Expires: r.Expires, Token: slices.Clone(r.Token)}
+}
+
+func allCopied(all []*tier.Record) []*tier.Record {
+	copies := make([]*tier.Record, len(all))
+	for i, r := range all {
+		copies[i] = copied(r)
+	}
+	return copies
 }
 
 // run is the goroutine of a request.
