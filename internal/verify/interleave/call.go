@@ -125,7 +125,12 @@ func (c *call) hidden() bool {
 	case "rollback":
 		return c.to == nil || !c.to.Unlocks
 	}
-	return c.isDown()
+	return c.isDown() || c.ctx.Err() != nil
+}
+
+// isRequests reports whether the call ends with the context of its request.
+func (c *call) isRequests() bool {
+	return !c.actor.op.old && c.actor.ended.Err() == nil && workOf(c.ctx) == nil && !isDetached(c.ctx)
 }
 
 // isDown reports whether the call fails anyway.
@@ -176,6 +181,14 @@ func (w *world) make(c *call, how kind) {
 		a.hits++ // each of its calls has a time of its own
 		a.hurt = a.hurt || c.service == inCache
 		w.timedOut = w.timedOut || c.service == inCache
+	case how == skipCall || how == cancelCall:
+		a.hits += w.scenario.retries // it is not tried again
+		a.hurt = a.hurt || c.service == inCache
+		if c.err = context.DeadlineExceeded; how == cancelCall {
+			a.cancel()
+			c.err = context.Canceled
+		}
+		w.timedOut = w.timedOut || how == skipCall
 	case how == failCall || how == failAll:
 		a.hits++
 		a.hurt = a.hurt || c.service == inCache
@@ -192,6 +205,13 @@ func (w *world) make(c *call, how kind) {
 		if c.name == "get" && a.phase == loading {
 			a.fromCache = c.got != nil && c.got.flags == 0
 			a.foundUnsaved = a.fromCache && kindName(c.got) == "unsaved"
+		}
+		if how == cancelMade {
+			a.cancel()
+			a.hits += w.scenario.retries
+			a.hurt = a.hurt || c.service == inCache
+			w.unsure = w.unsure || c.service == inBackup
+			c.err = context.Canceled
 		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++

@@ -5,6 +5,7 @@ package interleave
 import (
 	"context"
 	"errors"
+	"iter"
 	"reflect"
 	"slices"
 	"sync"
@@ -59,6 +60,8 @@ type actor struct {
 	answers      [2][]token // of the cache and of the backup
 	attempt      int        // how many of the backup's there were when the transaction began
 	breached     breachState
+	ended        context.Context // the request's
+	cancel       func()
 	target       string // the id that it moves the session to
 }
 
@@ -112,22 +115,42 @@ func (a *actor) worksIn(ctx context.Context) {
 // part of: the outermost with a deadline that does not end with the request. Nil:
 // the call is the request's.
 func workOf(ctx context.Context) (work context.Context) {
-	for {
-		v := reflect.Indirect(reflect.ValueOf(ctx))
-		switch v.Type().Name() {
+	for ctx, kind := range ancestors(ctx) {
+		switch kind {
 		case "timerCtx":
 			work = ctx
 		case "withoutCancelCtx":
 			return work
 		}
-		if v.Kind() != reflect.Struct {
-			return nil
+	}
+	return nil
+}
+
+// isDetached reports whether a call goes on when the request has ended.
+func isDetached(ctx context.Context) bool {
+	for _, kind := range ancestors(ctx) {
+		if kind == "withoutCancelCtx" {
+			return true
 		}
-		parent := v.FieldByName("Context")
-		if !parent.IsValid() || parent.IsNil() {
-			return nil
+	}
+	return false
+}
+
+// ancestors are a context and those that it was made from, with the names of
+// their types, as far as they can be told.
+func ancestors(ctx context.Context) iter.Seq2[context.Context, string] {
+	return func(yield func(context.Context, string) bool) {
+		for {
+			v := reflect.Indirect(reflect.ValueOf(ctx))
+			if !yield(ctx, v.Type().Name()) || v.Kind() != reflect.Struct {
+				return
+			}
+			parent := v.FieldByName("Context")
+			if !parent.IsValid() || parent.IsNil() {
+				return
+			}
+			ctx = parent.Interface().(context.Context)
 		}
-		ctx = parent.Interface().(context.Context)
 	}
 }
 
@@ -140,7 +163,7 @@ func (a *actor) pause(name string) error {
 
 // context is that of the request, on an instance of its own as a rule.
 func (a *actor) context() context.Context {
-	ctx := a.w.withCalls(context.WithValue(context.Background(), holderKey{}, a), a)
+	ctx := a.w.withCalls(context.WithValue(a.ended, holderKey{}, a), a)
 	return instance.With(ctx, instance.Instance{Name: instanceName{"request", a.instance().index, generation.Load()}, Ahead: a.op.skew, Steady: true, Over: a.w.over})
 }
 

@@ -96,6 +96,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.version = 1
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
+		a.ended, a.cancel = context.WithCancel(context.Background())
 		a.judge = &judge.Request{
 			Creates: o.login, Removes: o.logout, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
 		}
@@ -355,6 +356,7 @@ func (w *world) stop() error {
 		if a.gate != nil && !isClosed(a.gate) {
 			close(a.gate)
 		}
+		a.cancel()
 	}
 	for _, a := range w.actors {
 		<-a.over
