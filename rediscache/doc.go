@@ -71,8 +71,9 @@
 //     row make no calls until the server answers a probe.
 //   - It is down. Calls return [tier.ErrUnreachable] if the connection is refused or
 //     not made within DialTimeout, if the host name has no address, or if no Sentinel
-//     can be reached. If all connections of the pool are in use, that is
-//     [redis.ErrPoolTimeout] instead.
+//     can be reached.
+//   - Calls come faster than it answers. If no connection of the pool becomes free
+//     within PoolTimeout, a call returns [tier.ErrBusy].
 //   - An answer is lost. The call returns an error. It may have had its effect, or
 //     may still have it.
 //   - It refuses writes but answers reads: it cannot write its snapshot (MISCONF) or

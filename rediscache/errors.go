@@ -55,6 +55,8 @@ func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
 		}
 	case errors.As(err, &network) && network.Op == "dial" && ctx.Err() == nil:
 		err = fmt.Errorf("%w: %w", tier.ErrUnreachable, err)
+	case errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted):
+		err = fmt.Errorf("%w: %w", tier.ErrBusy, err)
 	}
 	return fmt.Errorf("rediscache: %s: %w", op, err)
 }

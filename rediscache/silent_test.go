@@ -232,8 +232,8 @@ func TestABusyPoolIsNotUnreachable(t *testing.T) {
 	busy := make(chan error, 1)
 	go func() { _, err := c.Get(ctx, "id"); busy <- err }()
 	eventually(t, "the connection is in use", func() bool { return client.PoolStats().IdleConns == 0 })
-	if _, err := c.Get(ctx, "id"); !errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, tier.ErrUnreachable) {
-		t.Errorf("get without a free connection: %v, want a timeout of the pool alone", err)
+	if _, err := c.Get(ctx, "id"); !errors.Is(err, tier.ErrBusy) || errors.Is(err, tier.ErrUnreachable) {
+		t.Errorf("get without a free connection: %v, want ErrBusy", err)
 	}
 	speak()
 	if err := <-busy; err != nil {
