@@ -298,7 +298,7 @@ func TestCallsNameTheDatabase(t *testing.T) {
 }
 
 func TestWhichIDsAreTaken(t *testing.T) {
-	onEachEmulator(t, func(t *testing.T, d database) {
+	onEachThatComparesVersions(t, func(t *testing.T, d database) {
 		o := inNewNamespace()
 		bare := open(t, d, o)
 		o.Prefix = "session."

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -238,9 +239,7 @@ func (w *world) appEngineCall(txn *transaction, service, method string, request 
 // describe names a call. Whether it is part of a transaction is not known before
 // those are made that come before it.
 func (w *world) describe(c *call, txn *transaction) {
-	for _, other := range w.ids()[1:] {
-		c.elsewhere = c.elsewhere || bytes.Contains(c.request, []byte(other))
-	}
+	c.ids = w.appEngine.idsOf(c)
 	switch c.service + "." + c.method {
 	case "cache.Get":
 		c.name = "get"
@@ -266,7 +265,7 @@ func (w *world) describe(c *call, txn *transaction) {
 		switch c.method {
 		case "Get":
 			c.answer = func() []token {
-				tokens := w.recordTokens()
+				tokens := w.recordTokensOf(c.ids)
 				if c.name == "txn-get" && txn.read != w.version {
 					// It reads what was there when it began to read.
 					tokens = append(slices.Clone(tokens), word("stale"), ident("response", string(c.response)))
@@ -274,7 +273,7 @@ func (w *world) describe(c *call, txn *transaction) {
 				return tokens
 			}
 		case "Put":
-			c.value = putValue(c.request, w.appEngine.kept.Value)
+			c.values = putValues(c.request, w.appEngine.kept.Value)
 		}
 	default:
 		c.name = c.service + "." + c.method
@@ -337,14 +336,43 @@ func withTransaction(request, handle []byte) []byte {
 	return append(slices.Clip(request), encode(protoadapt.MessageV1Of(more))...)
 }
 
-// putValue is the value of a property in the request of a datastore_v3 Put.
-func putValue(request []byte, property string) []byte {
+// putValues are the values of a property in the request of a datastore_v3 Put.
+func putValues(request []byte, property string) (values [][]byte) {
 	for _, e := range decode(request, &wire.PutRequest{}).Entity {
 		for _, p := range slices.Concat(e.Property, e.RawProperty) {
 			if p.GetName() == property {
-				return p.GetValue().GetStringValue()
+				values = append(values, p.GetValue().GetStringValue())
 			}
 		}
 	}
-	return nil
+	return values
+}
+
+// idsOf are the ids of the sessions that a call is about.
+func (s appEngine) idsOf(c *call) (ids []string) {
+	key := func(k []byte) { ids = append(ids, strings.TrimPrefix(string(k), s.kept.Prefix)) }
+	path := func(r *wire.Reference) {
+		if e := r.GetPath().GetElement(); len(e) > 0 {
+			key([]byte(e[len(e)-1].GetName()))
+		}
+	}
+	switch c.service + "." + c.method {
+	case "cache.Get":
+		for _, k := range decode(c.request, &wire.MemcacheGetRequest{}).Key {
+			key(k)
+		}
+	case "cache.Set":
+		for _, it := range decode(c.request, &wire.MemcacheSetRequest{}).Item {
+			key(it.Key)
+		}
+	case "backup.Get":
+		for _, r := range decode(c.request, &wire.GetRequest{}).Key {
+			path(r)
+		}
+	case "backup.Put":
+		for _, e := range decode(c.request, &wire.PutRequest{}).Entity {
+			path(e.Key)
+		}
+	}
+	return ids
 }

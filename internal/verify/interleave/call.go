@@ -20,12 +20,12 @@ type call struct {
 	perform func() error // makes it
 	failure error        // what it answers when it is made to fail
 
-	item      *item          // that it writes
-	value     []byte         // that it writes to the backup
-	got       *item          // that it read
-	answer    func() []token // what else it was answered; nil: that is plain
-	elsewhere bool           // it is for the session under another id
-	to        *Call          // of a Database
+	item   *item          // that it writes
+	values [][]byte       // that it writes to the backup
+	got    *item          // that it read
+	answer func() []token // what else it was answered; nil: that is plain
+	ids    []string       // of the sessions that it is about, in order
+	to     *Call          // of a Database
 
 	// App Engine's.
 	method            string
@@ -103,6 +103,7 @@ func (w *world) live() (all []*call) {
 			c.prepare()
 			c.prepare = nil
 		}
+		c.actor.movesTo(c.ids)
 		all = append(all, c)
 	}
 	return all
@@ -124,7 +125,12 @@ func (c *call) hidden() bool {
 	case "rollback":
 		return c.to == nil || !c.to.Unlocks
 	}
-	return c.isDown()
+	return c.isDown() || c.ctx.Err() != nil
+}
+
+// isRequests reports whether the call ends with the context of its request.
+func (c *call) isRequests() bool {
+	return !c.actor.op.old && c.actor.ended.Err() == nil && workOf(c.ctx) == nil && !isDetached(c.ctx)
 }
 
 // isDown reports whether the call fails anyway.
@@ -172,9 +178,17 @@ func (w *world) make(c *call, how kind) {
 	switch {
 	case c.ctx.Err() != nil:
 		c.err = c.ctx.Err()
-		if c.to != nil {
-			a.hits++ // each of its calls has a time of its own
+		a.hits++ // each of its calls has a time of its own
+		a.hurt = a.hurt || c.service == inCache
+		w.timedOut = w.timedOut || c.service == inCache
+	case how == skipCall || how == cancelCall:
+		a.hits += w.scenario.retries // it is not tried again
+		a.hurt = a.hurt || c.service == inCache
+		if c.err = context.DeadlineExceeded; how == cancelCall {
+			a.cancel()
+			c.err = context.Canceled
 		}
+		w.timedOut = w.timedOut || how == skipCall
 	case how == failCall || how == failAll:
 		a.hits++
 		a.hurt = a.hurt || c.service == inCache
@@ -185,14 +199,24 @@ func (w *world) make(c *call, how kind) {
 		}
 		c.err = c.perform()
 		w.changed(c, c.err)
+		if c.err == nil && a.op.regenerate && a.judge.Moved == 0 && (c.name == "commit" && a.target != "" || c.name == "ds-swap" && len(c.ids) > 1) {
+			a.judge.Moved = w.clock
+		}
 		if c.name == "get" && a.phase == loading {
 			a.fromCache = c.got != nil && c.got.flags == 0
 			a.foundUnsaved = a.fromCache && kindName(c.got) == "unsaved"
 		}
+		if how == cancelMade {
+			a.cancel()
+			a.hits += w.scenario.retries
+			a.hurt = a.hurt || c.service == inCache
+			w.unsure = w.unsure || c.service == inBackup
+			c.err = context.Canceled
+		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++
 			a.hurt = a.hurt || c.service == inCache
-			w.hurt = true // nobody knows that the backup has it
+			w.unsure = w.unsure || c.service == inBackup
 			c.err = c.failure
 		}
 	}
@@ -226,7 +250,7 @@ func (w *world) make(c *call, how kind) {
 func (w *world) changed(c *call, err error) {
 	switch c.name {
 	case "commit", "ds-put", "ds-swap", "ds-delete":
-		if err == nil && !c.elsewhere {
+		if err == nil {
 			w.version++
 		}
 	}

@@ -51,6 +51,8 @@ func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, re
 	opt := gaesession.MemcacheStoreOptions{
 		Codec:              &codec,
 		Retries:            sc.retries,
+		CacheTimeout:       callTimeout,
+		BackupTimeout:      callTimeout,
 		Cache:              t.cache,
 		Backup:             t.backup,
 		OnlyMemcache:       sc.only,
@@ -114,7 +116,7 @@ func (v *gaesessionVisit) close() {
 	if v.old != nil && v.old.Err() != nil {
 		v.returned(v.old.Err())
 	}
-	if err := errors.Join(v.errs...); v.again && err != nil && !errors.Is(err, gaesession.ErrRemoved) {
+	if err := errors.Join(v.errs...); v.again && errors.Is(err, gaesession.ErrNotSaved) {
 		v.errs = nil
 		v.store.Close()
 	}

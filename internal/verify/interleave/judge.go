@@ -12,6 +12,7 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/verify/judge"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // What may be seen says package judge. Here it is asked: about every load, every
@@ -126,6 +127,9 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
+	w.mu.Lock()
+	w.free = true
+	w.mu.Unlock()
 	backup := func(what string) *view {
 		return w.check(what+" the backup has", w.inBackup(), w.clock, time.Now(), true)
 	}
@@ -139,6 +143,7 @@ func (w *world) judgeEnd() {
 
 	// Who finds something that the backup lacks brings it up to date. (P5)
 	time.Sleep(time.Minute + time.Second)
+	w.paid()
 	touch, v := w.look("at the end a request saw", op{})
 	touch.close()
 	w.expectNoErrors("a request at the end", touch.errs)
@@ -146,7 +151,7 @@ func (w *world) judgeEnd() {
 		return
 	}
 	touched := backup("after a touch")
-	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !touched.none && !w.hurt && !w.jumped && !w.hasOld() {
+	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !touched.none && !w.hurt && !w.unsure && !w.jumped && !w.hasOld() {
 		if tr, err := parseTrailer(it.value); err != nil || tr.isUnsaved() || !maps.Equal(touched.attrs, v.attrs) {
 			w.fail("P5: after a request saw %v, the backup has %v", v, touched)
 		}
@@ -182,11 +187,29 @@ func (w *world) judgeEnd() {
 	}
 }
 
+// paid notes what the instances that live have told the services meanwhile, which
+// they could not tell them before: what was committed, and who has logged out.
+func (w *world) paid() {
+	w.clock++
+	crashed := false
+	for _, a := range w.actors {
+		crashed = crashed || a.crashed
+		err := a.err()
+		if a.crashed || a.judge.Closed == 0 || a.op.old {
+			continue
+		}
+		if a.op.logout || errors.Is(err, tier.ErrNotPublished) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) {
+			a.judge.Failed = false
+		}
+	}
+	w.hurt = w.hurt && crashed
+}
+
 // judgeCache looks for what the item says is in the backup, too, and is not; but
 // who has died, or whose call to the cache has failed, may have left it behind.
 func (w *world) judgeCache(now *view) {
 	it := w.peek()
-	if it == nil || it.flags != 0 || w.hurt || w.expired || w.hasOld() || now.none {
+	if it == nil || it.flags != 0 || w.hurt || w.unsure || w.expired || w.hasOld() || now.none {
 		return
 	}
 	tr, err := parseTrailer(it.value)

@@ -145,6 +145,9 @@ func (l *list) withEvents(on, start string) {
 		l.add(1, pairs(on, start, isCascade)...)
 		l.add(1, unlike(on, start, isCascade)...)
 		for _, other := range []string{"read", "change:b", "again:a", "logout"} {
+			if !isCascade {
+				continue
+			}
 			l.add(1, newScenario(on, isCascade, start, "again:a", other))
 		}
 	}

@@ -28,6 +28,9 @@ const (
 	lapse   = 10 * time.Minute
 	// saveTimeout is what a background save is given.
 	saveTimeout = 30 * time.Second
+	// callTimeout is what a call is given: longer than others may wait meanwhile,
+	// shorter than an event of a minute.
+	callTimeout = 50 * time.Second
 	// skew is how far the clock of an instance may be off.
 	skew = 30 * time.Second
 )
@@ -114,7 +117,7 @@ func (o op) of(isCascade bool) bool {
 	if isCascade {
 		return !o.async
 	}
-	return !o.regenerate
+	return !o.regenerate && !o.again // Close does not try again
 }
 
 // ofBare reports whether requests on the protocol alone can do this.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -35,18 +36,23 @@ type world struct {
 	mu      sync.Mutex // guards what follows against the requests' goroutines
 	pending []*call
 	stopped bool
+	free    bool          // no call is held any more
+	making  sync.Mutex    // while a call is made that nobody held
 	over    chan struct{} // closed when it is stopped
 
 	// What has happened.
-	trace   []choice
-	clock   judge.Time
-	events  int
-	expired bool // time has passed after which the session may have ended
-	jumped  bool // more time has passed than a background save may take
-	hurt    bool // the cache may show what is behind the backup until the next change
-	down    map[string]bool
-	version int // of the entity
-	ttl     time.Duration
+	trace    []choice
+	clock    judge.Time
+	events   int
+	expired  bool // time has passed after which the session may have ended
+	jumped   bool // more time has passed than a background save may take
+	hurt     bool // the cache may show what is behind the backup until the next change
+	timedOut bool // a call of the cache
+	unsure   bool // the backup may have what nobody was told of
+	down     map[string]bool
+	version  int // of the entity
+	ttl      time.Duration
+	looks    int // requests that were not held
 
 	violation error
 
@@ -90,8 +96,9 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.version = 1
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
+		a.ended, a.cancel = context.WithCancel(context.Background())
 		a.judge = &judge.Request{
-			Creates: o.login, Removes: o.logout || o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
+			Creates: o.login, Removes: o.logout, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
 		}
 		w.session.Requests = append(w.session.Requests, a.judge)
 		if sc.start == created && i > 0 {
@@ -225,7 +232,7 @@ func (w *world) note(a *actor) {
 			r.Saving = w.clock // it had nothing to save
 		}
 		r.Closed, r.Failed = w.clock, a.err() != nil
-		r.Kept = r.Failed && a.isKept()
+		r.Kept = a.isKept()
 	}
 	if (a.op.again || a.op.old) && a.phase == saving {
 		r.Latest = time.Now() // it saves when it was used once more
@@ -308,8 +315,8 @@ func (w *world) apply(ch choice) error {
 func (w *world) ids() []string {
 	ids := []string{w.id}
 	for _, a := range w.actors {
-		if a.newID != "" {
-			ids = append(ids, a.newID)
+		if a.target != "" {
+			ids = append(ids, a.target)
 		}
 	}
 	return ids
@@ -321,10 +328,22 @@ func (w *world) fail(format string, args ...any) {
 	}
 }
 
+// An instanceName tells an instance from others of its world, and from those of
+// worlds whose breakers may be open.
+type instanceName struct {
+	kind       string
+	index      int
+	generation int64
+}
+
+// generation is another one when a call of a cache has timed out.
+var generation atomic.Int64
+
 // stop ends the requests' goroutines, and forgets the session.
 func (w *world) stop() error {
 	w.mu.Lock()
 	w.stopped = true
+	w.down = nil
 	close(w.over)
 	pending := w.pending
 	w.pending = nil
@@ -337,13 +356,22 @@ func (w *world) stop() error {
 		if a.gate != nil && !isClosed(a.gate) {
 			close(a.gate)
 		}
+		a.cancel()
 	}
 	for _, a := range w.actors {
 		<-a.over
 	}
 	// Background work ends by itself when its calls fail.
-	if err := gaesession.Drain(context.Background()); err != nil || w.id == "" {
+	if err := gaesession.Drain(context.Background()); err != nil {
 		return err
+	}
+	time.Sleep(2 * time.Second) // what is pending waits for its next attempt
+	synctest.Wait()
+	if w.timedOut {
+		generation.Add(1)
+	}
+	if w.id == "" {
+		return nil
 	}
 	for _, id := range w.ids() {
 		w.cache.evict(id)
