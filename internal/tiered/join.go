@@ -29,6 +29,7 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if into.owner == (name{}) {
 		n.owner = from.owner
 	}
+	n.legacy = into.legacy && from.legacy
 	n.clockWasAhead = into.clockWasAhead || from.clockWasAhead
 	if !changed {
 		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner, nil

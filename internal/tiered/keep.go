@@ -71,7 +71,6 @@ func (s *Store) withUnsaved(into *state, parts []*part) (n *state, changed bool,
 	if err != nil {
 		return nil, false, err
 	}
-	n.legacy = false // a request changes it
 	for _, p := range parts {
 		changed = changed || p.loaded.state.unsavedAll && !n.unsavedAll
 		n.unsavedAll = n.unsavedAll || p.loaded.state.unsavedAll
