@@ -76,7 +76,7 @@ func (s services) flush(t *testing.T) {
 	}
 }
 
-func instance() context.Context {
+func anInstance() context.Context {
 	return instance.With(context.Background(), instance.Instance{Name: new(int)})
 }
 
@@ -90,7 +90,7 @@ type iczaClient struct {
 func (c *iczaClient) store() (session.Store, func() error) {
 	var mu sync.Mutex
 	var errs []error
-	return gaesession.NewMemcacheStoreOptions(instance(), &gaesession.MemcacheStoreOptions{
+	return gaesession.NewMemcacheStoreOptions(anInstance(), &gaesession.MemcacheStoreOptions{
 			Cache: c.cache, Backup: c.backup, AsyncDatastoreSave: c.async,
 			OnError: func(_ context.Context, err error) { mu.Lock(); defer mu.Unlock(); errs = append(errs, err) },
 		}), func() error {
@@ -131,7 +131,7 @@ type gorillaClient struct {
 }
 
 func (c *gorillaClient) do(f func(s *sessions.Session)) error {
-	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(instance())
+	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(anInstance())
 	c.mu.Lock()
 	if c.cookie != "" {
 		r.Header.Set("Cookie", c.cookie)
