@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/gob"
 	"fmt"
+	"math"
 	"math/big"
 	"net/netip"
 	"reflect"
@@ -199,6 +200,22 @@ func sameAsGob(t testing.TB, data []byte) {
 	}
 }
 
+// Not only sessions: here maps, which are no structs.
+func TestAnyValueCanBeChecked(t *testing.T) {
+	for _, all := range samples() {
+		for _, want := range all {
+			data, err := Checked(plainBytes(t, want))
+			if err != nil {
+				t.Fatalf("%#v: %v", want, err)
+			}
+			var got attrs
+			if err := memcache.Gob.Unmarshal(data, &got); err != nil || len(got) != len(want) {
+				t.Errorf("%#v: got %#v, %v", want, got, err)
+			}
+		}
+	}
+}
+
 func clean(s session.Session) []any {
 	v := reflect.ValueOf(s).Elem()
 	var fields []any
@@ -269,6 +286,8 @@ func joined(parts []any) (b []byte) {
 			b = append(b, part...)
 		case int:
 			b = appendUint(b, uint64(part))
+		case uint64:
+			b = appendUint(b, part)
 		case int64:
 			b = appendUint(b, zigzag(part))
 		case []byte:
@@ -305,13 +324,13 @@ const (
 func TestAHugeCountTakesLittleMemory(t *testing.T) {
 	mapID, _ := idOf(t, attrs{}) // the head defines it
 	sliceID, slice := idOf(t, []any{})
-	for _, n := range []int{2_000_000, 400_000_000, 1 << 62, -1} {
+	for _, n := range []uint64{2_000_000, 400_000_000, 1 << 62, math.MaxUint64} {
 		for name, data := range map[string][]byte{
 			"constant attributes": stream(sessions.id, constants, n, "\x01a\x00\x00"),
 			"attributes":          stream(sessions.id, attributes, n, "\x01a\x00\x00"),
 			"a map": stream(sessions.id, attributes, 1, "\x01a", len("map[string]interface {}"), "map[string]interface {}",
 				mapID, []any{0, n, "\x01a\x00"}, 0),
-			"a message": appendUint(nil, uint64(n)),
+			"a message": appendUint(nil, n),
 		} {
 			if _, err := UnmarshalSession(data); err != errDamaged {
 				t.Errorf("%s, %d: %v", name, n, err)
