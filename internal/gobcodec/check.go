@@ -9,10 +9,10 @@ import (
 
 var errDamaged = errors.New("gobcodec: damaged session: not a stream that gob writes, or one that announces more than it has")
 
-// Limits that no session comes near. gob has none: where a level takes one byte,
-// some million levels take the gigabyte of stack after which the process ends,
-// and for each field that a struct has no more gob compiles all that the field's
-// type is made of.
+// Limits that no session comes near. gob has none. A level may take one byte, and
+// a few million levels take the gigabyte of stack at which the process ends. For
+// each field that a struct has no more, gob compiles all that the field's type is
+// made of: 40 KB of definitions take 385 MB and seconds.
 const (
 	maxDepth = 100_000 // levels of a value
 	maxParts = 16      // arrays, slices and maps that a type is made of, not counting those in structs
@@ -21,7 +21,8 @@ const (
 // Checked returns a gob stream whose first value is safe to decode: what the
 // stream announces, elements, bytes and fields, is there. gob makes room for all
 // elements of a map before it has seen any, and for ten megabytes of those of
-// each slice. Checked never refuses what gob has written, whatever the types.
+// each slice. Whatever the types are, Checked takes all that gob has written
+// within maxDepth and maxParts.
 //
 // It returns data itself, unless definitions of types cut the value of an
 // interface into chunks. gob takes the first chunk for all of the value when it
