@@ -26,7 +26,10 @@ const overdue = tier.PurgeGrace - tier.UpdateTime
 // is saved in one of the services; with tier.ErrNotSaved it is in none, or nobody
 // can tell.
 func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
-	if !s.fits(id, c) {
+	switch {
+	case l.err != nil:
+		return nil, l.err
+	case !s.fits(id, c):
 		return nil, tier.ErrTooLarge
 	}
 	p := newPart(ctx, l, &c)
