@@ -97,6 +97,7 @@ func (cs cascadeStore) visit(ctx context.Context, t tiers, _ scenario, o op, ret
 	ctx = context.WithValue(ctx, logKey{}, logged)
 	if t.cache != nil {
 		cs = newCascadeStore(cascadestore.NewTieredStore(t.cache, t.backup, hashKey))
+		cs.SetMaxLength(0)
 	}
 	return &cascadeVisit{cs: cs, ctx: ctx, returned: returned}
 }

@@ -259,14 +259,28 @@ func Walks(t *testing.T, services ...string) {
 func randomScenario(random *rand.Rand, on string) scenario {
 	start := states[random.IntN(len(states))]
 	isCascade := random.IntN(2) == 0
+	isBare := !isCascade && random.IntN(3) == 0
+	isSmall := random.IntN(3) == 0
+	if isBare && (start == old || start == oldAlone) {
+		start = evicted // its sessions without a trailer do not say when they end
+	}
 	var able, names []string
 	for _, o := range ops {
-		if o.of(isCascade) && !o.login && !o.old {
+		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(isCascade)) {
 			able = append(able, o.name)
 		}
 	}
+	if isSmall {
+		on = strings.TrimSpace(on + " small")
+	}
+	if isBare {
+		on = strings.TrimSpace(on + " bare")
+	}
 	for range 2 + random.IntN(3) {
 		name := able[random.IntN(len(able))]
+		if o, err := opNamed(name); isSmall && err == nil && o.attr != "" && !o.delete && o.to == "" {
+			name += fmt.Sprint("#", sizes[random.IntN(len(sizes))])
+		}
 		switch random.IntN(20) {
 		case 0:
 			name += "~ahead"

@@ -60,6 +60,7 @@ type world struct {
 	texts  map[string]string // of values
 	text   []token           // of the entity, at the version textOf
 	textOf int
+	size   int // of the value at that version
 }
 
 func (w *world) isStopped() bool {
@@ -94,6 +95,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.clock = 10
 	w.began = time.Now()
 	w.version = 1
+	w.textOf = 0
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
 		a.ended, a.cancel = context.WithCancel(context.Background())
@@ -307,8 +309,22 @@ func (w *world) apply(ch choice) error {
 		}
 		w.make(calls[i], ch.kind)
 	}
+	w.measure()
 	w.settle()
 	return nil
+}
+
+// measure notes how large the session is that the backup has.
+func (w *world) measure() {
+	if !w.scenario.small {
+		return
+	}
+	_ = w.recordTokens()
+	for _, a := range w.actors {
+		if a.judge.Closed == 0 {
+			a.largest = max(a.largest, w.size)
+		}
+	}
 }
 
 // ids are all that the session has had.
