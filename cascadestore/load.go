@@ -40,9 +40,9 @@ func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, er
 		return cs.blank(name), err
 	}
 	ctx := appengine.NewContext(r)
-	n := requestOf(r).sessions(ctx, cs, name)
-	session, err := cs.find(ctx, n, r, name)
-	return session, cs.logs().returned(ctx, err)
+	req := requestOf(r)
+	session, err := cs.find(ctx, req.sessions(ctx, cs, name), r, name)
+	return req.made(session), cs.logs().returned(ctx, err)
 }
 
 // blank returns an empty session.
@@ -146,7 +146,7 @@ func (cs *CascadeStore) load(ctx context.Context, n *named, name, id string) (*s
 			cs.logs().fail(ctx, describe("load session", id, err))
 		}
 	}
-	if !t.copy.Exists() {
+	if !t.copy.Exists() || cs.hasEnded(t) {
 		cs.logs().step(ctx, "not found", id)
 		return nil, nil
 	}

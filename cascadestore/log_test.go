@@ -94,7 +94,7 @@ func TestLogsTellEveryStepWhenAskedTo(t *testing.T) {
 	log, ids := allThatIsLogged(t)
 	for _, want := range []string{
 		"cache get", "cache set", "cache add", "cache compare-and-swap", "backup get", "backup put", "backup insert",
-		"backup update", "create", "save change", "new id", "remove",
+		"backup update", "session store: save", "new id", "remove",
 		"level=DEBUG", "level=ERROR", "stack=", "session was removed", "too big",
 	} {
 		if !strings.Contains(log, want) {

@@ -14,8 +14,13 @@ import (
 // lives in gorilla's registry, which lives in the request's context. So every
 // copy of the HTTP request leads to it, and it is gone with them.
 type request struct {
-	named   map[storeName]*named
-	foreign map[*sessions.Session]*track // sessions that were not made for this request
+	named map[storeName]*named
+	// tracks are those of sessions that do not know theirs: gorilla's registry
+	// has set their store, or they were not made for this request.
+	tracks map[*sessions.Session]*track
+	// last is what New returned last, and lastTrack its track.
+	last      *sessions.Session
+	lastTrack *track
 }
 
 // A storeName names the sessions that one cookie may name.
@@ -42,8 +47,8 @@ type track struct {
 	cookieID string // what the request's cookie says, if it is valid
 }
 
-// A tracked is the store of one session: it knows which session it is. So what
-// the store knows of a session is gone with it.
+// A tracked is the store of a session that New has returned: it knows which
+// session it is. So what is known of a session is gone with it.
 type tracked struct {
 	*CascadeStore
 	track *track
@@ -54,6 +59,7 @@ func requestOf(r *http.Request) *request {
 	holder, err := sessions.GetRegistry(r).Get(requestHolder{}, holderName)
 	if err == nil {
 		if req, ok := holder.Values[holderName].(*request); ok {
+			req.adopt()
 			return req
 		}
 	}
@@ -63,7 +69,28 @@ func requestOf(r *http.Request) *request {
 }
 
 func newRequest() *request {
-	return &request{named: make(map[storeName]*named), foreign: make(map[*sessions.Session]*track)}
+	return &request{named: make(map[storeName]*named), tracks: make(map[*sessions.Session]*track)}
+}
+
+// made notes that New returns a session.
+func (req *request) made(session *sessions.Session) *sessions.Session {
+	if own, ok := session.Store().(*tracked); ok {
+		req.last, req.lastTrack = session, own.track
+	}
+	return session
+}
+
+// adopt keeps the track of what New returned last, if that was returned to
+// gorilla's registry. Its store is then the one that the app knows, which may be
+// one around ours.
+func (req *request) adopt() {
+	if req.last == nil {
+		return
+	}
+	if _, ok := req.last.Store().(*tracked); !ok {
+		req.tracks[req.last] = req.lastTrack
+	}
+	req.last, req.lastTrack = nil, nil
 }
 
 // holderName is the name that the request goes by in gorilla's registry. No
@@ -102,14 +129,14 @@ func (req *request) track(n *named, cs *CascadeStore, session *sessions.Session)
 	if own, ok := session.Store().(*tracked); ok && own.CascadeStore == cs && own.track.id == session.ID {
 		return own.track
 	}
-	t := req.foreign[session]
+	t := req.tracks[session]
 	if t == nil || t.id != session.ID {
 		if t = (&track{copy: n.live.Unknown(session.ID), id: session.ID}); session.ID == "" {
 			t.id = newID()
 			t.copy = n.live.Fresh(t.id)
 			session.ID = t.id
 		}
-		req.foreign[session] = t
+		req.tracks[session] = t
 	}
 	return t
 }

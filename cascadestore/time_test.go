@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/cascadestore"
@@ -224,7 +223,7 @@ func (a *app) saveUnchanged(t testing.TB, b *browser, evicted bool) (wrote bool)
 	return wrote
 }
 
-func TestALoweredMaxAgeEndsASessionByItsCookie(t *testing.T) {
+func TestALoweredMaxAgeEndsASession(t *testing.T) {
 	onEachInSimulatedTime(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		a.store.SetMaxAge(1000)
 		b := a.login(t, values{"n": 0})
@@ -235,10 +234,9 @@ func TestALoweredMaxAgeEndsASessionByItsCookie(t *testing.T) {
 		if b.cookie() != "" {
 			t.Error("the browser still has the cookie")
 		}
+		time.Sleep(10 * time.Second) // the tenth by which the services are late
 		b.setCookie(copied)
-		if got, err := b.read(); got != nil || err == nil {
-			t.Errorf("a copy of the cookie: got %v, %v; want no session, and securecookie's error", got, err)
-		}
+		b.expectNow(t, "by a copy of the cookie", nil)
 	})
 }
 
@@ -260,7 +258,8 @@ func TestASessionEndsInTheServicesToo(t *testing.T) {
 
 func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
 	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
-		down := gaetest.Fail(gaetest.Memcache)
+		up := false
+		down := gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Memcache(c) && !up })
 		b := a.newBrowser()
 		log := &logBuffer{}
 		a.store.Logger = log.logger()
@@ -282,10 +281,7 @@ func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
 		if err := b.change(values{"n": 1}, down); !errors.Is(err, gaetest.ErrFailed) {
 			t.Errorf("change: got %v, want the error of Memcache", err)
 		}
-		// Memcache is up again before the change has given up telling it.
-		if got, err := b.read(); err != nil || got["n"] != 1 {
-			t.Errorf("got %v, %v; want n=1", got, err)
-		}
+		up = true
 		drain(t)
 		b.expect(t, backends, values{"n": 1})
 	})
@@ -365,7 +361,7 @@ func TestACrashAtAnyCallLosesNothingThatWasSaved(t *testing.T) {
 	})
 }
 
-func TestAnExpiredCookieGivesANewSessionAndAnError(t *testing.T) {
+func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 	s := gaetest.Local(t)
 	inSimulatedTime(t, func(t *testing.T) {
 		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
@@ -374,11 +370,7 @@ func TestAnExpiredCookieGivesANewSessionAndAnError(t *testing.T) {
 		old := b.cookie()
 		time.Sleep(3 * time.Second)
 		b.setCookie(old)
-		v, err := b.read()
-		var cookieErr securecookie.Error
-		if v != nil || !errors.As(err, &cookieErr) {
-			t.Errorf("got %v, %v; want no session and securecookie's error", v, err)
-		}
+		b.expectNow(t, "when it has ended", nil)
 	})
 }
 

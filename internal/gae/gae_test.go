@@ -88,8 +88,11 @@ func TestMemcacheTakesWhatFitsAndNoMore(t *testing.T) {
 
 func TestWhatDoesNotFitIsErrTooLarge(t *testing.T) {
 	ctx, id := longest(t, gaetest.Local(t))
-	for _, size := range []int{1 << 20, 2 << 20} {
+	for _, size := range []int{1<<20 + 1, 2 << 20} { // not even called: the API may refuse the call
 		value := make([]byte, size)
+		ctx := intercept(ctx, func(method string, _ protoadapt.MessageV1, _ func() error) error {
+			return fmt.Errorf("%s was called", method)
+		})
 		if err := backup.Put(ctx, id, tier.Record{Value: value, Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
 			t.Errorf("Datastore, %d bytes: got %v, want ErrTooLarge", size, err)
 		}
@@ -97,9 +100,13 @@ func TestWhatDoesNotFitIsErrTooLarge(t *testing.T) {
 			t.Errorf("Memcache, %d bytes: got %v, want ErrTooLarge", size, err)
 		}
 	}
-	// What Datastore itself refuses, since the names count.
-	if err := backup.Put(ctx, id, tier.Record{Value: make([]byte, 1<<20-10), Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
+	// The services themselves refuse these, since the names count.
+	value := make([]byte, 1<<20-10)
+	if err := backup.Put(ctx, id, tier.Record{Value: value, Expires: time.Now()}); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("Datastore: got %v, want ErrTooLarge", err)
+	}
+	if err := (gae.Memcache{}).Set(ctx, id, tier.Item{Value: value}, time.Hour); !errors.Is(err, tier.ErrTooLarge) {
+		t.Errorf("Memcache: got %v, want ErrTooLarge", err)
 	}
 }
 

@@ -9,11 +9,11 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
-// The appengine package opens 100 connections to the API. A call for which there
-// is none leaves a goroutine that waits for one, and that nobody ends: not even
-// the end of the call. So this package has fewer calls under way, and leaves ten
-// connections to the app's own. Datastore, which may be slow when Memcache is
-// not, gets two thirds.
+// The appengine package opens 100 connections to the API. Each call beyond that
+// leaves a goroutine behind, which waits for a connection of its own even after
+// the call has ended. So this package has fewer calls under way, and leaves ten
+// connections to the app. Datastore gets two thirds of its places, so that
+// Memcache goes on when Datastore hangs.
 const (
 	maxCalls          = 90
 	maxDatastoreCalls = 60

@@ -25,7 +25,7 @@ const (
 	datastoreCalls = 60
 )
 
-// held is a service whose calls wait until they are let go.
+// held is a service whose calls wait until they are let go, or their context ends.
 type held struct {
 	context.Context
 	arrived chan struct{}
@@ -42,6 +42,8 @@ func hold(t *testing.T) *held {
 		select {
 		case <-h.one:
 		case <-h.all:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		return appengine.APICall(ctx, service, method, in, out)
 	})
@@ -65,7 +67,11 @@ func (h *held) start(t *testing.T, n int, call func(context.Context) error) {
 		}()
 	}
 	for range n {
-		<-h.arrived
+		select {
+		case <-h.arrived:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a call waits, although there is a place for it")
+		}
 	}
 }
 

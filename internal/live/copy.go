@@ -20,6 +20,7 @@ const (
 	stored
 	removing
 	removed
+	ended
 )
 
 // An identity is a session as one request knows it.
@@ -115,14 +116,28 @@ func (c *Copy) Err() error {
 func (c *Copy) IsRemoved() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.status == removing || c.status == removed
+	return c.isGone()
 }
+
+// isGone reports whether there is no such session any more.
+func (c *Copy) isGone() bool { return c.status >= removing }
 
 // IsStored reports whether the services have the session, or may have it.
 func (c *Copy) IsStored() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.status == stored
+}
+
+// Used is when the session was used last, as far as that is stored; zero: not
+// known.
+func (c *Copy) Used() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Used()
 }
 
 // Ends is when the session ends that is not used any more; zero: not known.
@@ -171,7 +186,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.why = err
 		return err
 	case c.status == stored:
-		c.status = removed // another copy has seen it
+		c.status = ended // another copy has seen it
 		return err
 	default:
 		c.status = none
@@ -218,7 +233,7 @@ func (c *Copy) Add(isNew bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.status == removing || c.status == removed:
+	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == stored || c.status == fresh:
 	case isNew:
@@ -244,7 +259,7 @@ func (c *Copy) settle(ctx context.Context) error {
 	c.settled = true
 	err := c.store.tiers.Settle(ctx, c.id, c.loaded)
 	if errors.Is(err, tier.ErrRemoved) {
-		c.status = removed
+		c.status = ended
 	}
 	return err
 }
@@ -256,7 +271,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	defer c.mu.Unlock()
 	was := c.status
 	c.status, c.why = removed, nil
-	if was == fresh || was == removed || !c.store.keeps() {
+	if was == fresh || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
 	l := c.loaded
@@ -281,10 +296,10 @@ func (c *Copy) Regenerate(id string) error {
 	if c.why != nil {
 		return c.why
 	}
-	switch c.status {
-	case removing, removed:
+	switch {
+	case c.isGone():
 		return tier.ErrRemoved
-	case fresh:
+	case c.status == fresh:
 		c.id = id // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {

@@ -59,10 +59,10 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	if c.why != nil {
 		return c.why
 	}
-	switch c.status {
-	case unopened, none:
+	switch {
+	case c.status == unopened || c.status == none:
 		return nil
-	case removing, removed:
+	case c.isGone():
 		return c.refused(d)
 	}
 	if c.loaded != nil && c.under != c.id {
@@ -82,14 +82,21 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 		c.tried = &ch.now
 	}
 	if errors.Is(err, tier.ErrRemoved) {
-		c.status = removed
+		c.status = ended
 	}
 	return err
 }
 
-// refused is the answer to the save of a session that is not there any more:
-// once for each change.
+// refused is the answer to the save of a session that is not there any more. A
+// save that is not to be tried again gets it once for each change, and not if the
+// request itself has removed the session.
 func (c *Copy) refused(d Draft) error {
+	switch {
+	case d.Again:
+		return tier.ErrRemoved
+	case c.status != ended:
+		return nil
+	}
 	ch, err := c.changed(d)
 	if err != nil || ch == nil {
 		return err
@@ -122,7 +129,7 @@ func (d *diff) worth(attrs map[string]any) bool {
 // changed returns what is to be saved; nil: nothing is.
 func (c *Copy) changed(d Draft) (*change, error) {
 	l := c.lifetime(d)
-	df := &diff{force: c.loaded == nil || c.next != "" || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l)}
+	df := &diff{force: !c.isGone() && (c.loaded == nil || c.next != "" || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l))}
 	var err error
 	if df.was, err = c.was.all(c.store.form); err != nil {
 		return nil, err

@@ -127,5 +127,5 @@ func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
 	if c.Ends().Before(s.end(l, l.Idle).Truncate(time.Microsecond)) || c.ClockWasAhead() {
 		return true
 	}
-	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh && c.Ends().Before(s.storedEnd(l))
+	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh
 }

@@ -9,7 +9,195 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/gaesession/gaesession/tier"
 )
+
+func TestARequestSavesAgainWhatItChangedAsynchronously(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		save := s.hold("A", "backup.begin", false)
+		must(t, r.updateAsync("a=1"))
+		synctest.Wait() // its save is held
+		s.flush()
+		must(t, r.update("b=1"))
+		expect(t, "in the backup", s.backedUp(), "a=1 b=1")
+		save()
+	})
+}
+
+func TestAnAsynchronousChangeThatCannotBeMergedIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		must(t, s.opened(t, "B").update("b=1"))
+		expectErr(t, "change", r.updateAsync("a=!"), errUnreadable)
+		s.expectKept(t, "a=0 b=1")
+	})
+}
+
+func TestAnAsynchronousChangeWithoutAnItemAsksTheCacheOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.flush()
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		must(t, r.updateAsync("a=1"))
+		expect(t, "calls", s.count(""), 7)
+		expect(t, "cached again", s.cached(), "a=1")
+	})
+}
+
+func TestARefusedBackgroundSaveIsNotTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		again := 0
+		r.st.Background = func(context.Context) context.Context { again++; return context.Background() }
+		save := s.hold("A", "backup.begin", false)
+		must(t, r.updateAsync("a=1"))
+		must(t, s.opened(t, "B").remove())
+		save()
+		drain(t)
+		expect(t, "attempts", again, 0)
+		// Nor one that succeeded.
+		s = created(t, "a=0")
+		r.s, r.st.Cache, r.st.Backup = s, cache{s}, backup{s}
+		must(t, r.load().updateAsync("a=1"))
+		drain(t)
+		expect(t, "attempts", again, 0)
+	})
+}
+
+func TestWhatFailsTwiceIsReportedWithBothReasons(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		r.st.Background = func(context.Context) context.Context {
+			return context.WithValue(context.Background(), whoKey{}, "nobody")
+		}
+		other := errors.New("down for another reason")
+		s.fail("A", "backup")
+		s.hook(func(c step) error {
+			if c.who == "nobody" && !c.done && c.op == "backup.begin" {
+				return other
+			}
+			return nil
+		})
+		must(t, r.updateAsync("a=1"))
+		drain(t)
+		if len(s.reports) != 1 || !errors.Is(s.reports[0], errDown) || !errors.Is(s.reports[0], other) {
+			t.Errorf("reported was %v", s.reports)
+		}
+	})
+}
+
+func TestWhatAnAsynchronousRequestGoesOnFromIsNoLaterThanItsChange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a := s.opened(t, "A")
+		s.at("A", "cache.swap", true, func() error {
+			time.Sleep(time.Millisecond)
+			must(t, s.opened(t, "B").update("a=2"))
+			time.Sleep(time.Millisecond)
+			return nil
+		})
+		must(t, a.updateAsync("a=1"))
+		must(t, a.update("c=1"))
+		s.expectKept(t, "a=2 c=1")
+	})
+}
+
+func TestAnAsynchronousChangeThatTheMarkerRefusesAsksNobodyElse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		must(t, s.opened(t, "B").remove())
+		s.forgetCalls()
+		expectErr(t, "change", r.updateAsync("a=1"), tier.ErrRemoved)
+		expect(t, "calls", s.count(""), 2)
+	})
+}
+
+func TestWhatWasSetBackWhileItsBackgroundSaveWasUnderWayStaysBack(t *testing.T) {
+	for _, op := range []string{"backup.begin", "backup.commit"} {
+		for name, flush := range map[string]bool{"with a flush": true, "without": false} {
+			t.Run(op+" "+name, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := created(t, "a=0 c=0")
+					s.patient = true
+					saveA := s.hold("A", op, false)
+					must(t, s.opened(t, "A").updateAsync("a=1"))
+					b := s.opened(t, "B")
+					commitB := s.hold("B", "backup.commit", false)
+					ended := started(func() error { return b.update("a=0") })
+					c := s.opened(t, "C")
+					time.Sleep(5 * time.Second) // longer than anybody waits
+					commitB()
+					must(t, ended())
+					saveA()
+					drain(t)
+					if flush {
+						s.flush()
+					}
+					must(t, c.update("c=1"))
+					s.expectKept(t, "a=0 c=1")
+				})
+			})
+		}
+	}
+}
+
+func TestABackgroundSaveThatStallsDoesNotUndoWhatManyChangesFollowed(t *testing.T) {
+	for name, flush := range map[string]bool{"with a flush": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=0 b=0")
+				stalled := s.hold("A", "backup.commit", false)
+				must(t, s.opened(t, "A").updateAsync("a=1"))
+				time.Sleep(time.Millisecond)
+				must(t, s.opened(t, "B").updateAsync("a=0"))
+				for range 17 {
+					time.Sleep(time.Millisecond)
+					r := s.opened(t, "B")
+					must(t, r.updateAsync("b="+words(r.l.Value())["b"]+"1"))
+				}
+				synctest.Wait() // their saves have ended
+				if flush {
+					s.flush()
+				}
+				stalled()
+				s.expectKept(t, "a=0 b=011111111111111111")
+			})
+		})
+	}
+}
+
+func TestParallelReadsAfterAnAsynchronousChangeMakeOneCallEach(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		save := s.hold("A", "backup.commit", false)
+		must(t, s.opened(t, "A").updateAsync("a=1"))
+		synctest.Wait()
+		s.latency = latency
+		s.forgetCalls()
+		begin := time.Now()
+		var ended []func() error
+		for range 6 {
+			r := s.request(t, "reader")
+			done := make(chan error, 1)
+			go func() { done <- r.load().settle() }()
+			ended = append(ended, func() error { return <-done })
+		}
+		for _, e := range ended {
+			must(t, e())
+		}
+		expect(t, "took", time.Since(begin), latency["cache.get"])
+		expect(t, "calls", s.count(""), 6)
+		save()
+	})
+}
 
 func TestAnAsynchronousChangeIsSeenBeforeItIsBackedUp(t *testing.T) {
 	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
@@ -65,7 +253,7 @@ func TestAsynchronousChangesInQuickSuccessionAreAllAsynchronous(t *testing.T) {
 func TestWithoutAnItemAnAsynchronousChangeIsSynchronous(t *testing.T) {
 	for name, there := range map[string]func(s *services){
 		"nothing": func(s *services) { s.flush() },
-		"a lease": func(s *services) { s.keepItem(newItem(lease), leaseTTL) },
+		"a lease": func(s *services) { s.keepItem(id, newEntry(lease, leaseTTL).Item, leaseTTL) },
 	} {
 		for _, when := range []string{"before the load", "after the load"} {
 			t.Run(name+" "+when, func(t *testing.T) {
@@ -192,8 +380,8 @@ func TestABackgroundSaveAfterALogoutSavesNothingAndReportsIt(t *testing.T) {
 				s.expectRemoved(t)
 				if strings.HasPrefix(op, "cache") { // it was saved before the logout
 					expect(t, "reports", len(s.reports), 0)
-				} else if len(s.reports) != 1 || !errors.Is(s.reports[0], ErrRemoved) {
-					t.Errorf("reported was %v, want ErrRemoved", s.reports)
+				} else if len(s.reports) != 1 || !errors.Is(s.reports[0], tier.ErrRemoved) {
+					t.Errorf("reported was %v, want tier.ErrRemoved", s.reports)
 				}
 			})
 		})

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 var everyCall = []string{
@@ -20,7 +22,7 @@ func TestARequestThatDiesAtAnyCallTakesNothingOfOthersAlong(t *testing.T) {
 		"update":       func(r *request) error { return r.update("a=1") },
 		"asynchronous": func(r *request) error { return r.updateAsync("a=1") },
 		"remove":       (*request).remove,
-		"take":         func(r *request) error { _, err := r.take("a=1"); return err },
+		"take":         func(r *request) error { _, err := r.move("a=1"); return err },
 		"refill":       (*request).settle,
 	} {
 		for _, op := range everyCall {
@@ -41,7 +43,7 @@ func TestARequestThatDiesAtAnyCallTakesNothingOfOthersAlong(t *testing.T) {
 								if s.backedUp() == "removed" {
 									if l, _ := s.store().Load(t.Context(), id); l != nil {
 										c := s.opened(t, "C")
-										if err := c.update("c=1"); !errors.Is(err, ErrRemoved) {
+										if err := c.update("c=1"); !errors.Is(err, tier.ErrRemoved) {
 											t.Errorf("a change of the removed session: %v", err)
 										}
 									}

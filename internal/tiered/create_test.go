@@ -41,7 +41,7 @@ func TestACreationThatTheBackupFailsLivesInTheCacheUntilTheNextChange(t *testing
 		r := s.request(t, "A")
 		s.fail("A", "backup")
 		expectErr(t, "create", r.create("a=1"), errDown)
-		expect(t, "cached", s.cached(), "whole unsaved a=1")
+		expect(t, "cached", s.cached(), "all unsaved a=1")
 		expect(t, "in the backup", s.backedUp(), "-")
 		must(t, s.opened(t, "B").update("b=1"))
 		expect(t, "then cached", s.cached(), "a=1 b=1")
@@ -57,7 +57,7 @@ func TestACreationThatTheBackupFailedOutlivesTheSaveOfARequestThatDidNotLoadIt(t
 		s.fail("A", "backup")
 		expectErr(t, "create", s.request(t, "A").create("a=1"), errDown)
 		b := s.request(t, "B")
-		b.l = New()
+		b.l = Unknown()
 		must(t, b.update("b=1"))
 		expect(t, "cached", s.cached(), "unsaved a=1 b=1")
 		must(t, s.opened(t, "C").update("c=1"))
@@ -69,7 +69,7 @@ func TestACreationThatTheBackupFailedOutlivesTheSaveOfARequestThatDidNotLoadIt(t
 // made on an instance whose clock is behind.
 func TestACreationWhoseAnswerIsLostKeepsItsTime(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.hook(func(c step) error {
 			if c.op == "backup.put" && c.done {
 				return errLost
@@ -77,16 +77,16 @@ func TestACreationWhoseAnswerIsLostKeepsItsTime(t *testing.T) {
 			return nil
 		})
 		expectErr(t, "create", s.request(t, "A").create("a=1"), errLost)
-		rec, err := s.store().openRecord(s.backup().now())
+		rec, err := s.store().openRecord(id, s.backup().now(id))
 		must(t, err)
-		expect(t, "cached", s.cached(), "whole unsaved a=1")
+		expect(t, "cached", s.cached(), "all unsaved a=1")
 		expect(t, "has the record's time", s.state(t).latest(), rec.latest())
 	})
 }
 
 func TestAReadSavesACreationThatTheBackupFailed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.fail("A", "backup")
 		expectErr(t, "create", s.request(t, "A").create("a=1"), errDown)
 		time.Sleep(saveAfter)
@@ -98,14 +98,14 @@ func TestAReadSavesACreationThatTheBackupFailed(t *testing.T) {
 
 func TestACreationThatBothServicesFailCreatesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.fail("A", "backup", "cache")
 		r := s.request(t, "A")
 		expectErr(t, "create", r.create("a=1"), errDown)
 		expect(t, "now", s.request(t, "judge").see(), "-")
 		// The request may try again with what it has.
 		s.well()
-		r.l = New()
+		r.l = Unknown()
 		must(t, r.update("a=1"))
 		s.expectKept(t, "a=1")
 	})
@@ -113,23 +113,24 @@ func TestACreationThatBothServicesFailCreatesNothing(t *testing.T) {
 
 func TestACreationThatTheCacheFailsIsReportedAndSaved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.fail("A", "cache")
 		must(t, s.request(t, "A").create("a=1"))
 		if len(s.reports) != 1 || !errors.Is(s.reports[0], errDown) {
 			t.Errorf("reported was %v", s.reports)
 		}
+		s.well()
 		s.expectKept(t, "a=1")
 	})
 }
 
 func TestAnIDThatWasUsedBeforeIsRefusedWhereTheServiceInserts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := createdWithTokens(t, "a=1")
+		s := createdWithVersions(t, "a=1")
 		must(t, s.opened(t, "A").remove())
 		s.flush()
 		err := s.request(t, "B").create("b=1")
-		expectErr(t, "create", err, ErrRemoved)
+		expectErr(t, "create", err, tier.ErrRemoved)
 		expectErr(t, "create", err, tier.ErrExists)
 		expect(t, "calls of the insert", s.count("backup.put"), 2)
 		s.expectRemoved(t)
@@ -140,12 +141,12 @@ func TestAnIDThatWasUsedBeforeIsRefusedWhereTheServiceInserts(t *testing.T) {
 // was faster, must not end the session for a day.
 func TestEarlyUseOfAnIDDoesNotMarkItAsRemoved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		early := s.request(t, "early")
 		expect(t, "early load", early.see(), "-")
-		early.l = Saved(early.change("e=1"))
-		expectErr(t, "early change", early.update("e=1"), ErrRemoved)
-		expectErr(t, "early change", early.updateAsync("e=1"), ErrRemoved)
+		early.l = Private(early.change("e=1"))
+		expectErr(t, "early change", early.update("e=1"), tier.ErrRemoved)
+		expectErr(t, "early change", early.updateAsync("e=1"), tier.ErrRemoved)
 		expect(t, "cached", s.cached(), "-")
 		must(t, s.request(t, "creator").create("a=1"))
 		expect(t, "cached", s.cached(), "a=1")
@@ -155,11 +156,11 @@ func TestEarlyUseOfAnIDDoesNotMarkItAsRemoved(t *testing.T) {
 
 func TestEarlyUseWhileTheRecordIsBeingPutDoesNotMarkItAsRemoved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		release := s.hold("creator", "backup.put", false)
 		ended := started(func() error { return s.request(t, "creator").create("a=1") })
 		early := s.opened(t, "early") // the item is there already
-		expectErr(t, "early change", early.update("e=1"), ErrRemoved)
+		expectErr(t, "early change", early.update("e=1"), tier.ErrRemoved)
 		expect(t, "cached", s.cached(), "a=1")
 		release()
 		must(t, ended())
@@ -169,7 +170,8 @@ func TestEarlyUseWhileTheRecordIsBeingPutDoesNotMarkItAsRemoved(t *testing.T) {
 
 func TestAnOversizedSessionIsNotCreated(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{large: 200}
+		s := newServices()
+		s.large = 200
 		expectErr(t, "create", s.request(t, "A").create("a="+strings.Repeat("x", 200)), tier.ErrTooLarge)
 		expect(t, "calls", s.count(""), 0)
 	})
@@ -177,7 +179,8 @@ func TestAnOversizedSessionIsNotCreated(t *testing.T) {
 
 func TestASessionThatIsTooLargeForTheCacheIsCreatedInTheBackup(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{fits: 50}
+		s := newServices()
+		s.fits = 50
 		must(t, s.request(t, "A").create("a=1"))
 		expect(t, "cached", s.cached(), "-")
 		s.expectKept(t, "a=1")
@@ -186,7 +189,7 @@ func TestASessionThatIsTooLargeForTheCacheIsCreatedInTheBackup(t *testing.T) {
 
 func TestWithoutABackupACreationThatTheCacheFailsIsReported(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		r := s.request(t, "A")
 		r.st.Backup = nil
 		s.fail("A", "cache")

@@ -5,6 +5,7 @@ package tiered
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -17,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -34,37 +36,57 @@ var (
 	errLost = errors.New("the answer is lost")
 )
 
-// A call is told to a test before it is made, and again after it, with done
-// set. An error then is the call's answer; before, the call is not made.
+// A step is a call, told to a test before it is made, and again after it, with
+// done set. An error then is the call's answer; before, the call is not made.
 type step struct {
 	who  string // the request's name
 	op   string // cache.get, backup.commit, ...
+	id   string // of the session; of several the first
 	done bool
+	ctx  context.Context
+}
+
+// is reports whether the step is one of a call: "cache.get" of any session,
+// "cache.get id" of that one.
+func (c step) is(call string) bool {
+	op, of, named := strings.Cut(call, " ")
+	return c.op == op && (!named || c.id == of)
 }
 
 type hook func(c step) error
 
-type services struct {
-	mu       sync.Mutex
-	version  int
-	item     *tier.Item // Token: version
-	itemEnds time.Time
-	record   *tier.Record // Token: version, where the backup has tokens
-	changes  int          // of the record
-	calls    []string
-	hooks    []hook
-	reports  []error
+// A cached is what the cache has under an id.
+type cached struct {
+	tier.Item // Token: version
+	ends      time.Time
+}
 
-	tokens  bool // the backup has them, and conditional inserts
-	fits    int  // bytes of an item; 0: any
-	large   int  // bytes of a record; 0: any
-	latency map[string]time.Duration
+type services struct {
+	mu      sync.Mutex
+	version int
+	items   map[string]*cached
+	records map[string]*tier.Record
+	changes map[string]int // of each record
+	calls   []string
+	hooks   []hook
+	reports []error
+	ends    map[string]chan struct{} // of the instances of requests
+
+	versions bool // the backup has them, and conditional inserts
+	patient  bool // the stores wait for an hour
+	fits     int  // bytes of an item; 0: any
+	large    int  // bytes of a record; 0: any
+	latency  map[string]time.Duration
+}
+
+func newServices() *services {
+	return &services{items: map[string]*cached{}, records: map[string]*tier.Record{}, changes: map[string]int{}, ends: map[string]chan struct{}{}}
 }
 
 type whoKey struct{}
 
 // call makes a call.
-func (s *services) call(ctx context.Context, op string, f func() error) error {
+func (s *services) call(ctx context.Context, op, id string, f func() error) error {
 	who, _ := ctx.Value(whoKey{}).(string)
 	s.mu.Lock()
 	s.calls = append(s.calls, op)
@@ -73,16 +95,25 @@ func (s *services) call(ctx context.Context, op string, f func() error) error {
 		return err
 	}
 	if d := s.latency[op]; d > 0 {
-		time.Sleep(d)
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
 	}
-	if err := s.tell(step{who, op, false}); err != nil {
+	if err := s.tell(step{who, op, id, false, ctx}); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	err := f()
 	s.mu.Unlock()
-	if derr := s.tell(step{who, op, true}); derr != nil {
+	if derr := s.tell(step{who, op, id, true, ctx}); derr != nil {
 		return derr
+	}
+	if cerr := ctx.Err(); cerr != nil {
+		return cerr
 	}
 	return err
 }
@@ -125,10 +156,14 @@ func (s *services) fail(who string, ops ...string) {
 
 // at runs f at the next call of that name by a request, before or after it.
 func (s *services) at(who, op string, done bool, f func() error) {
+	s.atStep(who, op, done, func(step) error { return f() })
+}
+
+func (s *services) atStep(who, op string, done bool, f hook) {
 	var met atomic.Bool
 	s.hook(func(c step) error {
-		if c.op == op && c.who == who && c.done == done && !met.Swap(true) {
-			return f()
+		if c.is(op) && c.who == who && c.done == done && !met.Swap(true) {
+			return f(c)
 		}
 		return nil
 	})
@@ -141,12 +176,42 @@ func (s *services) lose(who, op string) {
 	s.at(who, op, true, func() error { return errLost })
 }
 
-// hold holds a request at its next call of that name. The function that it
-// returns waits until it is held; the one that returns lets it go on.
+// hold holds a request at its next call of that name until release is called, or
+// the call's context ends.
 func (s *services) hold(who, op string, done bool) (release func()) {
 	goOn := make(chan bool)
-	s.at(who, op, done, before(func() { <-goOn }))
+	s.atStep(who, op, done, func(c step) error { return c.wait(goOn) })
 	return func() { close(goOn); synctest.Wait() }
+}
+
+func (c step) wait(goOn <-chan bool) error {
+	select {
+	case <-goOn:
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+}
+
+// silence makes the calls of a request (empty: of all) hang whose names begin so,
+// until their contexts end.
+func (s *services) silence(who string, ops ...string) {
+	s.hook(func(c step) error {
+		if !c.done && (who == "" || c.who == who) && slices.ContainsFunc(ops, func(op string) bool { return strings.HasPrefix(c.op, op) }) {
+			return c.wait(nil)
+		}
+		return nil
+	})
+}
+
+// over is closed when the request's instance has died.
+func (s *services) over(who string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ends[who] == nil {
+		s.ends[who] = make(chan struct{})
+	}
+	return s.ends[who]
 }
 
 // die ends a request at its next call of that name: it makes no call any more,
@@ -157,10 +222,23 @@ func (s *services) die(who, op string, done bool) {
 		if c.who != who {
 			return nil
 		}
-		if c.op == op && c.done == done {
-			dead.Store(who, true)
+		if c.is(op) && c.done == done {
+			if _, was := dead.Swap(who, true); !was {
+				close(s.over(who))
+			}
 		}
 		if _, ok := dead.Load(who); ok {
+			return errDied
+		}
+		return nil
+	})
+}
+
+// kill ends the instance of a request that has no call under way.
+func (s *services) kill(who string) {
+	close(s.over(who))
+	s.hook(func(c step) error {
+		if c.who == who {
 			return errDied
 		}
 		return nil
@@ -184,41 +262,43 @@ func (s *services) forgetCalls() {
 	s.calls = nil
 }
 
+// flush has the cache lose everything.
 func (s *services) flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.item = nil
+	clear(s.items)
 }
 
 // purge deletes the record.
 func (s *services) purge() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.record = nil
-	s.changes++
+	delete(s.records, id)
+	s.changes[id]++
 }
 
-func (s *services) keepItem(it tier.Item, ttl time.Duration) {
+// keepItem puts an item.
+func (s *services) keepItem(id string, it tier.Item, ttl time.Duration) {
 	s.version++
-	s.item = &tier.Item{Flags: it.Flags, Value: bytes.Clone(it.Value), Token: s.version}
-	if s.itemEnds = time.Now().Add(ttl); ttl <= 0 {
-		s.item = nil
+	it.Value, it.Token = bytes.Clone(it.Value), s.version
+	if s.items[id] = (&cached{it, time.Now().Add(ttl)}); ttl <= 0 {
+		delete(s.items, id)
 	}
 }
 
 // current is the item that has not expired.
-func (s *services) current() *tier.Item {
-	if s.item != nil && !time.Now().Before(s.itemEnds) {
-		s.item = nil
+func (s *services) current(id string) *cached {
+	if it := s.items[id]; it != nil && !time.Now().Before(it.ends) {
+		delete(s.items, id)
 	}
-	return s.item
+	return s.items[id]
 }
 
 type cache struct{ *services }
 
-func (c cache) Get(ctx context.Context, _ string) (it *tier.Item, err error) {
-	err = c.call(ctx, "cache.get", func() error {
-		if now := c.current(); now != nil {
+func (c cache) Get(ctx context.Context, id string) (it *tier.Item, err error) {
+	err = c.call(ctx, "cache.get", id, func() error {
+		if now := c.current(id); now != nil {
 			it = &tier.Item{Flags: now.Flags, Value: bytes.Clone(now.Value), Token: now.Token}
 		}
 		return nil
@@ -229,29 +309,29 @@ func (c cache) Get(ctx context.Context, _ string) (it *tier.Item, err error) {
 	return it, nil
 }
 
-func (c cache) Set(ctx context.Context, _ string, it tier.Item, ttl time.Duration) error {
-	return c.call(ctx, "cache.set", func() error { c.keepItem(it, ttl); return nil })
+func (c cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
+	return c.call(ctx, "cache.set", id, func() error { c.keepItem(id, it, ttl); return nil })
 }
 
-func (c cache) Add(ctx context.Context, _ string, it tier.Item, ttl time.Duration) (added bool, err error) {
-	err = c.call(ctx, "cache.add", func() error {
-		if added = c.current() == nil; added {
-			c.keepItem(it, ttl)
+func (c cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (added bool, err error) {
+	err = c.call(ctx, "cache.add", id, func() error {
+		if added = c.current(id) == nil; added {
+			c.keepItem(id, it, ttl)
 		}
 		return nil
 	})
 	return added && err == nil, err
 }
 
-func (c cache) CompareAndSwap(ctx context.Context, _ string, old *tier.Item, it tier.Item, ttl time.Duration) (out tier.Outcome, err error) {
-	err = c.call(ctx, "cache.swap", func() error {
-		switch now := c.current(); {
+func (c cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, it tier.Item, ttl time.Duration) (out tier.Outcome, err error) {
+	err = c.call(ctx, "cache.swap", id, func() error {
+		switch now := c.current(id); {
 		case now == nil:
 			out = tier.Absent
 		case now.Token != old.Token:
 			out = tier.Conflict
 		default:
-			c.keepItem(it, ttl)
+			c.keepItem(id, it, ttl)
 		}
 		return nil
 	})
@@ -261,166 +341,198 @@ func (c cache) CompareAndSwap(ctx context.Context, _ string, old *tier.Item, it 
 func (c cache) Fits(_ string, size int) bool { return c.fits == 0 || size <= c.fits }
 func (c cache) ValidID(string) bool          { return true }
 
+// The backup keeps and hands on copies. With versions a record's token is its
+// version, as in the Cloud Datastore API; without it stands for the content, as
+// in App Engine's.
 type backup struct{ *services }
 
-func (b backup) now() *tier.Record {
-	if b.record == nil {
+func (b backup) now(id string) *tier.Record {
+	r := b.records[id]
+	if r == nil {
 		return nil
 	}
-	r := *b.record
-	r.Value = bytes.Clone(r.Value)
-	return &r
+	return &tier.Record{Value: bytes.Clone(r.Value), Expires: r.Expires, Token: bytes.Clone(r.Token)}
 }
 
-func (b backup) put(r *tier.Record) {
-	b.changes++
-	b.record = &tier.Record{Value: bytes.Clone(r.Value), Expires: r.Expires.Truncate(time.Microsecond)}
-	if b.tokens {
-		b.record.Token = []byte(strconv.Itoa(b.changes))
-		r.Token = b.record.Token
+func (b backup) put(id string, r *tier.Record) {
+	b.changes[id]++
+	kept := &tier.Record{Value: bytes.Clone(r.Value), Expires: r.Expires.Truncate(time.Microsecond)}
+	if b.versions {
+		kept.Token = []byte("v" + strconv.Itoa(b.changes[id]))
+	} else {
+		sum := sha256.Sum256(append([]byte(kept.Expires.UTC().String()), kept.Value...))
+		kept.Token = sum[:]
 	}
+	b.records[id] = kept
+	r.Token = bytes.Clone(kept.Token)
 }
 
-func (b backup) Get(ctx context.Context, _ string) (r *tier.Record, err error) {
-	err = b.call(ctx, "backup.get", func() error { r = b.now(); return nil })
+func (b backup) Get(ctx context.Context, id string) (r *tier.Record, err error) {
+	err = b.call(ctx, "backup.get", id, func() error { r = b.now(id); return nil })
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-func (b backup) Put(ctx context.Context, _ string, r tier.Record) error {
-	return b.call(ctx, "backup.put", func() error { b.services.backup().put(&r); return nil })
+func (b backup) Put(ctx context.Context, id string, r tier.Record) error {
+	return b.call(ctx, "backup.put", id, func() error { b.put(id, &r); return nil })
 }
 
-func (b backup) Insert(ctx context.Context, _ string, r tier.Record) error {
-	return b.call(ctx, "backup.put", func() error {
-		if b.tokens && b.record != nil {
+func (b backup) Insert(ctx context.Context, id string, r tier.Record) error {
+	return b.call(ctx, "backup.put", id, func() error {
+		if b.versions && b.records[id] != nil {
 			return tier.ErrExists
 		}
-		b.put(&r)
+		b.put(id, &r)
 		return nil
 	})
 }
 
 func (s *services) backup() backup { return backup{s} }
 
-func (b backup) Update(ctx context.Context, _ string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	if b.tokens {
-		return b.compareAndPut(ctx, known, f)
+func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
+
+type updateFunc = func([]*tier.Record) ([]*tier.Record, error)
+
+func (b backup) Update(ctx context.Context, ids []string, guess *tier.Guess, f updateFunc) error {
+	if b.versions {
+		return b.compareAndPut(ctx, ids, guess, f)
 	}
-	return b.transact(ctx, known, f)
+	return b.transact(ctx, ids, guess, f)
 }
 
-// transact is an update as App Engine's Datastore makes it: a put beside the
-// read, of which the last one counts.
-func (b backup) transact(ctx context.Context, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	var seen int
-	if err := b.call(ctx, "backup.begin", func() error { seen = b.changes; return nil }); err != nil {
-		return err
-	}
-	put := func() error { return b.call(ctx, "backup.txput", func() error { return nil }) }
-	var next *tier.Record
-	if known != nil {
-		var err error
-		if next, err = f(known); err != nil {
-			next, known = nil, nil
+// transact is an update as App Engine's Datastore makes it: with a guess there is
+// a put beside the read. Of several puts the last one counts.
+func (b backup) transact(ctx context.Context, ids []string, guess *tier.Guess, f updateFunc) error {
+	seen := map[string]int{}
+	err := b.call(ctx, "backup.begin", ids[0], func() error {
+		for _, id := range ids {
+			seen[id] = b.changes[id]
 		}
+		return nil
+	})
+	if err != nil {
+		return notWritten(err)
 	}
-	early := next
-	var current *tier.Record
+	put := func() error { return b.call(ctx, "backup.txput", ids[0], func() error { return nil }) }
+	current := make([]*tier.Record, len(ids))
 	perr, err := both(
 		func() error {
-			if early == nil {
+			if guess == nil {
 				return nil
 			}
 			return put()
 		},
 		func() error {
-			return b.call(ctx, "backup.txget", func() error { current = b.now(); return nil })
+			return b.call(ctx, "backup.txget", ids[0], func() error {
+				for i, id := range ids {
+					current[i] = b.now(id)
+				}
+				return nil
+			})
 		})
 	if err = errors.Join(perr, err); err != nil {
-		return err
+		return notWritten(err)
 	}
-	if known == nil || current == nil || !bytes.Equal(current.Value, known.Value) || !current.Expires.Equal(known.Expires) {
-		if next, err = f(current); err != nil || next == nil {
+	var next []*tier.Record
+	if guess != nil && isVersion(current[0], guess.Token) {
+		next = []*tier.Record{guess.Next}
+	} else {
+		if next, err = f(current); err != nil {
 			return err
+		}
+		if !slices.ContainsFunc(next, func(r *tier.Record) bool { return r != nil }) {
+			return nil
 		}
 		if err := put(); err != nil {
-			return err
+			return notWritten(err)
 		}
 	}
-	if next == nil {
-		return nil
-	}
-	return b.call(ctx, "backup.commit", func() error {
-		if b.changes != seen {
-			return tier.ErrContention
+	return b.call(ctx, "backup.commit", ids[0], func() error {
+		for _, id := range ids {
+			if b.changes[id] != seen[id] {
+				return tier.ErrContention
+			}
 		}
-		b.put(next)
+		b.putAll(ids, next)
 		return nil
 	})
 }
 
+func (b backup) putAll(ids []string, next []*tier.Record) {
+	for i, r := range next {
+		if r != nil {
+			b.put(ids[i], r)
+		}
+	}
+}
+
+func isVersion(r *tier.Record, token []byte) bool {
+	if r == nil {
+		return len(token) == 0
+	}
+	return bytes.Equal(r.Token, token)
+}
+
 // compareAndPut is an update as a service with versions makes it.
-func (b backup) compareAndPut(ctx context.Context, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	current := known
-	if known == nil || len(known.Token) == 0 {
-		var err error
-		if current, err = b.Get(ctx, id); err != nil {
+func (b backup) compareAndPut(ctx context.Context, ids []string, guess *tier.Guess, f updateFunc) error {
+	commit := func(tokens [][]byte, next []*tier.Record) (stored bool, err error) {
+		err = b.call(ctx, "backup.commit", ids[0], func() error {
+			for i, r := range next {
+				if r != nil && !isVersion(b.records[ids[i]], tokens[i]) {
+					return nil
+				}
+			}
+			stored = true
+			b.putAll(ids, next)
+			return nil
+		})
+		return stored, err
+	}
+	if guess != nil {
+		if stored, err := commit([][]byte{guess.Token}, []*tier.Record{guess.Next}); stored || err != nil {
 			return err
 		}
 	}
 	for range 8 {
-		next, err := f(current)
-		if err != nil && current == known && known != nil {
-			next = nil // what is there decides
-		} else if err != nil {
-			return err
-		}
-		if next == nil {
-			// Nothing to write, if that is what is there.
-			there, gerr := b.Get(ctx, id)
-			switch {
-			case gerr != nil:
-				return gerr
-			case err == nil && sameVersion(there, current):
-				return nil
-			}
-			current = there
-			if next, err = f(current); err != nil || next == nil {
-				return err
-			}
-		}
-		stored := false
-		err = b.call(ctx, "backup.commit", func() error {
-			if stored = sameVersion(b.record, current); stored {
-				b.put(next)
+		current, tokens := make([]*tier.Record, len(ids)), make([][]byte, len(ids))
+		err := b.call(ctx, "backup.get", ids[0], func() error {
+			for i, id := range ids {
+				if current[i] = b.now(id); current[i] != nil {
+					tokens[i] = bytes.Clone(current[i].Token)
+				}
 			}
 			return nil
 		})
-		if err != nil || stored {
+		if err != nil {
+			return notWritten(err)
+		}
+		next, err := f(current)
+		if err != nil {
 			return err
 		}
-		if current, err = b.Get(ctx, id); err != nil {
+		if !slices.ContainsFunc(next, func(r *tier.Record) bool { return r != nil }) {
+			return nil
+		}
+		if stored, err := commit(tokens, next); stored || err != nil {
 			return err
 		}
 	}
 	return tier.ErrContention
 }
 
-func sameVersion(a, b *tier.Record) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
+func (b backup) MaxValue(string) int {
+	if b.large == 0 {
+		return 1 << 20
 	}
-	return bytes.Equal(a.Token, b.Token)
+	return b.large
 }
-
-func (b backup) Fits(_ string, size int) bool { return b.large == 0 || size <= b.large }
-func (b backup) ValidID(string) bool          { return true }
+func (b backup) ValidID(string) bool { return true }
 
 // The session's format. "@=" says when the session was last used; only sessions
-// without a trailer have it here.
+// without a trailer have it here. "#=" is the session's id, where its bytes hold
+// it.
 
 func words(v []byte) map[string]string {
 	m := make(map[string]string)
@@ -444,7 +556,10 @@ func text(m map[string]string) []byte {
 
 var errUnreadable = errors.New("a session that nobody can read")
 
-func mergeWords(into, from []byte, take func(string) bool) ([]byte, error) {
+// wordForm is the Form of such sessions.
+type wordForm struct{}
+
+func (wordForm) Merge(into, from []byte, take func(string) bool) ([]byte, error) {
 	if bytes.Contains(into, []byte("!")) || bytes.Contains(from, []byte("!")) {
 		return nil, errUnreadable
 	}
@@ -462,7 +577,16 @@ func mergeWords(into, from []byte, take func(string) bool) ([]byte, error) {
 	return text(m), nil
 }
 
-func inspectWords(v []byte) (Info, error) {
+func (wordForm) Rename(v []byte, id string) ([]byte, error) {
+	m := words(v)
+	if _, ok := m["#"]; !ok {
+		return v, nil
+	}
+	m["#"] = id
+	return text(m), nil
+}
+
+func (wordForm) Inspect(v []byte) (Info, error) {
 	if bytes.Contains(v, []byte("!")) {
 		return Info{}, errUnreadable
 	}
@@ -493,13 +617,13 @@ func old(ws string, used time.Time) []byte {
 func (s *services) putOldItem(v []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keepItem(tier.Item{Value: v}, timeout)
+	s.keepItem(id, tier.Item{Value: v}, timeout)
 }
 
 func (s *services) putOldRecord(v []byte, ends time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.backup().put(&tier.Record{Value: v, Expires: ends})
+	s.backup().put(id, &tier.Record{Value: v, Expires: ends})
 }
 
 // Requests.
@@ -510,23 +634,29 @@ type request struct {
 	s   *services
 	st  *Store
 	ctx context.Context
+	id  string
 	l   *Loaded
+	m   *Move // to the id that the request has drawn
 }
 
 func (s *services) store() *Store {
-	return &Store{
-		Cache: cache{s}, Backup: backup{s}, Retries: 2,
-		Inspect: inspectWords, Merge: mergeWords,
+	st := &Store{
+		Cache: cache{s}, Backup: backup{s}, Form: wordForm{}, Retries: 2,
 		Report: func(_ string, err error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.reports = append(s.reports, err)
 		},
 	}
+	if s.patient {
+		st.CacheTimeout, st.BackupTimeout = time.Hour, time.Hour
+	}
+	return st
 }
 
 func (s *services) request(t *testing.T, who string) *request {
-	return &request{t: t, s: s, st: s.store(), ctx: context.WithValue(context.Background(), whoKey{}, who)}
+	ctx := context.WithValue(context.Background(), whoKey{}, who)
+	return (&request{t: t, s: s, st: s.store(), id: id, ctx: ctx}).on(instance.Instance{Over: s.over(who)})
 }
 
 // opened is a request that has loaded the session.
@@ -539,7 +669,7 @@ func (s *services) opened(t *testing.T, who string) *request {
 
 func (r *request) load() *request {
 	r.t.Helper()
-	l, err := r.st.Load(r.ctx, id)
+	l, err := r.st.Load(r.ctx, r.id)
 	if err != nil || l == nil {
 		r.t.Fatalf("Load: got %v, %v; want a session", l, err)
 	}
@@ -550,7 +680,7 @@ func (r *request) load() *request {
 // see is what a load finds; "-": nothing.
 func (r *request) see() string {
 	r.t.Helper()
-	l, err := r.st.Load(r.ctx, id)
+	l, err := r.st.Load(r.ctx, r.id)
 	if err != nil {
 		r.t.Errorf("Load: %v", err)
 	}
@@ -563,7 +693,14 @@ func (r *request) see() string {
 func shown(v []byte) string {
 	m := words(v)
 	delete(m, "@")
+	delete(m, "#")
 	return strings.TrimSpace(string(text(m)))
+}
+
+// on makes the request one of that instance.
+func (r *request) on(i instance.Instance) *request {
+	r.ctx = instance.With(r.ctx, i)
+	return r
 }
 
 // change is the request's session with "a=1" set and "-b" deleted.
@@ -591,38 +728,48 @@ func (r *request) change(edits string) Change {
 }
 
 func (r *request) create(edits string) error {
-	l, err := r.st.Create(r.ctx, id, r.change(edits))
-	if err == nil {
-		r.l = l
-	}
-	return err
+	l, err := r.st.Create(r.ctx, r.id, r.change(edits))
+	return r.became(l, err)
 }
 
 func (r *request) update(edits string) error {
-	l, err := r.st.Update(r.ctx, id, r.l, r.change(edits))
-	if err == nil {
-		r.l = l
-	}
-	return err
+	l, err := r.st.Update(r.ctx, r.id, r.l, r.change(edits))
+	return r.became(l, err)
 }
 
 func (r *request) updateAsync(edits string) error {
-	l, err := r.st.UpdateAsync(r.ctx, id, r.l, r.change(edits))
-	if err == nil {
+	l, err := r.st.UpdateAsync(r.ctx, r.id, r.l, r.change(edits))
+	return r.became(l, err)
+}
+
+// became is what the request goes on from.
+func (r *request) became(l *Loaded, err error) error {
+	if l != nil {
 		r.l = l
 	}
 	return err
 }
 
-func (r *request) settle() error { return r.st.Settle(r.ctx, id, r.l) }
-func (r *request) remove() error { return r.st.Remove(r.ctx, id, r.l) }
+func (r *request) settle() error { return r.st.Settle(r.ctx, r.id, r.l) }
+func (r *request) remove() error { return r.st.Remove(r.ctx, r.id, r.l) }
 
-func (r *request) take(edits string) (string, error) {
-	v, err := r.st.Take(r.ctx, id, r.l, r.change(edits))
-	if v == nil {
+// to is the id that the request moves the session to.
+func (r *request) to() string {
+	who, _ := r.ctx.Value(whoKey{}).(string)
+	return "of-" + who
+}
+
+// move moves the session with a change, and returns what has moved; "-": nothing.
+func (r *request) move(edits string) (string, error) {
+	if r.m == nil {
+		r.m = r.st.NewMove(r.id, r.to(), r.l)
+	}
+	moved, err := r.m.Run(r.ctx, r.l, r.change(edits))
+	if moved == nil {
 		return "-", err
 	}
-	return shown(v), err
+	r.l, r.id, r.m = moved.Loaded, r.m.To(), nil
+	return shown(moved.Value), err
 }
 
 // started runs f beside the test and returns a function that waits for it.
@@ -636,15 +783,18 @@ func started(f func() error) (ended func() error) {
 // created is a session that a request has created.
 func created(t *testing.T, ws string) *services {
 	t.Helper()
-	s := &services{}
-	must(t, s.request(t, "creator").create(ws))
-	s.forgetCalls()
-	return s
+	return newServices().with(t, ws)
 }
 
-func createdWithTokens(t *testing.T, ws string) *services {
+func createdWithVersions(t *testing.T, ws string) *services {
 	t.Helper()
-	s := &services{tokens: true}
+	s := newServices()
+	s.versions = true
+	return s.with(t, ws)
+}
+
+func (s *services) with(t *testing.T, ws string) *services {
+	t.Helper()
 	must(t, s.request(t, "creator").create(ws))
 	s.forgetCalls()
 	return s
@@ -653,14 +803,13 @@ func createdWithTokens(t *testing.T, ws string) *services {
 // What tests look at.
 
 // cached says what the cache has: the session, in front of it its marks.
-func (s *services) cached() string {
-	s.mu.Lock()
-	raw := s.current()
-	s.mu.Unlock()
-	if raw == nil {
+func (s *services) cached() string { return s.cachedAs(id) }
+
+func (s *services) cachedAs(id string) string {
+	it := s.item(id)
+	if it == nil {
 		return "-"
 	}
-	it := s.store().decodeItem(raw)
 	switch it.kind {
 	case lease:
 		return "lease"
@@ -668,52 +817,62 @@ func (s *services) cached() string {
 		return "removed"
 	case damaged:
 		return "damaged"
+	case undecodable:
+		return "undecodable"
 	}
 	mark := ""
-	if it.state.whole {
-		mark += "whole "
+	if it.state.unsavedAll {
+		mark += "all "
 	}
 	if it.state.unsaved() {
 		mark += "unsaved "
 	}
-	if time.Now().Before(it.state.sealed) {
+	if it.state.seal != (nonce{}) {
 		mark += "sealed "
 	}
 	return mark + shown(it.state.value)
 }
 
+// item is the cache's item; nil: there is none.
+func (s *services) item(id string) *item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	raw := s.current(id)
+	if raw == nil {
+		return nil
+	}
+	return s.store().decodeItem(id, &raw.Item)
+}
+
 // state is the state of the cache's item.
 func (s *services) state(t *testing.T) *state {
 	t.Helper()
-	s.mu.Lock()
-	raw := s.current()
-	s.mu.Unlock()
-	if raw == nil {
-		t.Fatal("the cache has no item")
-	}
-	it := s.store().decodeItem(raw)
-	if it.kind != value {
-		t.Fatalf("the cache has no value: kind %d", it.kind)
+	it := s.item(id)
+	if !it.is(value) {
+		t.Fatalf("the cache has no value: %v", it)
 	}
 	return it.state
 }
 
 // backedUp says what the backup has.
-func (s *services) backedUp() string {
+func (s *services) backedUp() string { return s.backedUpAs(id) }
+
+func (s *services) backedUpAs(id string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	r := s.records[id]
 	switch {
-	case s.record == nil:
+	case r == nil:
 		return "-"
-	case len(s.record.Value) == 0:
+	case len(r.Value) == 0:
 		return "removed"
 	}
-	st, hasTrailer, err := decode(s.record.Value)
+	st, hasTrailer, err := decode(id, r.Value)
 	if err != nil {
 		return err.Error()
 	}
 	if !hasTrailer {
-		return shown(s.record.Value)
+		return shown(r.Value)
 	}
 	return shown(st.value)
 }
@@ -750,10 +909,16 @@ func drain(t *testing.T) {
 // expectKept expects the session now, in the backup, and after a flush.
 func (s *services) expectKept(t *testing.T, want string) {
 	t.Helper()
+	s.expectKeptAs(t, id, want)
+}
+
+func (s *services) expectKeptAs(t *testing.T, id, want string) {
+	t.Helper()
 	drain(t)
 	r := s.request(t, "judge")
+	r.id = id
 	expect(t, "now", r.see(), want)
-	expect(t, "in the backup", s.backedUp(), want)
+	expect(t, "in the backup", s.backedUpAs(id), want)
 	s.flush()
 	expect(t, "after a flush", r.see(), want)
 }
@@ -761,12 +926,32 @@ func (s *services) expectKept(t *testing.T, want string) {
 // expectRemoved expects that the session is gone, now and after a flush.
 func (s *services) expectRemoved(t *testing.T) {
 	t.Helper()
+	s.expectRemovedAs(t, id)
+}
+
+func (s *services) expectRemovedAs(t *testing.T, id string) {
+	t.Helper()
 	drain(t)
 	r := s.request(t, "judge")
+	r.id = id
 	expect(t, "now", r.see(), "-")
-	expect(t, "in the backup", s.backedUp(), "removed")
+	expect(t, "in the backup", s.backedUpAs(id), "removed")
 	s.flush()
 	expect(t, "after a flush", r.see(), "-")
+}
+
+// expectMoved expects the session under the id that the request has given it,
+// and none under the old one.
+func (s *services) expectMoved(t *testing.T, by *request, want string) {
+	t.Helper()
+	drain(t)
+	r := s.request(t, "judge")
+	expect(t, "under the old id", r.see(), "-")
+	r.id = by.to()
+	expect(t, "under the new id", r.see(), want)
+	s.flush()
+	expect(t, "in the backup, the old id", s.backedUp(), "removed")
+	s.expectKeptAs(t, by.to(), want)
 }
 
 // bubble runs a test in simulated time.
@@ -782,7 +967,7 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 // versions.
 func onBoth(t *testing.T, f func(t *testing.T, created func(t *testing.T, ws string) *services)) {
 	t.Run("transactions", func(t *testing.T) { bubble(t, func(t *testing.T) { f(t, created) }) })
-	t.Run("versions", func(t *testing.T) { bubble(t, func(t *testing.T) { f(t, createdWithTokens) }) })
+	t.Run("versions", func(t *testing.T) { bubble(t, func(t *testing.T) { f(t, createdWithVersions) }) })
 }
 
 func (s *services) String() string {
@@ -793,7 +978,7 @@ func (s *services) String() string {
 func (s *services) loadedAnyhow(t *testing.T, who string) *request {
 	t.Helper()
 	r := s.request(t, who)
-	l, _ := r.st.Load(r.ctx, id)
+	l, _ := r.st.Load(r.ctx, r.id)
 	if l == nil {
 		t.Fatal("no session")
 	}
@@ -804,9 +989,9 @@ func (s *services) loadedAnyhow(t *testing.T, who string) *request {
 // purgeExpired deletes the record if a purge may.
 func (s *services) purgeExpired() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.record != nil && time.Since(s.record.Expires) > tier.PurgeGrace {
-		s.record = nil
-		s.changes++
+	due := s.records[id] != nil && time.Since(s.records[id].Expires) > tier.PurgeGrace
+	s.mu.Unlock()
+	if due {
+		s.purge()
 	}
 }

@@ -40,7 +40,7 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 		if async && into.seal != (nonce{}) {
 			return nil, errNotCached
 		}
-		n, changed, err := s.withUnsaved(id, into, parts)
+		n, changed, err := s.withUnsaved(into, parts)
 		if err != nil {
 			return nil, err
 		}
@@ -66,12 +66,12 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 
 // withUnsaved is an item's state with parts, marked as unsaved; there is no item
 // if into is nil.
-func (s *Store) withUnsaved(id string, into *state, parts []*part) (n *state, changed bool, err error) {
-	n, changed, err = s.joinAll(id, into, parts)
+func (s *Store) withUnsaved(into *state, parts []*part) (n *state, changed bool, err error) {
+	n, changed, err = s.joinAll(into, parts, anySize)
 	if err != nil {
 		return nil, false, err
 	}
-	n.legacy = false // it gets a trailer
+	n.legacy = false // a request changes it
 	for _, p := range parts {
 		changed = changed || p.loaded.state.unsavedAll && !n.unsavedAll
 		n.unsavedAll = n.unsavedAll || p.loaded.state.unsavedAll
@@ -84,7 +84,7 @@ func (s *Store) withUnsaved(id string, into *state, parts []*part) (n *state, ch
 	}
 	switch {
 	case s.Backup == nil:
-		n.sweep()
+		n.sweep(true)
 	case into == nil || !into.unsaved():
 		n.dueAfter(0)
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
@@ -22,6 +23,7 @@ type Move struct {
 	lease *entry // under the new id
 
 	mu        sync.Mutex // one attempt at a time
+	mine      *item      // the lease as the cache has it; nil: it is not there
 	p         *part      // of the attempt that counts
 	tried     []*part    // of all attempts that may have had their effect
 	outcome   moveOutcome
@@ -90,35 +92,61 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 	case ctx.Err() != nil && m.outcome == notMoved:
 		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
 	case m.outcome == mayBeMoved:
-		if err := m.findOut(ctx); err != nil {
+		if err := m.findOut(ctx); isRefusal(err) {
+			return nil, err
+		} else if err != nil {
 			return nil, with(tier.ErrNotSaved, err)
 		}
 	}
-	mine := newPart(ctx, l, &c)
-	if m.outcome == notMoved {
-		m.p = mine
-		move := m.commit
-		if s.Backup == nil {
-			move = m.inCache
-		}
-		if err := move(ctx); err != nil {
-			return nil, err
-		}
+	own := newPart(ctx, l, &c)
+	var err error
+	switch {
+	case m.outcome == isMoved: // by an earlier attempt
+		err = m.publish(ctx)
+	case s.Backup == nil:
+		m.p = own
+		err = m.inCache(ctx)
+	default:
+		m.p = own
+		err = m.commit(ctx)
+	}
+	if m.outcome != isMoved {
+		return nil, err
 	}
 	next := m.p.after(s.Backup != nil)
 	next.state = next.state.clone()
+	next.state.token = nil // what others have saved is not in it
 	next.cached = s.Cache != nil
-	var err error
-	if next.state.value, err = s.Form.Rename(m.p.tried.value, m.to); err != nil {
-		next.state.value = m.last.value // the same but for what others have saved
+	renamed, rerr := s.Form.Rename(m.p.tried.value, m.to)
+	if rerr != nil {
+		renamed = m.last.value // the same but for what others have saved
 	}
-	moved := &Moved{Loaded: next, Value: m.last.value, Earlier: m.p != mine}
-	if s.Backup == nil {
-		return moved, nil
+	next.state.value = renamed
+	return &Moved{Loaded: next, Value: m.last.value, Earlier: m.p != own}, err
+}
+
+// publish tells the cache, under both ids, that the session has moved.
+func (m *Move) publish(ctx context.Context) error {
+	_, err := both(func() error { return m.fill(ctx) }, func() error { return m.store.markOrOwe(ctx, m.from) })
+	return with(tier.ErrNotPublished, err)
+}
+
+// fill puts the session into the cache in place of the lease.
+func (m *Move) fill(ctx context.Context) error {
+	if m.mine == nil {
+		return nil
 	}
-	ctx, cancel := s.finishing(ctx)
-	defer cancel()
-	return moved, with(tier.ErrNotPublished, s.markOrOwe(ctx, m.from))
+	mine := m.mine
+	m.mine = nil
+	e := m.store.entryOf(m.to, m.last)
+	if e == nil {
+		return nil // the lease expires
+	}
+	_, _, err := m.store.swap(ctx, m.to, mine, e)
+	if err != nil {
+		m.store.owe(ctx, m.to, publication, time.Time{}) // which ends the lease
+	}
+	return err
 }
 
 // commit moves the session in the backup.
@@ -143,10 +171,9 @@ func (m *Move) commit(ctx context.Context) error {
 			parts = append(parts, &part{loaded: sealed})
 		}
 	}
-	var mine *item
 	_, err := both(func() (err error) {
 		if s.Cache != nil {
-			mine, err = s.ownLease(ctx, m.to, m.lease)
+			m.mine, err = s.ownLease(ctx, m.to, m.lease)
 		}
 		return err // without its token the lease expires
 	}, func() error { return m.update(ctx, parts) })
@@ -160,21 +187,14 @@ func (m *Move) commit(ctx context.Context) error {
 	switch {
 	case err == nil:
 		m.outcome = isMoved
-		if mine != nil {
-			if e := s.entryOf(m.to, m.last); e != nil {
-				if _, _, err := s.swap(finishing, m.to, mine, e); err != nil {
-					s.owe(ctx, m.to, publication, time.Time{}) // which ends the lease
-				}
-			}
-		}
-		return nil
+		return m.publish(finishing)
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
 	case m.outcome == mayBeMoved:
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)
 	}
-	m.unseal(finishing)
+	m.unseal(finishing, s)
 	if isRefusal(err) {
 		return err
 	}
@@ -185,8 +205,10 @@ func (m *Move) commit(ctx context.Context) error {
 // step.
 func (m *Move) update(ctx context.Context, parts []*part) error {
 	s := m.store
-	return s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
+	var made *tier.Record
+	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 		old, there := current[0], current[1]
+		made = nil
 		if moved, err := m.recognise(old, there); moved || err != nil {
 			return []*tier.Record{nil, nil}, err
 		}
@@ -200,15 +222,19 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 		if next.value, err = s.Form.Rename(next.value, m.to); err != nil {
 			return nil, mergeError(err)
 		}
-		m.last = next
+		m.last, made = next, next.record(m.to)
 		//rule: move-empties
-		return []*tier.Record{{Expires: m.until}, next.record(m.to)}, nil
+		return []*tier.Record{{Expires: m.until}, made}, nil
 	}, func() {
 		mayBeApplied(parts)
 		if m.p.mayBeApplied && m.outcome == notMoved {
 			m.outcome, m.tried = mayBeMoved, append(m.tried, m.p)
 		}
 	})
+	if err == nil && made != nil {
+		m.last.token = made.Token
+	}
+	return err
 }
 
 // errTaken means that the new id has a record already.
@@ -294,18 +320,18 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 var orphanMoveLease = &entry{orphanLease.Item, moveLeaseTTL}
 
 // unseal ends the seal after a move that was given up.
-func (m *Move) unseal(ctx context.Context) {
-	if m.store.Cache == nil {
+func (m *Move) unseal(ctx context.Context, s *Store) {
+	if s.Cache == nil {
 		return
 	}
 	// A seal that stays makes asynchronous changes synchronous, and nothing else.
-	_ = m.store.replace(ctx, m.from, nil, func(seen *item, _ bool) (*entry, error) {
+	_ = s.replace(ctx, m.from, nil, func(seen *item, _ bool) (*entry, error) {
 		if !seen.is(value) || seen.state.seal != nonce(m.lease.Value) {
 			return nil, nil
 		}
 		st := seen.state.clone()
 		st.seal = nonce{}
-		return m.store.entryOf(m.from, st), nil
+		return s.entryOf(m.from, st), nil
 	})
 }
 
@@ -330,7 +356,7 @@ func (m *Move) watch(ctx context.Context) {
 		case <-wait.Done():
 		}
 		for range watchAttempts {
-			if m.settle(free, s) {
+			if instance.Of(ctx).IsOver() || m.settle(free, s) {
 				return
 			}
 			_ = retry.Wait(free, watchAfter) // which has no end
@@ -353,9 +379,12 @@ func (m *Move) settle(ctx context.Context, s *Store) bool {
 	if m.outcome == mayBeMoved {
 		return err == nil || isRefusal(err)
 	}
-	if m.outcome == isMoved {
+	switch m.outcome {
+	case notMoved:
+		m.unseal(ctx, s)
+	case isMoved:
 		m.abandoned = true
-		if err := s.remove(ctx, m.to, emptiedUntil(nil)); err != nil {
+		if err := errors.Join(s.remove(ctx, m.to, emptiedUntil(nil)), s.markOrOwe(ctx, m.from)); err != nil {
 			s.Report(m.to, err)
 		}
 	}
@@ -379,7 +408,7 @@ func (m *Move) inCache(ctx context.Context) error {
 		case !seen.is(value) || !seen.state.isLive():
 			return nil, tier.ErrRemoved
 		}
-		st, _, err := s.withUnsaved(m.from, seen.state, parts)
+		st, _, err := s.withUnsaved(seen.state, parts)
 		if err != nil {
 			return nil, err
 		}

@@ -2,7 +2,6 @@ package tiered
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -90,10 +89,15 @@ func (p *part) name() name {
 	return maxAgeName
 }
 
-// own is what was tried without anything that others have left unsaved.
+// own is what was tried, in which everything but the request's own change gives
+// way to whatever it is joined with, and so does what others have left unsaved.
 func (p *part) own() *state {
 	st := p.tried.clone()
-	st.cells = slices.DeleteFunc(st.cells, func(c cell) bool { return c.at|deletedBit != p.at|deletedBit })
+	for i, c := range st.cells {
+		if c.at|deletedBit != p.at|deletedBit {
+			st.cells[i].at = 0
+		}
+	}
 	st.unsavedAll = false
 	return st
 }

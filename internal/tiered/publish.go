@@ -99,6 +99,7 @@ func (s *Store) contain(seen, committed, before *state) (n *state, changed bool,
 		return nil, false, err
 	}
 	changed = changed || seen.clockWasAhead
+	progress := false
 	for i, c := range n.cells {
 		at, _ := committed.at(c.name)
 		was, _ := seen.at(c.name)
@@ -106,7 +107,7 @@ func (s *Store) contain(seen, committed, before *state) (n *state, changed bool,
 		case late && at == c.at:
 			n.cells[i].unsaved = c.unsaved || was < at
 		case c.unsaved && at >= c.at:
-			n.cells[i].unsaved, changed = false, true
+			n.cells[i].unsaved, changed, progress = false, true, true
 		case !c.unsaved && at < c.at && (n.unsavedAll || committed.absent != 0):
 			// The record never had this, or an old instance had overwritten it.
 			n.cells[i].unsaved, changed = true, true
@@ -118,11 +119,11 @@ func (s *Store) contain(seen, committed, before *state) (n *state, changed bool,
 	switch {
 	case !n.unsaved():
 		n.next, n.tries = time.Time{}, 0
-	case !seen.unsaved():
-		n.dueAfter(0)
+	case !seen.unsaved(), progress:
+		n.dueAfter(0) // whoever changed it is about to save the rest
 	}
 	if changed {
-		n.sweep()
+		n.sweep(false)
 	}
 	return n, changed, nil
 }

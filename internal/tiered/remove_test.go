@@ -5,7 +5,43 @@ package tiered
 import (
 	"testing"
 	"time"
+
+	"github.com/gaesession/gaesession/tier"
 )
+
+// The emptied record outlives the item that a logout could not replace.
+func TestALogoutThatTheCacheFailedIsFinalForWhoeverSavesAgain(t *testing.T) {
+	for name, lifetime := range map[string]time.Duration{"half an hour": timeout, "a month": 30 * 24 * time.Hour} {
+		for how, change := range changes {
+			t.Run(name+" "+how, func(t *testing.T) {
+				bubble(t, func(t *testing.T) {
+					s := created(t, "a=0")
+					long := s.opened(t, "A")
+					c := long.change("a=1")
+					c.Ends = time.Now().Add(lifetime)
+					_, err := long.st.Update(long.ctx, id, long.l, c)
+					must(t, err)
+					leaver := s.opened(t, "leaver")
+					s.fail("leaver", "cache")
+					expectErr(t, "logout", leaver.remove(), errDown)
+					s.kill("leaver")
+					begin := time.Now()
+					for lifetime-time.Since(begin) > time.Minute {
+						time.Sleep(min(lifetime-time.Since(begin)-time.Second, 24*time.Hour))
+						s.purgeExpired()
+						expect(t, "in the backup", s.backedUp(), "removed")
+					}
+					expect(t, "still cached", s.cached(), "a=1")
+					err = change(s.opened(t, "B"), "a=2")
+					if drain(t); how == "synchronous" {
+						expectErr(t, "change", err, tier.ErrRemoved)
+					}
+					s.expectRemoved(t)
+				})
+			})
+		}
+	}
+}
 
 func TestARemovedSessionStaysRemoved(t *testing.T) {
 	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
@@ -60,7 +96,7 @@ func TestARemovalHeldAtAnyCallIsFinal(t *testing.T) {
 						}
 						release()
 						must(t, ended())
-						expectErr(t, "change", late.update("c=1"), ErrRemoved)
+						expectErr(t, "change", late.update("c=1"), tier.ErrRemoved)
 						s.expectRemoved(t)
 					})
 				})
@@ -87,8 +123,8 @@ func TestTheEmptiedRecordStaysForADayOrAsLongAsTheSessionAndAnHour(t *testing.T)
 				_, err := r.st.Update(r.ctx, id, r.l, c)
 				must(t, err)
 				must(t, s.opened(t, "B").remove())
-				expect(t, "it stays", time.Until(s.record.Expires), test.want)
-				expect(t, "the marker stays", time.Until(s.itemEnds), 24*time.Hour)
+				expect(t, "it stays", time.Until(s.records[id].Expires), test.want)
+				expect(t, "the marker stays", time.Until(s.items[id].ends), 24*time.Hour)
 			})
 		})
 	}
@@ -99,7 +135,7 @@ func TestASessionThatNobodyHasLoadedCanBeRemoved(t *testing.T) {
 		s := created(t, "a=1")
 		r := s.request(t, "A")
 		must(t, r.remove())
-		expect(t, "the record stays", time.Until(s.record.Expires), 24*time.Hour)
+		expect(t, "the record stays", time.Until(s.records[id].Expires), 24*time.Hour)
 		s.expectRemoved(t)
 	})
 }

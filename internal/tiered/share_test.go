@@ -6,16 +6,71 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/tier"
 )
 
-// Changes of one session on one instance are committed together.
+func TestABatchIsWrittenWhoeverInItChangesSomething(t *testing.T) {
+	for _, edits := range [][]string{{"b=1", ""}, {"", "b=1"}} {
+		bubble(t, func(t *testing.T) {
+			s := created(t, "a=0")
+			for _, err := range batch(t, s, edits...) {
+				must(t, err)
+			}
+			s.expectKept(t, "a=0 b=1 z=1")
+		})
+	}
+}
+
+func TestARequestWhoseChangeIsBeingMadeWaitsForTheOutcome(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+		ctx, cancel := context.WithCancel(c.ctx)
+		c.ctx = ctx
+		releaseA := s.hold("A", "backup.commit", false)
+		doneA := started(func() error { return a.update("x=1") })
+		doneB := started(func() error { return b.update("y=1") })
+		ended := false
+		doneC := started(func() error { defer func() { ended = true }(); return c.update("a=C") })
+		releaseB := s.hold("B", "backup.begin", false)
+		releaseA()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		if ended {
+			t.Error("the request has returned while its change was being made")
+		}
+		releaseB()
+		must(t, doneA())
+		must(t, doneB())
+		must(t, doneC())
+		s.expectKept(t, "a=C x=1 y=1")
+	})
+}
+
+func TestAServiceThatEndsTheGoroutineLeavesNobodyWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a, b, c := s.shared(t, "A"), s.shared(t, "B"), s.shared(t, "C")
+		releaseA := s.hold("A", "backup.begin", false)
+		s.at("B", "backup.begin", false, func() error { runtime.Goexit(); return nil })
+		doneA := started(func() error { return a.update("x=1") })
+		doneB := started(func() error { return b.update("y=1") })
+		doneC := started(func() error { return c.update("z=1") })
+		releaseA()
+		must(t, doneA())
+		expectErr(t, "the change of B", doneB(), errPanic)
+		expectErr(t, "the change that B was to make", doneC(), errPanic)
+	})
+}
 
 // shared is a request whose store shares its updates with the others'.
 func (s *services) shared(t *testing.T, who string) *request {
@@ -82,11 +137,15 @@ func TestOnOneAttributeTheLastOfABatchWins(t *testing.T) {
 
 func TestOtherInstancesAndSessionsAreNotWaitedFor(t *testing.T) {
 	for name, other := range map[string]func(r *request) string{
-		"another instance": func(r *request) string { r.ctx = OnInstance(r.ctx, 2); return id },
+		"another instance": func(r *request) string { r.on(instance.Instance{Name: 2}); return id },
 		"other services":   func(r *request) string { r.st.Shared = func() any { return 1 }; return id },
 		"no name":          func(r *request) string { r.st.Shared = func() any { return nil }; return id },
 		"no sharing":       func(r *request) string { r.st.Shared = nil; return id },
-		"another session":  func(*request) string { return "another" },
+		"another session": func(r *request) string {
+			r.id = "another"
+			must(r.t, r.create("a=0"))
+			return r.id
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -189,18 +248,18 @@ func TestATooLargeChangeInABatchIsRefusedAlone(t *testing.T) {
 		errs  []error
 		want  string
 	}{
-		"the first":  {[]string{"b=" + strings.Repeat("x", 130), "c=1", "d=1"}, []error{tier.ErrTooLarge, nil, nil}, "a=0 c=1 d=1 z=1"},
-		"the second": {[]string{"b=1", "c=" + strings.Repeat("x", 130), "d=1"}, []error{nil, tier.ErrTooLarge, nil}, "a=0 b=1 d=1 z=1"},
+		"the first":  {[]string{"b=" + strings.Repeat("x", 700), "c=1", "d=1"}, []error{tier.ErrTooLarge, nil, nil}, "a=0 c=1 d=1 z=1"},
+		"the second": {[]string{"b=1", "c=" + strings.Repeat("x", 700), "d=1"}, []error{nil, tier.ErrTooLarge, nil}, "a=0 b=1 d=1 z=1"},
 		"together": {
-			[]string{"b=" + strings.Repeat("x", 50), "c=" + strings.Repeat("x", 50), "d=1"},
+			[]string{"b=" + strings.Repeat("x", 350), "c=" + strings.Repeat("x", 350), "d=1"},
 			[]error{nil, tier.ErrTooLarge, nil},
-			"a=0 b=" + strings.Repeat("x", 50) + " d=1 z=1",
+			"a=0 b=" + strings.Repeat("x", 350) + " d=1 z=1",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				s := created(t, "a=0")
-				s.large = 200
+				s.large = 1000
 				for i, err := range batch(t, s, test.edits...) {
 					expectErr(t, test.edits[i], err, test.errs[i])
 				}
@@ -233,7 +292,7 @@ func TestABatchOfARemovedSessionIsRefused(t *testing.T) {
 		must(t, leaver.remove())
 		commit()
 		for _, ended := range []func() error{endedA, endedB, endedC} {
-			expectErr(t, "change", ended(), ErrRemoved)
+			expectErr(t, "change", ended(), tier.ErrRemoved)
 		}
 		s.expectRemoved(t)
 	})

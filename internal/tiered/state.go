@@ -177,9 +177,10 @@ func (st *state) isDue() bool {
 const sweepTime = time.Hour
 
 // sweep forgets the tombstones that an earlier sweep, an hour ago or more, has
-// seen. When the earlier one seems to have been in the future, its clock was
-// ahead, and the hour begins again.
-func (st *state) sweep() {
+// seen; those that are unsaved only if there is no backup that needs them. When
+// the earlier one seems to have been in the future, its clock was ahead, and the
+// hour begins again.
+func (st *state) sweep(noBackup bool) {
 	now := micros(time.Now())
 	switch age := now.Sub(st.swept); {
 	case !slices.ContainsFunc(st.cells, cell.isTombstone):
@@ -191,7 +192,7 @@ func (st *state) sweep() {
 		}
 	case age > sweepTime:
 		st.swept = now
-		st.cells = slices.DeleteFunc(st.cells, func(c cell) bool { return c.isTombstone() && c.aged && !c.unsaved })
+		st.cells = slices.DeleteFunc(st.cells, func(c cell) bool { return c.isTombstone() && c.aged && (noBackup || !c.unsaved) })
 		for i, c := range st.cells {
 			st.cells[i].aged = c.isTombstone()
 		}

@@ -168,11 +168,11 @@ func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Gue
 	if len(l.token()) == 0 || !l.state.ends.IsZero() && time.Since(l.state.ends) >= overdue {
 		return nil, nil, nil
 	}
-	st, changed, err := s.joinAll(id, l.state, parts)
+	st, changed, err := s.joinAll(l.state, parts, s.inRecord(id))
 	if err != nil || !changed && !l.state.unsaved() && !l.state.clockWasAhead {
 		return nil, nil, nil
 	}
-	st.sweep()
+	st.sweep(false)
 	next := st.markSaved().record(id)
 	return st, next, &tier.Guess{Token: l.token(), Next: next}
 }
@@ -207,20 +207,19 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 	if next != nil {
 		changed = next.clockWasAhead
 	}
-	next, joined, err := s.joinAll(id, next, parts)
+	next, joined, err := s.joinAll(next, parts, s.inRecord(id))
 	if err != nil {
 		return nil, false, err
 	}
 	if changed = changed || joined; changed {
-		next.sweep()
+		next.sweep(false)
 	}
 	return next.markSaved(), changed, nil
 }
 
 // joinAll returns into, if there is one, with what parts have later, as a state of
-// its own.
-// With a backup it refuses parts that make the session too large.
-func (s *Store) joinAll(id string, into *state, parts []*part) (next *state, changed bool, err error) {
+// its own. check may refuse what a part p has made of was, if that is not nil.
+func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state, p *part) error) (next *state, changed bool, err error) {
 	next = into
 	for _, p := range parts {
 		was, seen := next, stamp(0)
@@ -240,12 +239,20 @@ func (s *Store) joinAll(id string, into *state, parts []*part) (next *state, cha
 			}
 			changed = changed || joined
 		}
-		if err := s.checkSize(id, was, next, p); err != nil {
+		if err := check(was, next, p); err != nil {
 			return nil, false, err
 		}
 	}
 	return next, changed, nil
 }
+
+// inRecord refuses parts that make the session too large for its record.
+func (s *Store) inRecord(id string) func(was, next *state, p *part) error {
+	return func(was, next *state, p *part) error { return s.checkSize(id, was, next, p) }
+}
+
+// anySize refuses nothing.
+func anySize(_, _ *state, _ *part) error { return nil }
 
 // maxReserve is the part of a record that a change leaves free, so that what
 // others have acknowledged in the cache alone fits beside it.
@@ -258,9 +265,6 @@ func (s *Store) reserve(id string) int { return min(maxReserve, s.Backup.MaxValu
 // a request changes by itself leaves a whole one free. A session that is not
 // larger than it was is refused by the record's own limit only.
 func (s *Store) checkSize(id string, was, next *state, p *part) error {
-	if s.Backup == nil {
-		return nil
-	}
 	limit := s.Backup.MaxValue(id)
 	free := limit - s.reserve(id)
 	wasSize := 0
@@ -270,7 +274,7 @@ func (s *Store) checkSize(id string, was, next *state, p *part) error {
 	switch size := next.recordSize(); {
 	case size > limit:
 		return tier.ErrTooLarge
-	case size <= free, p.change == nil, len(next.value) <= wasSize:
+	case size <= free, p.change == nil:
 		return nil
 	}
 	own := next

@@ -5,14 +5,194 @@ package tiered
 import (
 	"context"
 	"errors"
-	"strings"
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/tier"
 )
 
-// Changes that overlap.
+// A change's time is drawn where it meets what others changed, not before.
+func TestAChangeIsLaterThanEverythingItMeets(t *testing.T) {
+	for name, change := range changes {
+		onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+			s := created(t, "a=1")
+			r := s.opened(t, "A")
+			ahead := s.opened(t, "ahead")
+			ahead.on(instance.Instance{Ahead: time.Hour})
+			must(t, change(ahead, "a=2"))
+			drain(t)
+			must(t, change(r, "a=3"))
+			expect(t, name, s.request(t, "judge").see(), "a=3")
+			s.expectKept(t, "a=3")
+		})
+	}
+}
+
+func TestWhatARequestGoesOnFromIsNoLaterThanItsChange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a, b := s.opened(t, "A"), s.opened(t, "B")
+		publish := s.hold("A", "cache.swap", false)
+		ended := started(func() error { return a.update("a=1") })
+		time.Sleep(time.Millisecond)
+		must(t, b.update("a=2"))
+		time.Sleep(time.Millisecond)
+		publish()
+		must(t, ended())
+		must(t, a.update("c=1"))
+		s.expectKept(t, "a=2 c=1")
+	})
+}
+
+func TestWhatWasSavedDoesNotCreateAMissingRecord(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		must(t, r.update("a=1"))
+		s.purge()
+		expectErr(t, "change", r.update("a=2"), tier.ErrRemoved)
+		expect(t, "in the backup", s.backedUp(), "-")
+	})
+}
+
+func TestAChangeThatChangesNothingWritesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		l := r.l
+		_, err := r.st.Update(r.ctx, id, l, Change{Value: l.Value()})
+		must(t, err)
+		expect(t, "commits", s.count("backup.commit"), 0)
+		expect(t, "swaps", s.count("cache.swap"), 0)
+	})
+}
+
+func TestWhatIsUnsavedIsSavedHoweverLate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.fail("A", "backup")
+		expectErr(t, "change", s.opened(t, "A").update("a=1"), errDown)
+		r := s.opened(t, "B")
+		time.Sleep(timeout + overdue + time.Minute)
+		must(t, r.update("b=1"))
+		s.expectKept(t, "a=1 b=1")
+	})
+}
+
+func TestDeletionsAreForgottenInBothServices(t *testing.T) {
+	for name, backup := range map[string]bool{"with a backup": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1 b=1")
+				open := func() *request {
+					r := s.opened(t, "A")
+					if !backup {
+						r.st.Backup = nil
+					}
+					return r
+				}
+				must(t, open().update("-b"))
+				expect(t, "remembered", len(s.state(t).cells), 2)
+				for range 9 {
+					time.Sleep(20 * time.Minute)
+					must(t, open().update("a=2"))
+				}
+				expect(t, "remembered in the cache", len(s.state(t).cells), 1)
+				if backup {
+					st, _, err := decode(id, s.records[id].Value)
+					must(t, err)
+					expect(t, "remembered in the backup", len(st.cells), 1)
+				}
+			})
+		})
+	}
+}
+
+func TestASecondChangeOfARequestMakesOneCallMore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.opened(t, "A")
+		must(t, r.update("a=1"))
+		s.forgetCalls()
+		must(t, r.update("a=2"))
+		expect(t, "calls", s.count(""), 6)
+	})
+}
+
+func TestAChangeOverAnUnsavedItemMakesNoMoreCalls(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0")
+		must(t, s.opened(t, "B").update("b=1"))
+		s.fail("A", "backup")
+		must(t, s.opened(t, "A").updateAsync("a=1"))
+		drain(t)
+		r := s.opened(t, "C")
+		s.forgetCalls()
+		must(t, r.update("c=1"))
+		want := 5
+		if s.versions {
+			want = 2
+		}
+		expect(t, "calls", s.count(""), want)
+		s.expectKept(t, "a=1 b=1 c=1")
+	})
+}
+
+func TestARequestOlderThanAnHourBringsBackNothingThatWasDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1 b=1")
+		a := s.opened(t, "A")
+		s.fail("A", "backup")
+		must(t, a.updateAsync("a=2"))
+		drain(t)
+		old := s.opened(t, "B")
+		s.well()
+		must(t, s.opened(t, "D").update("-a"))
+		for i := range 7 {
+			time.Sleep(10 * time.Minute)
+			must(t, s.opened(t, "E").update(fmt.Sprintf("e=%d", i)))
+		}
+		must(t, old.update("z=1"))
+		drain(t)
+		s.expectKept(t, "b=1 e=6 z=1")
+	})
+}
+
+// A deletion is forgotten after an hour, also one that was unsaved for longer.
+func TestADeletionThatWasUnsavedForLongIsSavedOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1 b=1")
+		s.fail("", "backup")
+		must(t, s.opened(t, "A").updateAsync("-b"))
+		drain(t)
+		for range 5 {
+			time.Sleep(20 * time.Minute)
+			if err := s.opened(t, "A").update("a=2"); !errors.Is(err, errDown) {
+				t.Fatalf("got %v, want %v", err, errDown)
+			}
+		}
+		s.well()
+		must(t, s.opened(t, "A").update("a=3"))
+		expect(t, "cached", s.cached(), "a=3")
+		s.expectKept(t, "a=3")
+	})
+}
+
+func TestADeletionThatTheRecordForgetsDoesNotLeaveAnythingUnsaved(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0 x=0")
+		must(t, s.opened(t, "A").update("-x"))
+		for range 4 {
+			time.Sleep(20 * time.Minute)
+			must(t, s.opened(t, "A").updateAsync("a=1"))
+			drain(t)
+			expect(t, "cached", s.cached(), "a=1")
+		}
+	})
+}
 
 var changes = map[string]func(r *request, edits string) error{
 	"synchronous":  (*request).update,
@@ -97,7 +277,7 @@ func TestAnInstanceWhoseClockIsBehindChangesWhatItHasSeen(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				s := created(t, "a=1")
 				ahead := s.opened(t, "ahead")
-				ahead.ctx = WithClock(ahead.ctx, time.Hour)
+				ahead.on(instance.Instance{Ahead: time.Hour})
 				must(t, change(ahead, "a=2"))
 				drain(t)
 				must(t, change(s.opened(t, "B"), "a=3"))
@@ -134,7 +314,7 @@ func TestAChangeOfARemovedSessionIsRefused(t *testing.T) {
 					r := s.opened(t, "A")
 					must(t, s.opened(t, "B").remove())
 					lose(s)
-					expectErr(t, "change", change(r, "a=2"), ErrRemoved)
+					expectErr(t, "change", change(r, "a=2"), tier.ErrRemoved)
 					s.expectRemoved(t)
 				})
 			})
@@ -148,7 +328,7 @@ func TestAMissingRecordRefusesAChangeButLeavesNoMarker(t *testing.T) {
 		s := created(t, "a=1")
 		r := s.opened(t, "A")
 		s.purge()
-		expectErr(t, "change", r.update("a=2"), ErrRemoved)
+		expectErr(t, "change", r.update("a=2"), tier.ErrRemoved)
 		if got := s.cached(); got == "removed" {
 			t.Error("the cache says that the session was removed")
 		}
@@ -163,7 +343,7 @@ func TestAChangeOfWhatAPurgeMayBeDeletingIsRefused(t *testing.T) {
 		want error
 	}{
 		"in time":  {overdue - time.Second, nil},
-		"too late": {overdue + time.Second, ErrRemoved},
+		"too late": {overdue + time.Second, tier.ErrRemoved},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -195,176 +375,6 @@ func TestWhatWasUnsavedUntilItsRecordWasPurgedIsSavedAgain(t *testing.T) {
 	})
 }
 
-// The backup fails.
-
-func TestAChangeThatTheBackupFailsLivesOnInTheCache(t *testing.T) {
-	for _, op := range []string{"backup.begin", "backup.txget", "backup.txput", "backup.commit"} {
-		t.Run(op, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := created(t, "a=1 b=1")
-				s.fail("A", op)
-				expectErr(t, "change", s.opened(t, "A").update("a=2"), errDown)
-				expect(t, "cached", s.cached(), "unsaved a=2 b=1")
-				expect(t, "in the backup", s.backedUp(), "a=1 b=1")
-				must(t, s.opened(t, "B").update("b=2"))
-				expect(t, "then cached", s.cached(), "a=2 b=2")
-				s.expectKept(t, "a=2 b=2")
-			})
-		})
-	}
-}
-
-func TestAChangeThatTheBackupFailsWithoutAnItemIsReportedOnly(t *testing.T) {
-	for name, there := range map[string]func(s *services){
-		"nothing": func(s *services) {},
-		"a lease": func(s *services) { s.keepItem(newItem(lease), leaseTTL) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
-				s := created(t, "a=1")
-				s.flush()
-				r := s.opened(t, "A")
-				there(s)
-				s.fail("A", "backup")
-				expectErr(t, "change", r.update("a=2"), errDown)
-				expect(t, "cached", s.cached(), "lease")
-				s.flush()
-				s.expectKept(t, "a=1")
-			})
-		})
-	}
-}
-
-func TestAChangeThatTheBackupFailsAfterALogoutIsRefused(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1")
-		r := s.opened(t, "A")
-		must(t, s.opened(t, "B").remove())
-		s.fail("A", "backup")
-		err := r.update("a=2")
-		expectErr(t, "change", err, errDown)
-		expectErr(t, "change", err, ErrRemoved)
-		s.expectRemoved(t)
-	})
-}
-
-// The cache fails.
-
-func TestAFailedPublishIsReportedAndGoesOnInTheBackground(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1")
-		r := s.opened(t, "A")
-		s.fail("A", "cache")
-		expectErr(t, "change", r.update("a=2"), errDown)
-		expect(t, "in the backup", s.backedUp(), "a=2")
-		expect(t, "cached", s.cached(), "a=1")
-		short, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-		defer cancel()
-		expectErr(t, "a short drain", Drain(short), context.DeadlineExceeded)
-		s.well()
-		drain(t)
-		expect(t, "after Drain", s.cached(), "a=2")
-		expect(t, "reports", len(s.reports), 0)
-		s.expectKept(t, "a=2")
-	})
-}
-
-func TestAPublishThatFailsForGoodIsGivenUpAndReported(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1")
-		r := s.opened(t, "A")
-		s.fail("A", "cache")
-		expectErr(t, "change", r.update("a=2"), errDown)
-		s.forgetCalls()
-		begin := time.Now()
-		drain(t)
-		expect(t, "attempts", s.count("cache.get"), publishAttempts)
-		if took := time.Since(begin); took < time.Second || took > 10*time.Second {
-			t.Errorf("it was tried for %v", took)
-		}
-		expect(t, "reports", len(s.reports), 1)
-		// The next change brings the cache up to date.
-		must(t, s.opened(t, "B").update("b=1"))
-		s.expectKept(t, "a=2 b=1")
-	})
-}
-
-func TestAFailedPublishOverwritesNothing(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1 b=1")
-		r := s.opened(t, "A")
-		s.fail("A", "cache")
-		expectErr(t, "change", r.update("a=2"), errDown)
-		s.fail("D", "backup")
-		must(t, s.opened(t, "D").updateAsync("b=2")) // in the cache alone
-		s.well()
-		s.fail("D", "backup")
-		drain(t)
-		expect(t, "cached", s.cached(), "unsaved a=2 b=2")
-	})
-}
-
-func TestAPublishReplacesALeaseByALeaseAndNeverByAValue(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1")
-		r := s.opened(t, "A")
-		s.flush()
-		filler := s.opened(t, "filler")
-		release := s.hold("filler", "backup.get", true) // it has read a=1
-		ended := started(filler.settle)
-		must(t, r.update("a=2"))
-		expect(t, "cached", s.cached(), "lease")
-		release()
-		must(t, ended())
-		expect(t, "after the refill", s.cached(), "lease")
-		s.expectKept(t, "a=2")
-	})
-}
-
-// Sizes.
-
-func TestWhatIsTooLargeForTheCacheIsInTheBackup(t *testing.T) {
-	big := "a=" + strings.Repeat("x", 400)
-	for name, change := range changes {
-		t.Run(name, func(t *testing.T) {
-			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
-				s := created(t, "a=1")
-				s.fits = 300
-				must(t, change(s.opened(t, "A"), big))
-				expect(t, "cached", s.cached(), "lease")
-				expect(t, "now", s.request(t, "judge").see(), big)
-				// It fits again.
-				must(t, change(s.opened(t, "B"), "a=2"))
-				time.Sleep(leaseTTL)
-				must(t, s.opened(t, "C").settle())
-				expect(t, "cached", s.cached(), "a=2")
-				s.expectKept(t, "a=2")
-			})
-		})
-	}
-}
-
-func TestWhatIsTooLargeForTheBackupIsRefusedAndChangesNothing(t *testing.T) {
-	for name, change := range changes {
-		// With its trailer it is 48 bytes longer at least.
-		for _, size := range []int{170, 400} {
-			t.Run(name, func(t *testing.T) {
-				onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
-					s := created(t, "a=1")
-					s.large = 200
-					r := s.opened(t, "A")
-					expectErr(t, "change", change(r, "a="+strings.Repeat("x", size)), tier.ErrTooLarge)
-					drain(t)
-					expect(t, "cached", s.cached(), "a=1")
-					// The session is what it was, and may be changed.
-					must(t, change(r, "a=2"))
-					s.expectKept(t, "a=2")
-				})
-			})
-		}
-	}
-}
-
 func TestWhatCannotBeMergedIsRefusedAndChangesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
@@ -375,8 +385,6 @@ func TestWhatCannotBeMergedIsRefusedAndChangesNothing(t *testing.T) {
 		s.expectKept(t, "a=1 b=1")
 	})
 }
-
-// Times that merge by maximum.
 
 func TestARequestAnHourOldDoesNotEndASessionThatWasUsedSince(t *testing.T) {
 	type method func(st *Store, ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error)
@@ -401,7 +409,7 @@ func TestARequestAnHourOldDoesNotEndASessionThatWasUsedSince(t *testing.T) {
 					expect(t, "ends", s.opened(t, "judge").l.Ends(), used.Add(timeout))
 					expect(t, "is used", s.state(t).used, used)
 					s.expectKept(t, "a=1 s=1")
-					expect(t, "record's end", s.record.Expires, used.Add(timeout))
+					expect(t, "record's end", s.records[id].Expires, used.Add(timeout))
 				})
 			})
 		}
@@ -441,11 +449,9 @@ func TestAnAccessThatTheBackupFailsIsSavedLater(t *testing.T) {
 		time.Sleep(saveAfter)
 		must(t, s.opened(t, "reader").settle())
 		expect(t, "cached", s.cached(), "a=1")
-		expect(t, "record's end", s.record.Expires, ends)
+		expect(t, "record's end", s.records[id].Expires, ends)
 	})
 }
-
-// One of the services is missing.
 
 func TestWithoutACacheSessionsLiveInTheBackup(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -463,70 +469,8 @@ func TestWithoutACacheSessionsLiveInTheBackup(t *testing.T) {
 		must(t, b.settle())
 		expect(t, "in the backup", s.backedUp(), "a=2 b=2")
 		must(t, without("C").remove())
-		expectErr(t, "change", b.update("b=3"), ErrRemoved)
+		expectErr(t, "change", b.update("b=3"), tier.ErrRemoved)
 		expect(t, "calls of the cache", s.count("cache"), 0)
-	})
-}
-
-func TestWithoutABackupSessionsLiveInTheCache(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := &services{}
-		without := func(who string) *request {
-			r := s.request(t, who)
-			r.st.Backup = nil
-			return r
-		}
-		must(t, without("creator").create("a=1 b=1"))
-		a, b := without("A").load(), without("B").load()
-		must(t, a.update("a=2"))
-		must(t, b.updateAsync("b=2"))
-		must(t, b.settle())
-		expect(t, "now", without("C").see(), "a=2 b=2")
-		slow := without("slow").load()
-		must(t, without("C").load().remove())
-		expect(t, "removed", without("C").see(), "-")
-		expectErr(t, "change", slow.update("b=3"), ErrRemoved)
-		expect(t, "removed", without("C").see(), "-")
-		expect(t, "calls of the backup", s.count("backup"), 0)
-	})
-}
-
-func TestWithoutABackupAChangeOfWhatWasEvictedPutsTheSessionBack(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := &services{}
-		r := s.request(t, "A")
-		r.st.Backup = nil
-		must(t, r.create("a=1 b=1"))
-		r.load()
-		s.flush()
-		must(t, r.update("a=2"))
-		expect(t, "now", r.see(), "a=2 b=1")
-		s.fits = 100
-		expectErr(t, "too large", r.update("a="+strings.Repeat("x", 100)), tier.ErrTooLarge)
-		expect(t, "now", r.see(), "a=2 b=1")
-		time.Sleep(timeout)
-		expect(t, "later", r.see(), "-")
-	})
-}
-
-func TestAnItemThatOthersKeepReplacingIsContention(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1")
-		r := s.opened(t, "A")
-		r.st.Backup = nil
-		s.hook(func(c step) error {
-			if c.op == "cache.swap" && c.who == "A" && !c.done {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				s.keepItem(*s.item, time.Hour)
-			}
-			return nil
-		})
-		expectErr(t, "change", r.update("a=2"), tier.ErrContention)
-		expect(t, "swaps", s.count("cache.swap"), swapAttempts)
-		if err := r.update("a=2"); !errors.Is(err, tier.ErrContention) {
-			t.Errorf("got %v", err)
-		}
 	})
 }
 
@@ -551,7 +495,7 @@ func TestAChangeOfWhatTheCacheHadLostPutsItBack(t *testing.T) {
 				s.at("A", "backup.commit", false, func() error { meanwhile.do(t, s); return nil })
 				err := r.update("a=2")
 				if name == "a removal" {
-					expectErr(t, "change", err, ErrRemoved)
+					expectErr(t, "change", err, tier.ErrRemoved)
 				} else {
 					must(t, err)
 					expect(t, "backup", s.backedUp(), meanwhile.backup)

@@ -7,7 +7,76 @@ import (
 	"time"
 )
 
-// Sessions without a trailer, which other libraries have written.
+func TestWhatAnOldInstanceLetExpireIsLiveIfItWasUsedSince(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		s.putOldRecord(old("a=0", minutesAgo(40)), minutesAgo(10))
+		must(t, s.opened(t, "A").update("a=1"))
+		s.expectKept(t, "a=1")
+	})
+}
+
+func TestAnOldRecordEndsWhenTheRecordSays(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		ends := time.Now().Add(time.Hour)
+		s.putOldRecord(old("a=1", time.Now()), ends)
+		expect(t, "ends", s.opened(t, "A").l.Ends(), ends)
+		must(t, s.opened(t, "A").settle())
+		must(t, s.opened(t, "A").update("a=2"))
+		expect(t, "nothing is unsaved", s.cached(), "a=2")
+	})
+}
+
+// An old instance has read the session, and writes it back over a change: the
+// record lacks the change then, while the item has it.
+func TestWhatAnOldInstanceOverwroteInTheBackupIsSavedAgain(t *testing.T) {
+	for name, next := range map[string]func(r *request) error{
+		"by a change":               func(r *request) error { return r.load().update("z=1") },
+		"by an asynchronous change": func(r *request) error { return r.load().updateAsync("z=1") },
+		"after a change made from the record": func(r *request) error {
+			l, err := r.st.LoadBackup(r.ctx, id) // as when the cache fails its get
+			if err != nil {
+				return err
+			}
+			r.l = l
+			return r.update("z=1")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=0 b=0")
+				time.Sleep(time.Minute)
+				overwriting := old("a=0 b=0", time.Now()) // it has read this
+				time.Sleep(time.Second)
+				must(t, s.opened(t, "A").update("a=1 n=1 -b"))
+				s.putOldRecord(overwriting, time.Now().Add(timeout))
+				time.Sleep(time.Second)
+				must(t, next(s.request(t, "B")))
+				drain(t)
+				expect(t, "now", s.request(t, "judge").see(), "a=1 n=1 z=1")
+				time.Sleep(saveAfter)
+				must(t, s.opened(t, "reader").settle())
+				s.expectKept(t, "a=1 n=1 z=1")
+			})
+		})
+	}
+}
+
+// The item is gone, and somebody has read it before.
+func TestWhatAnOldInstanceOverwroteIsSavedByWhoHasSeenIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		overwriting := old("a=0", time.Now())
+		time.Sleep(time.Second)
+		must(t, s.opened(t, "A").update("a=1 n=1"))
+		r := s.opened(t, "B")
+		s.putOldRecord(overwriting, time.Now().Add(timeout))
+		s.flush()
+		must(t, r.update("z=1"))
+		s.expectKept(t, "a=1 n=1 z=1")
+	})
+}
 
 func minutesAgo(n int) time.Time { return time.Now().Add(-time.Duration(n) * time.Minute) }
 
@@ -17,7 +86,7 @@ func TestAnOldSessionThatIsInTheCacheAloneIsSavedWithItsFirstChange(t *testing.T
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				s := &services{}
+				s := newServices()
 				s.putOldItem(old("a=1 b=1", minutesAgo(1)))
 				expect(t, "before", s.request(t, "judge").see(), "a=1 b=1")
 				must(t, change(s.opened(t, "A"), "b=2"))
@@ -27,14 +96,26 @@ func TestAnOldSessionThatIsInTheCacheAloneIsSavedWithItsFirstChange(t *testing.T
 	}
 }
 
-func TestAReadSavesAnOldSessionThatIsInTheCacheAlone(t *testing.T) {
+// Without a prefix, bytes of the app may lie under an id.
+func TestAReadDoesNotSaveBytesThatTheBackupDoesNotKnow(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.putOldItem(old("a=1", minutesAgo(1)))
-		ends := minutesAgo(1).Add(timeout)
+		time.Sleep(saveAfter)
+		must(t, s.opened(t, "reader").settle())
+		expect(t, "in the backup", s.backedUp(), "-")
+		expect(t, "cached", s.cached(), "all unsaved a=1")
+	})
+}
+
+func TestAReadSavesAnOldItemThatIsNewerThanItsRecord(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		s.putOldRecord(old("a=0 b=0", minutesAgo(2)), time.Now().Add(timeout))
+		s.putOldItem(old("a=1", minutesAgo(1)))
 		must(t, s.opened(t, "reader").settle())
 		expect(t, "cached", s.cached(), "a=1")
-		expect(t, "record's end", s.record.Expires, ends)
+		expect(t, "record's end", s.records[id].Expires, time.Now().Add(timeout))
 		s.expectKept(t, "a=1")
 	})
 }
@@ -42,7 +123,7 @@ func TestAReadSavesAnOldSessionThatIsInTheCacheAlone(t *testing.T) {
 // dsoprea's sessions do not say when they were used, or end.
 func TestAReadDoesNotLoseASessionOfWhichNobodyKnowsWhenItEnds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.putOldItem([]byte("a=1 b=1"))
 		must(t, s.opened(t, "reader").settle())
 		expect(t, "now", s.request(t, "judge").see(), "a=1 b=1")
@@ -51,26 +132,9 @@ func TestAReadDoesNotLoseASessionOfWhichNobodyKnowsWhenItEnds(t *testing.T) {
 	})
 }
 
-func TestASessionOfWhichNobodyKnowsWhenItEndsIsTaken(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := &services{}
-		s.putOldItem([]byte("a=1 b=1"))
-		r := s.opened(t, "A")
-		s.fail("A", "backup")
-		_, err := r.take("a=2")
-		expectErr(t, "take", err, errDown)
-		s.well()
-		expect(t, "after a take that failed", s.request(t, "judge").see(), "a=1 b=1")
-		v, err := s.opened(t, "A").take("a=2")
-		must(t, err)
-		expect(t, "taken", v, "a=2 b=1")
-		s.expectRemoved(t)
-	})
-}
-
 func TestWhereBothServicesHaveASessionOfUnknownTimeTheRecordDecides(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.putOldItem([]byte("a=1 b=1"))
 		s.putOldRecord([]byte("a=0 c=0"), time.Now().Add(timeout))
 		must(t, s.opened(t, "A").update("x=1"))
@@ -85,7 +149,7 @@ func TestAnOldItemThatIsNewerThanItsRecordWins(t *testing.T) {
 	for name, change := range changes {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				s := &services{}
+				s := newServices()
 				s.putOldRecord(old("a=0 b=0 d=0", minutesAgo(2)), time.Now().Add(timeout))
 				s.putOldItem(old("a=1 b=0", minutesAgo(1))) // its save did not arrive
 				must(t, change(s.opened(t, "A"), "b=1"))
@@ -112,7 +176,7 @@ func TestAnOldItemThatIsOlderThanItsRecordGivesWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				s := &services{}
+				s := newServices()
 				record(s)
 				s.putOldItem(old("a=0 b=0 d=0", minutesAgo(2)))
 				must(t, s.opened(t, "A").update("b=1"))
@@ -124,7 +188,7 @@ func TestAnOldItemThatIsOlderThanItsRecordGivesWay(t *testing.T) {
 
 func TestAnOldRecordIsRefilledAndChangedInSixCalls(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		s := &services{}
+		s := newServices()
 		s.putOldRecord(old("a=1 b=1", minutesAgo(1)), time.Now().Add(timeout))
 		must(t, s.opened(t, "A").settle())
 		expect(t, "cached", s.cached(), "a=1 b=1")
@@ -141,7 +205,7 @@ func TestAClientMayGoToAndFroBetweenOldAndNewInstances(t *testing.T) {
 		for kept, inBackup := range map[string]bool{"both saved": true, "the old in the cache alone": false} {
 			t.Run(name+", "+kept, func(t *testing.T) {
 				bubble(t, func(t *testing.T) {
-					s := &services{}
+					s := newServices()
 					s.putOldItem(old("a=0 b=0", time.Now()))
 					for _, turn := range []struct{ mine, theirs, want string }{
 						{"a=1", "b=1", "a=1 b=1"},
