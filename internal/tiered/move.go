@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -22,10 +21,10 @@ type Move struct {
 	until time.Time
 	lease *entry // under the new id
 
-	mu        sync.Mutex // one attempt at a time
-	mine      *item      // the lease as the cache has it; nil: it is not there
-	p         *part      // of the attempt that counts
-	tried     []*part    // of all attempts that may have had their effect
+	lock      chan struct{} // has place for one attempt at a time
+	mine      *item         // the lease as the cache has it; nil: it is not there
+	p         *part         // of the attempt that counts
+	tried     []*part       // of all attempts that may have had their effect
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
@@ -57,7 +56,7 @@ var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
 // which nobody knows.
 func (s *Store) NewMove(from, to string, l *Loaded) *Move {
 	spread := time.Duration(rand.Int64N(int64(time.Hour)))
-	return &Move{store: s, from: from, to: to, until: micros(emptiedUntil(l).Add(spread)), lease: newEntry(lease, moveLeaseTTL)}
+	return &Move{store: s, from: from, to: to, until: micros(emptiedUntil(l).Add(spread)), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1)}
 }
 
 // To is the new id.
@@ -65,8 +64,8 @@ func (m *Move) To() string { return m.to }
 
 // MayBeMoved reports whether nobody can tell under which id the session is.
 func (m *Move) MayBeMoved() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	return m.outcome == mayBeMoved
 }
 
@@ -81,8 +80,8 @@ func (m *Move) MayBeMoved() bool {
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
 func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	s := m.store
 	switch {
 	case m.abandoned:
@@ -304,6 +303,9 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 		}
 		st := seen.state.clone()
 		st.seal = mine
+		if st.ends.IsZero() {
+			st.ends = micros(m.p.change.Ends) // or the cache would keep it for longer than it lives
+		}
 		sealed = &Loaded{state: st}
 		if seen.state.seal == mine {
 			return nil, nil
@@ -370,8 +372,8 @@ var errUnsettled = errors.New("nobody can tell whether the session has its new i
 
 // settle reports whether it is known what has become of the move.
 func (m *Move) settle(ctx context.Context, s *Store) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	if m.outcome != mayBeMoved {
 		return true
 	}
