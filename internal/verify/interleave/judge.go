@@ -167,6 +167,7 @@ func (w *world) judgeEnd() {
 		return
 	}
 	touched := backup("after a touch")
+	w.judgeMoved("after a minute")
 	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !touched.none && !w.hurt && !w.unsure && !w.jumped && !w.hasOld() {
 		if tr, err := parseTrailer(it.value); err != nil || tr.isUnsaved() || !maps.Equal(touched.attrs, v.attrs) {
 			w.fail("P5: after a request saw %v, the backup has %v", v, touched)
@@ -216,7 +217,8 @@ func (w *world) paid() {
 		if a.crashed || a.judge.Closed == 0 || a.op.old {
 			continue
 		}
-		if a.op.logout || errors.Is(err, tier.ErrNotPublished) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) {
+		if a.op.logout && !w.hasOld() || errors.Is(err, tier.ErrNotPublished) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) {
+			a.judge.Unpublished = a.judge.Unpublished || a.judge.Failed
 			a.judge.Failed = false
 		}
 	}
@@ -273,6 +275,9 @@ func (w *world) judgeMoved(when string) {
 	var movers int
 	for _, a := range w.actors {
 		if a.newID == "" {
+			if a.target != "" && !a.crashed && when != "at the end" {
+				w.judgeUntold(a)
+			}
 			continue
 		}
 		if a.judge.Closed != 0 && !a.judge.Failed {
@@ -294,4 +299,14 @@ func (w *world) judgeMoved(when string) {
 	if movers > 1 && !w.hasOld() {
 		w.fail("P2: the session was moved more than once")
 	}
+}
+
+// judgeUntold judges what is seen under a new id that no client was told: nothing,
+// once the instance has found out what became of the move.
+func (w *world) judgeUntold(a *actor) {
+	r := w.newRequest("", op{})
+	if v := r.load(a.target); !v.none {
+		w.fail("P2: under the id that request %d made, and could not tell anybody, is %v", a.index, v)
+	}
+	w.expectNoErrors("a load under an id that nobody was told", r.errs)
 }

@@ -144,16 +144,16 @@ func (l *list) withEvents(on, start string) {
 	for _, isCascade := range []bool{false, true} {
 		l.add(1, pairs(on, start, isCascade)...)
 		l.add(1, unlike(on, start, isCascade)...)
+		if !isCascade {
+			continue
+		}
 		for _, other := range []string{"read", "change:b", "again:a", "logout"} {
-			if !isCascade {
-				continue
-			}
-			l.add(1, newScenario(on, isCascade, start, "again:a", other))
+			l.add(1, newScenario(on, isCascade, start, "again:a", other), newScenario(on, isCascade, start, "again-regenerate", other))
 		}
 	}
 	if start == cached || start == unsaved || start == evicted {
-		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read"} {
-			l.named(1, start+" "+other+"+regenerate bare "+on)
+		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read", "logout", "regenerate"} {
+			l.named(1, start+" "+other+"+regenerate:a bare "+on)
 		}
 	}
 	if start == cached || start == evicted {

@@ -67,6 +67,8 @@ var ops = []op{
 	{name: "refresh", refresh: true},
 	{name: "logout", logout: true},
 	{name: "regenerate", regenerate: true},
+	{name: "regenerate:a", attr: "a", regenerate: true},
+	{name: "again-regenerate", regenerate: true, again: true},
 	{name: "again:a", attr: "a", again: true},
 	{name: "async:a", attr: "a", async: true},
 	{name: "async:b", attr: "b", async: true},

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
@@ -338,9 +340,12 @@ func (w *world) ids() []string {
 	return ids
 }
 
+// long is the middle of a large value.
+var long = regexp.MustCompile("x{20,}")
+
 func (w *world) fail(format string, args ...any) {
 	if w.violation == nil {
-		w.violation = fmt.Errorf(format, args...)
+		w.violation = errors.New(long.ReplaceAllString(fmt.Sprintf(strings.ReplaceAll(format, "%w", "%v"), args...), "…"))
 	}
 }
 
