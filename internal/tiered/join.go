@@ -95,6 +95,7 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			b = b[1:]
 		default:
 			c := a[0]
+			//rule: later
 			if b[0].at > c.at {
 				c, changed = b[0], true
 			}
