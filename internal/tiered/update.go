@@ -241,9 +241,13 @@ func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state,
 		if err != nil {
 			return nil, false, err
 		}
-		if was == nil || was == p.loaded.state && p.change != nil && !p.loaded.isOld() {
-			next, changed = st.clone(), true // it has all that was there
-		} else {
+		switch {
+		case was == nil:
+			next, changed = st.clone(), true
+		case was == p.loaded.state && p.change != nil && !p.loaded.isOld():
+			next = st.clone() // it has all that was there
+			changed = changed || !st.sameCells(was) || !st.used.Equal(was.used) || !st.ends.Equal(was.ends)
+		default:
 			joined := false
 			if next, joined, err = s.join(was, st, false); err != nil {
 				return nil, false, err
