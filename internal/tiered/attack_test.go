@@ -3,8 +3,12 @@
 package tiered
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 func TestADeletionIsNotForgottenByTheFirstSweepOfAnItemThatSeesIt(t *testing.T) {
@@ -24,5 +28,39 @@ func TestADeletionIsNotForgottenByTheFirstSweepOfAnItemThatSeesIt(t *testing.T) 
 		release() // the publish of B is late
 		must(t, done())
 		s.expectKept(t, "b=2 c=1")
+	})
+}
+
+func TestAChangeAppliesOnceThoughItsRequestWentWhileOthersMadeIt(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0")
+		s.patient = true
+		a := s.shared(t, "A")
+		s.flush()
+		b, c := s.shared(t, "B"), s.shared(t, "C")
+		whole, loaded := c.ctx, c.l
+		var cancel context.CancelFunc
+		c.ctx, cancel = context.WithCancel(whole)
+		releaseA := s.hold("A", "backup.commit", false)
+		doneA := started(func() error { return a.update("x=1") })
+		doneB := started(func() error { return b.update("y=1") })
+		doneC := started(func() error { return c.update("a=C") })
+		releaseB := s.hold("B", "cache.add", false) // no time of the changes has been drawn
+		releaseA()
+		synctest.Wait()
+		cancel()
+		expectErr(t, "C", doneC(), tier.ErrNotSaved)
+		releaseB()
+		must(t, doneA())
+		must(t, doneB())
+		expect(t, "in the backup", s.backedUp(), "a=C x=1 y=1")
+		must(t, s.opened(t, "D").update("a=D"))
+		c.ctx = whole
+		again := ""
+		if c.l == loaded {
+			again = "a=C" // it was surely not saved
+		}
+		must(t, c.update(again))
+		s.expectKept(t, "a=D x=1 y=1")
 	})
 }

@@ -41,7 +41,7 @@ func (s *Store) outcome(p *part, err error) *Loaded {
 		return p.after(s.Backup != nil)
 	case isRefusal(err):
 		return nil
-	case errors.Is(err, tier.ErrNotBackedUp), p.mayBeApplied:
+	case errors.Is(err, tier.ErrNotBackedUp), p.isUnsure():
 		return p.after(false)
 	}
 	return nil
@@ -79,7 +79,6 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 		// The cache had lost it, and gets it back: what is committed under a
 		// lease is no older than what anybody else reads or commits meanwhile.
 		seen, leaseErr = s.lease(ctx, id, loaded.item)
-		loaded.item = nil
 	}
 	committed, err := s.commit(ctx, id, parts)
 	if s.Cache == nil {
