@@ -4,6 +4,8 @@ package tiered
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,4 +65,59 @@ func TestAChangeAppliesOnceThoughItsRequestWentWhileOthersMadeIt(t *testing.T) {
 		must(t, c.update(again))
 		s.expectKept(t, "a=D x=1 y=1")
 	})
+}
+
+// errTooLate is a timeout, which is not tried again.
+var errTooLate = fmt.Errorf("%w", context.DeadlineExceeded)
+
+// A commit whose answer did not come in time may have its effect later: after the
+// request has asked for it, and while it makes another attempt.
+func TestAnAttemptToMoveWithoutAChangeIsNotTakenForOneWithAChange(t *testing.T) {
+	for name, edits := range map[string][2]string{
+		"the first without a change":  {"", "b=1"},
+		"both with changes":           {"a=1", "b=1"},
+		"the second without a change": {"a=1", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, "a=0")
+				r := s.opened(t, "A")
+				first := s.late("A")
+				v, err := r.move(edits[0])
+				expectErr(t, "the first attempt", err, tier.ErrNotSaved)
+				expect(t, "moved", v, "-")
+				// The first attempt has asked, in vain.
+				read := "backup.begin"
+				if s.versions {
+					read = "backup.get"
+				}
+				s.at("A", read, false, before(first))
+				moved, err := r.m.Run(r.ctx, r.l, r.change(edits[1]))
+				must(t, err)
+				expect(t, "by the first attempt", moved.Earlier, true)
+			})
+		})
+	}
+}
+
+// late makes the next commit of a request have its effect only when the function
+// is called that it returns.
+func (s *services) late(who string) (land func()) {
+	var was, now map[string]*tier.Record
+	s.at(who, "backup.commit", false, before(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		was = maps.Clone(s.records)
+	}))
+	s.at(who, "backup.commit", true, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		now, s.records = s.records, was
+		return errTooLate
+	})
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.records = now
+	}
 }

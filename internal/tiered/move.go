@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,17 +19,23 @@ type Move struct {
 	store    *Store
 	from, to string
 	// until is what the emptied record of the old id says. Nobody else empties it
-	// until that very time, so it tells who did.
+	// until that very time, nor does another attempt, so it tells who did.
 	until time.Time
 	lease *entry // under the new id
 
-	mu        sync.Mutex // one attempt at a time
-	mine      *item      // the lease as the cache has it; nil: it is not there
-	p         *part      // of the attempt that counts
-	tried     []*part    // of all attempts that may have had their effect
+	mu        sync.Mutex    // one attempt at a time
+	mine      *item         // the lease as the cache has it; nil: it is not there
+	p         *part         // of the attempt that counts
+	tried     []moveAttempt // that may have had their effect
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
+}
+
+// A moveAttempt is what a Run may have committed.
+type moveAttempt struct {
+	p     *part
+	until time.Time
 }
 
 // Moved is a session that has its new id.
@@ -152,6 +159,7 @@ func (m *Move) fill(ctx context.Context) error {
 // commit moves the session in the backup.
 func (m *Move) commit(ctx context.Context) error {
 	s := m.store
+	m.until = m.until.Add(time.Microsecond)
 	parts := []*part{m.p}
 	var sealed *Loaded
 	if s.Cache != nil {
@@ -228,7 +236,7 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	}, func() {
 		mayBeApplied(parts)
 		if m.p.mayBeApplied && m.outcome == notMoved {
-			m.outcome, m.tried = mayBeMoved, append(m.tried, m.p)
+			m.outcome, m.tried = mayBeMoved, append(m.tried, moveAttempt{m.p, m.until})
 		}
 	})
 	if err == nil && made != nil {
@@ -242,7 +250,11 @@ var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 
 // recognise reports whether an attempt that seemed to fail has moved the session.
 func (m *Move) recognise(old, there *tier.Record) (bool, error) {
-	if m.last == nil || old == nil || len(old.Value) > 0 || !old.Expires.Equal(m.until) {
+	if old == nil || len(old.Value) > 0 {
+		return false, nil
+	}
+	i := slices.IndexFunc(m.tried, func(a moveAttempt) bool { return a.until.Equal(old.Expires) })
+	if i < 0 {
 		return false, nil
 	}
 	if there == nil || len(there.Value) == 0 {
@@ -252,12 +264,7 @@ func (m *Move) recognise(old, there *tier.Record) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	m.last = st
-	for _, p := range m.tried {
-		if at, _ := st.at(p.name()); p.mayBeApplied && at|deletedBit == p.at|deletedBit {
-			m.p = p
-		}
-	}
+	m.last, m.p = st, m.tried[i].p
 	return true, nil
 }
 

@@ -117,14 +117,6 @@ func (p *part) changed(at stamp) []cell {
 	return cells
 }
 
-// name is that of an attribute which the request has changed; maxAgeName: of none.
-func (p *part) name() name {
-	for _, c := range p.changed(p.at) {
-		return c.name
-	}
-	return maxAgeName
-}
-
 // own is what was tried, in which everything but the request's own change gives
 // way to whatever it is joined with, and so does what others have left unsaved.
 func (p *part) own() *state {
