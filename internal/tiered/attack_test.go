@@ -4,8 +4,10 @@ package tiered
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,4 +122,96 @@ func (s *services) late(who string) (land func()) {
 		defer s.mu.Unlock()
 		s.records = now
 	}
+}
+
+// What an app does in a hook or when it is told of an error is its own affair: it
+// may use the store.
+func TestNobodyIsToldAnythingUnderALock(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		unlocked := func(what string, mu *sync.Mutex) {
+			if !mu.TryLock() {
+				t.Errorf("%s: told under the lock", what)
+				return
+			}
+			mu.Unlock()
+		}
+		r := s.opened(t, "A")
+		told := map[bool]bool{}
+		r.st.Trace = &tier.Trace{Breaker: func(ctx context.Context, open bool) {
+			told[open] = true
+			unlocked("the breaker", &r.st.breaker(ctx).mu)
+		}}
+		r.st.Report = func(string, error) { unlocked("what is pending", &pending.Mutex) }
+		s.fail("A", "cache")
+		for i := range maxPending {
+			r.st.owe(r.ctx, fmt.Sprint(i), publication, time.Time{})
+		}
+		r.st.owe(r.ctx, id, marker, time.Time{})
+		s.well()
+		drain(t)
+
+		s.silence("A", "cache")
+		for range tripAfter {
+			if _, err := r.st.Load(r.ctx, r.id); !isTimeout(err) {
+				t.Errorf("got %v, want a timeout", err)
+			}
+			r.st.cacheGone.Store(false)
+		}
+		s.well()
+		time.Sleep(2 * probeEvery)
+		expect(t, "the breaker was open", told[true], true)
+		expect(t, "the breaker was closed", told[false], true)
+	})
+}
+
+func TestALimitThatWasEndedHasEnded(t *testing.T) {
+	ctx := within(context.Background(), time.Hour)
+	ctx.end()
+	expectErr(t, "after its end", ctx.Err(), context.Canceled)
+	select {
+	case <-ctx.Done():
+	default:
+		t.Error("it is not done")
+	}
+}
+
+func TestARemovalThatHasEndedAfterItsRequestSaysWhatCameOfIt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		r.st.BackupTimeout = 200 * time.Millisecond
+		s.silence("A", "backup")
+		ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+		defer cancel()
+		err := r.st.Remove(ctx, r.id, r.l)
+		expectErr(t, "remove", err, tier.ErrNotBackedUp)
+		if errors.Is(err, tier.ErrNotSaved) {
+			t.Errorf("the cache has the marker: %v", err)
+		}
+		s.well()
+		s.expectRemoved(t)
+	})
+}
+
+// A refresh may make the bytes longer: another time has another length.
+func TestARefreshInTheReserveIsNotRefused(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, xs("a", free+100))
+		s.large = recordLimit
+		r := s.opened(t, "A")
+		r.st.Form = longForm{}
+		time.Sleep(time.Minute)
+		must(t, r.update(""))
+		must(t, r.update("-b"))
+		expectErr(t, "a change", r.update("b=1"), tier.ErrTooLarge)
+	})
+}
+
+// longForm is a Form that writes what it merges with more bytes.
+type longForm struct{ wordForm }
+
+func (f longForm) Merge(into, from []byte, take func(string) bool) ([]byte, error) {
+	v, err := f.wordForm.Merge(into, from, take)
+	return append(v, "  "...), err
 }

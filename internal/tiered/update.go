@@ -273,8 +273,8 @@ func (s *Store) checkSize(id string, was, next *state, p *part) error {
 	switch size := next.recordSize(); {
 	case size > limit:
 		return tier.ErrTooLarge
-	case size <= free, p.change == nil:
-		return nil
+	case size <= free, p.change == nil, len(p.change.Set) == 0:
+		return nil // a refresh, or a deletion, may be written with more bytes
 	}
 	own := next
 	if was != nil {
