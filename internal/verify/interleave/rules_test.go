@@ -78,7 +78,7 @@ var rules = []rule{
 	// What only the cache has, and what fits.
 	{
 		name: "rescue", says: "what only the item has is committed before the item goes",
-		scenario: "cached async:a#5000+change:b#5000 small", events: "0",
+		scenario: "cached async:a#300+change:b#9000 small", events: "1", kinds: "crash",
 	},
 	{
 		name: "alone", says: "what is larger than half the reserve does not live in the cache alone",

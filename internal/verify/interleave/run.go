@@ -79,6 +79,7 @@ func jobs(services []string) (all list) {
 			all.named(1,
 				"unsaved read+logout", "cached change:a+change:b only", "new-unsaved read+logout", "created login+read+logout",
 				"cached read+change:a retries=2", "cached read+regenerate cascade")
+			all.named(0, "cached change:a+change:a two")
 			all.named(0, "cached async:a+async-reset:a+change:b") // it takes the longest
 		}
 		if !*fullFlag {
@@ -272,6 +273,9 @@ func randomScenario(random *rand.Rand, on string) scenario {
 	}
 	if isSmall {
 		on = strings.TrimSpace(on + " small")
+	}
+	if !isBare && !isCascade && start != created && random.IntN(4) == 0 {
+		on = strings.TrimSpace(on + " two")
 	}
 	if isBare {
 		on = strings.TrimSpace(on + " bare")
