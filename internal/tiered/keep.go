@@ -54,7 +54,7 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 		case s.Backup == nil && e == nil:
 			return nil, tier.ErrTooLarge
 		//rule: alone
-		case e == nil, s.Backup != nil && len(e.Value) > s.reserve(id)/2:
+		case e == nil, !n.isLive(), s.Backup != nil && len(e.Value) > s.reserve(id)/2:
 			return nil, errNotCached
 		}
 		return e, nil
@@ -72,7 +72,6 @@ func (s *Store) withUnsaved(into *state, parts []*part) (n *state, changed bool,
 	if err != nil {
 		return nil, false, err
 	}
-	n.legacy = false // a request changes it
 	for _, p := range parts {
 		changed = changed || p.loaded.state.unsavedAll && !n.unsavedAll
 		n.unsavedAll = n.unsavedAll || p.loaded.state.unsavedAll

@@ -84,6 +84,8 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 		return nil, errAbandoned
 	case m.outcome == isGone:
 		return nil, tier.ErrRemoved
+	case l.err != nil:
+		return nil, l.err
 	case ctx.Err() != nil && m.outcome == notMoved:
 		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
 	case m.outcome == mayBeMoved:

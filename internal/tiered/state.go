@@ -85,10 +85,11 @@ type state struct {
 	// clockWasAhead says that the stored used lay so far in the future that used
 	// and ends were replaced by what this instance's clock says.
 	clockWasAhead bool
-	// legacy says that the bytes had no trailer.
-	legacy bool
 
 	// In an item only.
+	// legacy says that the bytes had no trailer, and that no request has changed
+	// them since. Somebody else's bytes may lie under the id.
+	legacy     bool
 	unsavedUse bool      // the backup lacks used or ends
 	unsavedAll bool      // the backup may have no record of the session
 	next       time.Time // when to try next to save what is unsaved
@@ -142,7 +143,7 @@ func (st *state) unsaved() bool {
 // markSaved marks the state as the backup has it once all of it was committed,
 // and returns it.
 func (st *state) markSaved() *state {
-	st.unsavedUse, st.unsavedAll, st.next, st.tries, st.seal = false, false, time.Time{}, 0, nonce{}
+	st.legacy, st.unsavedUse, st.unsavedAll, st.next, st.tries, st.seal = false, false, false, time.Time{}, 0, nonce{}
 	for i := range st.cells {
 		st.cells[i].unsaved = false
 	}
