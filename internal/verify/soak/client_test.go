@@ -425,11 +425,8 @@ func (c *client) load(x *exchange, r *record) (found bool) {
 	seen := x.library.load(r.id)
 	c.instance.die()
 	c.count(func(n *counts) { n.reads++ })
-	if err := x.err(); err != nil && seen == nil {
-		if !errors.Is(err, gaesession.ErrUnavailable) && !errors.Is(err, gaesession.ErrRemoved) {
-			c.violation(r, fmt.Sprintf("%s: P9: a load that could not tell: %v", x.who, err))
-		}
-		return false
+	if seen == nil && errors.Is(x.err(), gaesession.ErrUnavailable) {
+		return false // it cannot be told
 	}
 	if err := r.check(c.lost(), since, seen, x.failed() || x.missedTheCache()); err != nil {
 		c.violation(r, fmt.Sprintf("%s: a load: %v", x.who, err))
