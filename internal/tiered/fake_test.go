@@ -68,6 +68,7 @@ type services struct {
 	records map[string]*tier.Record
 	changes map[string]int // of each record
 	calls   []string
+	guesses []*tier.Guess // of the updates
 	hooks   []hook
 	reports []error
 	ends    map[string]chan struct{} // of the instances of requests
@@ -259,7 +260,7 @@ func (s *services) count(prefix string) (n int) {
 func (s *services) forgetCalls() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls = nil
+	s.calls, s.guesses = nil, nil
 }
 
 // flush has the cache lose everything.
@@ -396,6 +397,9 @@ func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritte
 type updateFunc = func([]*tier.Record) ([]*tier.Record, error)
 
 func (b backup) Update(ctx context.Context, ids []string, guess *tier.Guess, f updateFunc) error {
+	b.mu.Lock()
+	b.guesses = append(b.guesses, guess)
+	b.mu.Unlock()
 	if b.versions {
 		return b.compareAndPut(ctx, ids, guess, f)
 	}
