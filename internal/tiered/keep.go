@@ -53,6 +53,7 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 			return nil, tier.ErrRemoved // the cache would not keep it
 		case s.Backup == nil && e == nil:
 			return nil, tier.ErrTooLarge
+		//rule: alone
 		case e == nil, !n.isLive(), s.Backup != nil && len(e.Value) > s.reserve(id)/2:
 			return nil, errNotCached
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -17,18 +15,22 @@ import (
 type Move struct {
 	store    *Store
 	from, to string
-	// until is what the emptied record of the old id says. Nobody else empties it
-	// until that very time, so it tells who did.
-	until time.Time
-	lease *entry // under the new id
+	until    time.Time // of the emptied record, another one for each attempt
+	lease    *entry    // under the new id
 
-	mu        sync.Mutex // one attempt at a time
-	mine      *item      // the lease as the cache has it; nil: it is not there
-	p         *part      // of the attempt that counts
-	tried     []*part    // of all attempts that may have had their effect
+	lock      chan struct{} // has place for one attempt at a time
+	mine      *item         // the lease as the cache has it; nil: it is not there
+	p         *part         // of the attempt that counts
+	tried     []moveAttempt // that may have had their effect
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
+}
+
+// A moveAttempt is what a Run may have committed.
+type moveAttempt struct {
+	p     *part
+	until time.Time
 }
 
 // Moved is a session that has its new id.
@@ -56,8 +58,7 @@ var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
 // NewMove prepares to give the session that was loaded under an id another one,
 // which nobody knows.
 func (s *Store) NewMove(from, to string, l *Loaded) *Move {
-	spread := time.Duration(rand.Int64N(int64(time.Hour)))
-	return &Move{store: s, from: from, to: to, until: micros(emptiedUntil(l).Add(spread)), lease: newEntry(lease, moveLeaseTTL)}
+	return &Move{store: s, from: from, to: to, until: emptiedUntil(l), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1)}
 }
 
 // To is the new id.
@@ -65,8 +66,8 @@ func (m *Move) To() string { return m.to }
 
 // MayBeMoved reports whether nobody can tell under which id the session is.
 func (m *Move) MayBeMoved() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	return m.outcome == mayBeMoved
 }
 
@@ -81,14 +82,16 @@ func (m *Move) MayBeMoved() bool {
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
 func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	s := m.store
 	switch {
 	case m.abandoned:
 		return nil, errAbandoned
 	case m.outcome == isGone:
 		return nil, tier.ErrRemoved
+	case l.err != nil:
+		return nil, l.err
 	case ctx.Err() != nil && m.outcome == notMoved:
 		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
 	case m.outcome == mayBeMoved:
@@ -99,6 +102,7 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 		}
 	}
 	own := newPart(ctx, l, &c)
+	m.until = m.until.Add(time.Microsecond)
 	var err error
 	switch {
 	case m.outcome == isMoved: // by an earlier attempt
@@ -127,6 +131,7 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 
 // publish tells the cache, under both ids, that the session has moved.
 func (m *Move) publish(ctx context.Context) error {
+	//rule: move-marker
 	_, err := both(func() error { return m.fill(ctx) }, func() error { return m.store.markOrOwe(ctx, m.from) })
 	return with(tier.ErrNotPublished, err)
 }
@@ -167,6 +172,7 @@ func (m *Move) commit(ctx context.Context) error {
 		if errors.Is(err, tier.ErrRemoved) {
 			return err
 		}
+		//rule: move-unsaved
 		if sealed != nil {
 			parts = append(parts, &part{loaded: sealed})
 		}
@@ -191,6 +197,7 @@ func (m *Move) commit(ctx context.Context) error {
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
 	case m.outcome == mayBeMoved:
+		//rule: move-watched
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)
 	}
@@ -228,7 +235,7 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	}, func() {
 		mayBeApplied(parts)
 		if m.p.mayBeApplied && m.outcome == notMoved {
-			m.outcome, m.tried = mayBeMoved, append(m.tried, m.p)
+			m.outcome, m.tried = mayBeMoved, append(m.tried, moveAttempt{m.p, m.until})
 		}
 	})
 	if err == nil && made != nil {
@@ -240,12 +247,14 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 // errTaken means that the new id has a record already.
 var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 
-// recognise reports whether an attempt that seemed to fail has moved the session.
+// recognise reports whether an attempt that seemed to fail has moved the session:
+// nobody else can have put a record under the new id.
 func (m *Move) recognise(old, there *tier.Record) (bool, error) {
-	if m.last == nil || old == nil || len(old.Value) > 0 || !old.Expires.Equal(m.until) {
+	//rule: move-recognised
+	if len(m.tried) == 0 || there == nil {
 		return false, nil
 	}
-	if there == nil || len(there.Value) == 0 {
+	if len(there.Value) == 0 {
 		return false, errEmptied // and removed since
 	}
 	st, err := m.store.openRecord(m.to, there)
@@ -253,9 +262,9 @@ func (m *Move) recognise(old, there *tier.Record) (bool, error) {
 		return false, err
 	}
 	m.last = st
-	for _, p := range m.tried {
-		if at, _ := st.at(p.name()); p.mayBeApplied && at|deletedBit == p.at|deletedBit {
-			m.p = p
+	for _, a := range m.tried {
+		if m.p = a.p; old != nil && old.Expires.Equal(a.until) {
+			break
 		}
 	}
 	return true, nil
@@ -304,6 +313,9 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 		}
 		st := seen.state.clone()
 		st.seal = mine
+		if st.ends.IsZero() {
+			st.ends = micros(m.p.change.Ends) // or the cache would keep it for longer than it lives
+		}
 		sealed = &Loaded{state: st}
 		if seen.state.seal == mine {
 			return nil, nil
@@ -370,8 +382,8 @@ var errUnsettled = errors.New("nobody can tell whether the session has its new i
 
 // settle reports whether it is known what has become of the move.
 func (m *Move) settle(ctx context.Context, s *Store) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	if m.outcome != mayBeMoved {
 		return true
 	}

@@ -34,6 +34,7 @@ func stampOf(t time.Time) stamp {
 // draw returns a stamp for a change that is made now, later than every stamp it
 // has seen.
 func draw(now time.Time, seen stamp) (stamp, error) {
+	//rule: last-stamp
 	if now.UnixMicro() > lastMicro || seen>>stampShift == lastMicro {
 		return 0, errEndOfTime
 	}
@@ -171,6 +172,7 @@ func (st *state) dueAfter(tries uint8) {
 // is further away than the interval is that of a clock that was ahead.
 func (st *state) isDue() bool {
 	now := time.Now()
+	//rule: due
 	return !now.Before(st.next) || st.next.After(now.Add(interval(st.tries)))
 }
 
@@ -186,6 +188,7 @@ func (st *state) sweep(noBackup bool) {
 	switch age := now.Sub(st.swept); {
 	case !slices.ContainsFunc(st.cells, cell.isTombstone):
 		st.swept = time.Time{}
+	//rule: swept
 	case st.swept.IsZero() || age < 0:
 		st.swept = now
 		for i := range st.cells {
@@ -207,6 +210,7 @@ const clockTolerance = time.Hour
 // distrustFuture replaces the times that a clock which was far ahead has left.
 func (st *state) distrustFuture() {
 	now := time.Now()
+	//rule: distrust
 	if !st.used.After(now.Add(clockTolerance)) {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+
 	"reflect"
 	"slices"
 	"sync"
@@ -37,14 +38,15 @@ type actor struct {
 	over  chan struct{} // closed when its goroutine has ended
 
 	// Written by its goroutines, read when all of them wait.
-	phase phase
-	saw   *view  // by its load
-	newID string // that the app has been told
-	used  time.Time
-	mu    sync.Mutex
-	errs  []error
-	logs  []error           // that were no more than logged
-	works []context.Context // of what goes on in the background; guarded by w.mu
+	phase     phase
+	saw       *view  // by its load
+	sawSecond *view  // of the other session
+	newID     string // that the app has been told
+	used      time.Time
+	mu        sync.Mutex
+	errs      []error
+	logs      []error           // that were no more than logged
+	works     []context.Context // of what goes on in the background; guarded by w.mu
 
 	// The explorer's.
 	crashed      bool
@@ -56,12 +58,13 @@ type actor struct {
 	hits         int        // calls that were made to fail
 	hurt         bool       // one of them in the cache
 	down         map[string]bool
-	txn          transaction
+	txns         map[uint64]*transaction
 	answers      [2][]token // of the cache and of the backup
 	attempt      int        // how many of the backup's there were when the transaction began
 	breached     breachState
 	ended        context.Context // the request's
 	cancel       func()
+	largest      int    // bytes of the session that the backup has had since it began
 	target       string // the id that it moves the session to
 }
 
@@ -188,11 +191,15 @@ func (w *world) tiersOf(instance int, of *actor) (t tiers) {
 	if w.database != nil {
 		t.backup = watched{w.instances[instance], of}
 	}
-	if t.backup == nil && t.cache != nil {
+	small := w.scenario.small
+	if t.backup == nil && (t.cache != nil || small) {
 		t.backup = gae.Datastore{Kind: k.Kind, Prefix: k.Prefix, Value: k.Value, Expires: k.Expires}
 	}
 	if t.cache == nil && t.backup != nil {
 		t.cache = gae.Memcache{Prefix: k.Prefix}
+	}
+	if small {
+		t.cache, t.backup = smallCache{t.cache, w}, smallBackup{t.backup, w}
 	}
 	return t
 }
@@ -296,9 +303,12 @@ func (a *actor) run() {
 	} else {
 		a.phase = loading
 		a.saw = v.load(a.w.id)
+		if a.w.second != "" {
+			a.sawSecond = v.(*gaesessionVisit).loadSecond(a.w.second, a.index)
+		}
 	}
 	a.phase, a.used = saving, time.Now()
-	if a.w.database != nil && a.op.saves() && a.pause("save") != nil {
+	if a.op.saves() && a.pause("save") != nil {
 		return
 	}
 	v.act(a.op, a.op.value(a.index))

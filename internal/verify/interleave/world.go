@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
@@ -28,6 +30,7 @@ type world struct {
 	store     store
 	breach    breach // how the protocol is broken
 	id        string
+	second    string    // the id of another one; empty: there is none
 	born      time.Time // when the session was created
 	began     time.Time // when the requests began
 	actors    []*actor
@@ -60,6 +63,7 @@ type world struct {
 	texts  map[string]string // of values
 	text   []token           // of the entity, at the version textOf
 	textOf int
+	size   int // of the value at that version
 }
 
 func (w *world) isStopped() bool {
@@ -94,6 +98,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.clock = 10
 	w.began = time.Now()
 	w.version = 1
+	w.textOf = 0
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
 		a.ended, a.cancel = context.WithCancel(context.Background())
@@ -134,6 +139,11 @@ func (w *world) prepare() error {
 	login.close()
 	if err := errors.Join(login.errs...); (err != nil) != (start == newUnsaved) {
 		return fmt.Errorf("login: %w", err)
+	}
+	if w.scenario.two {
+		if err := w.prepareSecond(); err != nil {
+			return err
+		}
 	}
 	// What is in the cache alone, or will be, is not saved, whoever says so.
 	alone := start == newUnsaved || start == oldAlone || start == outlived
@@ -301,19 +311,36 @@ func (w *world) apply(ch choice) error {
 		}
 	default:
 		calls := w.calls()
-		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.name == ch.call })
+		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.label() == ch.call })
 		if i < 0 {
 			return fmt.Errorf("no such call to be made: %v", ch)
 		}
 		w.make(calls[i], ch.kind)
 	}
+	w.measure()
 	w.settle()
 	return nil
+}
+
+// measure notes how large the session is that the backup has.
+func (w *world) measure() {
+	if !w.scenario.small {
+		return
+	}
+	_ = w.recordTokens()
+	for _, a := range w.actors {
+		if a.judge.Closed == 0 {
+			a.largest = max(a.largest, w.size)
+		}
+	}
 }
 
 // ids are all that the session has had.
 func (w *world) ids() []string {
 	ids := []string{w.id}
+	if w.second != "" {
+		ids = append(ids, w.second)
+	}
 	for _, a := range w.actors {
 		if a.target != "" {
 			ids = append(ids, a.target)
@@ -322,9 +349,12 @@ func (w *world) ids() []string {
 	return ids
 }
 
+// long is the middle of a large value.
+var long = regexp.MustCompile("x{20,}")
+
 func (w *world) fail(format string, args ...any) {
 	if w.violation == nil {
-		w.violation = fmt.Errorf(format, args...)
+		w.violation = errors.New(long.ReplaceAllString(fmt.Sprintf(strings.ReplaceAll(format, "%w", "%v"), args...), "…"))
 	}
 }
 
