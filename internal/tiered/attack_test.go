@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,9 +138,10 @@ func TestNobodyIsToldAnythingUnderALock(t *testing.T) {
 			mu.Unlock()
 		}
 		r := s.opened(t, "A")
-		told := map[bool]bool{}
+		var opened, closed atomic.Bool
 		r.st.Trace = &tier.Trace{Breaker: func(ctx context.Context, open bool) {
-			told[open] = true
+			opened.Store(opened.Load() || open)
+			closed.Store(closed.Load() || !open)
 			unlocked("the breaker", &r.st.breaker(ctx).mu)
 		}}
 		r.st.Report = func(string, error) { unlocked("what is pending", &pending.Mutex) }
@@ -160,8 +162,8 @@ func TestNobodyIsToldAnythingUnderALock(t *testing.T) {
 		}
 		s.well()
 		time.Sleep(2 * probeEvery)
-		expect(t, "the breaker was open", told[true], true)
-		expect(t, "the breaker was closed", told[false], true)
+		expect(t, "the breaker was open", opened.Load(), true)
+		expect(t, "the breaker was closed", closed.Load(), true)
 	})
 }
 
@@ -214,4 +216,55 @@ type longForm struct{ wordForm }
 func (f longForm) Merge(into, from []byte, take func(string) bool) ([]byte, error) {
 	v, err := f.wordForm.Merge(into, from, take)
 	return append(v, "  "...), err
+}
+
+// A cache that refuses writes, and answers: the breaker stays closed.
+func TestWhatIsNewDoesNotHaveEverythingTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		r.st.Shared = func() any { return s }
+		r.st.Retries = 1
+		var tries atomic.Int64
+		s.hook(func(c step) error {
+			if c.op != "cache.set" || c.done {
+				return nil
+			}
+			if c.id == id {
+				tries.Add(1)
+			}
+			return errDown
+		})
+		r.st.owe(r.ctx, id, marker, time.Time{})
+		for i := range 500 {
+			time.Sleep(20 * time.Millisecond)
+			r.st.owe(r.ctx, fmt.Sprint("other", i), marker, time.Time{})
+		}
+		if n := tries.Load(); n < 10 || n > 20 {
+			t.Errorf("%d attempts in 10 seconds, want one a second", n)
+		}
+		s.well()
+		drain(t)
+		expect(t, "cached", s.cached(), "removed")
+	})
+}
+
+func TestWhatIsPendingWasNotTriedIfMoreHasComeUpMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		s.silence("A", "cache", "backup")
+		r.st.owe(r.ctx, id, publication, time.Time{})
+		key := r.st.pendingKey(r.ctx, id)
+		synctest.Wait()
+		first := pending.debts[key]
+		r.st.owe(r.ctx, id, emptying|marker, time.Now().Add(removedTTL))
+		tried(key, first, 7)
+		if now := pending.debts[key]; now.round >= 0 {
+			t.Error("Drain takes the removal for one that was tried")
+		}
+		s.well()
+		drain(t)
+		s.expectRemoved(t)
+	})
 }
