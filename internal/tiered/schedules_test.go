@@ -7,11 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/gaesession/gaesession/tier"
 )
@@ -266,5 +270,88 @@ func TestWhatIsPendingWasNotTriedIfMoreHasComeUpMeanwhile(t *testing.T) {
 		s.well()
 		drain(t)
 		s.expectRemoved(t)
+	})
+}
+
+// What a right guess writes is what the update would have written that had read
+// the record.
+func TestARightGuessWritesWhatTheUpdateWould(t *testing.T) {
+	s := newServices()
+	st := s.store()
+	st.Form = joinForm{}
+	rapid.Check(t, func(t *rapid.T) {
+		ends := time.Now().Add(time.Hour)
+		record := stateOf().Draw(t, "record").markSaved()
+		record.ends = micros(ends)
+		current := record.record(id)
+		current.Token = []byte("token")
+		kept, err := st.openRecord(id, current)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The item contains the record, and may have more.
+		item := kept
+		if rapid.Bool().Draw(t, "unsaved") {
+			more := stateOf().Draw(t, "more")
+			for i, c := range more.cells {
+				if at, _ := record.at(c.name); c.at > at {
+					more.cells[i].unsaved = true
+				}
+			}
+			if item, _, err = st.join(kept, more, false); err != nil {
+				t.Fatal(err)
+			}
+			item.unsavedUse = !item.used.Equal(kept.used) || !item.ends.Equal(kept.ends)
+			item.token = current.Token
+		}
+		var parts []*part
+		for range rapid.IntRange(1, 3).Draw(t, "parts") {
+			p := &part{loaded: &Loaded{state: item}}
+			if rapid.Bool().Draw(t, "changes") {
+				m := map[string]string{}
+				for _, w := range strings.Fields(string(item.value)) {
+					k, v, _ := strings.Cut(w, "=")
+					m[k] = v
+				}
+				c := &Change{Used: at(rapid.IntRange(1, 20).Draw(t, "used")), Ends: ends.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "ends")) * time.Minute), Born: at(2)}
+				for _, k := range []string{"a", "b", "f"} {
+					switch rapid.IntRange(0, 2).Draw(t, k) {
+					case 1:
+						m[k] = "changed" + fmt.Sprint(len(parts))
+						c.Set = append(c.Set, k)
+					case 2:
+						delete(m, k)
+						c.Deleted = append(c.Deleted, k)
+					}
+				}
+				var ws []string
+				for _, k := range slices.Sorted(maps.Keys(m)) {
+					ws = append(ws, k+"="+m[k])
+				}
+				c.Value = []byte(strings.Join(ws, " ") + " ")
+				if rapid.Bool().Draw(t, "MaxAge") {
+					seconds := int32(len(parts))
+					c.MaxAge = &seconds
+				}
+				p.change = c
+			}
+			parts = append(parts, p)
+		}
+		_, guessed, guess := st.guess(id, parts)
+		if guess == nil {
+			t.Skip("no guess")
+		}
+		mayBeApplied(parts) // so that they keep their times
+		next, changed, err := st.apply(id, current, parts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := st.openRecord(id, guessed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if known(got) != known(next) || !changed && known(got) != known(kept) {
+			t.Fatalf("got\n%s\nwant\n%s", known(got), known(next))
+		}
 	})
 }
