@@ -54,11 +54,24 @@ type soak struct {
 	out     io.Writer // traces
 	alive   []*process
 	silent  atomic.Pointer[silence]
+	stalled atomic.Int64 // nanoseconds for which the process had no processor
 
 	mu     sync.Mutex
 	all    []*record
 	losses []judge.Time // when Memcache was emptied
 	traced int
+}
+
+// watch measures for how long the process has no processor: a machine that has
+// other work makes requests late, whatever they do.
+func (s *soak) watch() {
+	const tick = 10 * time.Millisecond
+	for last := time.Now(); s.ctx.Err() == nil; {
+		time.Sleep(tick)
+		at := time.Now()
+		s.stalled.Add(int64(at.Sub(last) - tick))
+		last = at
+	}
 }
 
 // lost returns when Memcache was emptied.
