@@ -47,6 +47,8 @@ type Copy struct {
 	tried   *snapshot      // what was saved last, if that failed
 	unsaved bool           // what was saved last may be nowhere
 	settled bool           // nothing is left to do while nothing changes
+
+	hadChange bool // the last Save had a change to save, and not only times
 }
 
 // Copy returns a copy of the session of that id, which is not opened yet.
@@ -93,6 +95,16 @@ func (c *Copy) Value() []byte {
 func (c *Copy) ID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.id
+}
+
+// NextID is the id that the session is to have once it is saved.
+func (c *Copy) NextID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next != "" {
+		return c.next
+	}
 	return c.id
 }
 
@@ -150,6 +162,24 @@ func (c *Copy) Ends() time.Time {
 	return c.loaded.Ends()
 }
 
+// Born is when the session began, as far as that is stored; zero: not known.
+func (c *Copy) Born() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Born()
+}
+
+// IsChanged reports whether the last Save had a change or a new id to save, and
+// not only times, or what others had left unsaved.
+func (c *Copy) IsChanged() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hadChange
+}
+
 // MaxAge is the session's own MaxAge in seconds, if it has one.
 func (c *Copy) MaxAge() (int32, bool) {
 	c.mu.Lock()
@@ -179,7 +209,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.status = none
 		return nil
 	}
-	l, err := c.store.tiers.Load(ctx, c.id)
+	l, err := c.store.tiers.Load(ctx, Key(c.id))
 	switch {
 	case l != nil:
 	case errors.Is(err, tier.ErrUnavailable), errors.Is(err, tier.ErrUndecodable):
@@ -195,7 +225,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 	scalars, rerr := c.read(l, read)
 	if rerr != nil && l.IsCached() {
 		// The backup may have one that can be read.
-		if backup, _ := c.store.tiers.LoadBackup(ctx, c.id); backup != nil {
+		if backup, _ := c.store.tiers.LoadBackup(ctx, Key(c.id)); backup != nil {
 			var berr error
 			if scalars, berr = c.read(backup, read); berr == nil {
 				l, err, rerr = backup, errors.Join(err, rerr), nil
@@ -257,7 +287,7 @@ func (c *Copy) settle(ctx context.Context) error {
 		return nil
 	}
 	c.settled = true
-	err := c.store.tiers.Settle(ctx, c.id, c.loaded)
+	err := c.store.tiers.Settle(ctx, Key(c.id), c.loaded)
 	if errors.Is(err, tier.ErrRemoved) {
 		c.status = ended
 	}
@@ -278,7 +308,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if c.under != c.id {
 		l = nil
 	}
-	err := c.store.tiers.Remove(ctx, c.id, l)
+	err := c.store.tiers.Remove(ctx, Key(c.id), l)
 	if c.move != nil && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
