@@ -31,9 +31,8 @@ var errOtherID = errors.New("stored session has another id")
 
 // open decodes the session of that id. Its bytes have the id's key in place of the
 // id.
-func (f form) open(id string, value []byte) (session.Session, error) {
+func (f form) open(id, key string, value []byte) (session.Session, error) {
 	sess, err := f.codec.decode(value)
-	key := live.Key(id)
 	if err == nil && sess.ID() != key {
 		err = errOtherID
 	}

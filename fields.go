@@ -4,7 +4,6 @@ import (
 	"errors"
 	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/icza/session"
@@ -109,22 +108,25 @@ func hold(mu *sync.RWMutex) error {
 // it.
 type named struct {
 	session.Session
-	id atomic.Pointer[string]
+	mu sync.Mutex
+	id string
 }
 
 func newNamed(sess session.Session, id string) *named {
-	n := &named{Session: unwrap(sess)}
-	n.id.Store(&id)
-	return n
+	return &named{Session: unwrap(sess), id: id}
 }
 
 // ID implements session.Session.
-func (n *named) ID() string { return *n.id.Load() }
+func (n *named) ID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.id
+}
 
 func (n *named) setID(id string) {
-	if n.ID() != id {
-		n.id.Store(&id)
-	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.id = id
 }
 
 // unwrap returns icza/session's session.

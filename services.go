@@ -40,8 +40,9 @@ func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
 // load opens a copy of the session of that id. Loaded gets the session, if there
 // is one and nobody has opened the copy yet.
 func (s *services) load(c *live.Copy, id string, loaded func(session.Session)) error {
+	key := c.Key()
 	return c.Open(s.ctx, func(value []byte) (map[string]any, error) {
-		sess, err := s.form.open(id, value)
+		sess, err := s.form.open(id, key, value)
 		if err != nil {
 			return nil, err
 		}

@@ -29,6 +29,7 @@ type identity struct {
 
 	mu     sync.Mutex // held while a service is asked
 	id     string
+	key    string // what the services know it by
 	status status
 	next   string       // the id that it is to have; empty: it keeps its own
 	move   *tiered.Move // a move to next that was begun
@@ -57,20 +58,20 @@ func (s *Store) Copy(id string) *Copy {
 		Copy
 		identity
 	}
-	both.identity.store, both.identity.id = s, id
+	both.identity.store, both.identity.id, both.identity.key = s, id, Key(id)
 	both.Copy.identity = &both.identity
 	return &both.Copy
 }
 
 // Fresh returns a copy of a session that nobody else can know.
 func (s *Store) Fresh(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, status: fresh}}
+	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: fresh}}
 }
 
 // Unknown returns a copy of a session that the services may have, or may have
 // had.
 func (s *Store) Unknown(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, status: stored}, loaded: tiered.Unknown(), under: id}
+	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: stored}, loaded: tiered.Unknown(), under: id}
 }
 
 // Again returns another copy of the same session, which is not opened yet.
@@ -89,6 +90,13 @@ func (c *Copy) Value() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.was.value
+}
+
+// Key is what the services know the session by, after a move the new one.
+func (c *Copy) Key() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.key
 }
 
 // ID is the session's id, after a move the new one.
@@ -209,7 +217,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.status = none
 		return nil
 	}
-	l, err := c.store.tiers.Load(ctx, Key(c.id))
+	l, err := c.store.tiers.Load(ctx, c.key)
 	switch {
 	case l != nil:
 	case errors.Is(err, tier.ErrUnavailable), errors.Is(err, tier.ErrUndecodable):
@@ -225,7 +233,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 	scalars, rerr := c.read(l, read)
 	if rerr != nil && l.IsCached() {
 		// The backup may have one that can be read.
-		if backup, _ := c.store.tiers.LoadBackup(ctx, Key(c.id)); backup != nil {
+		if backup, _ := c.store.tiers.LoadBackup(ctx, c.key); backup != nil {
 			var berr error
 			if scalars, berr = c.read(backup, read); berr == nil {
 				l, err, rerr = backup, errors.Join(err, rerr), nil
@@ -287,7 +295,7 @@ func (c *Copy) settle(ctx context.Context) error {
 		return nil
 	}
 	c.settled = true
-	err := c.store.tiers.Settle(ctx, Key(c.id), c.loaded)
+	err := c.store.tiers.Settle(ctx, c.key, c.loaded)
 	if errors.Is(err, tier.ErrRemoved) {
 		c.status = ended
 	}
@@ -308,7 +316,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if c.under != c.id {
 		l = nil
 	}
-	err := c.store.tiers.Remove(ctx, Key(c.id), l)
+	err := c.store.tiers.Remove(ctx, c.key, l)
 	if c.move != nil && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
@@ -330,7 +338,7 @@ func (c *Copy) Regenerate(id string) error {
 	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == fresh:
-		c.id = id // nobody knows the other one
+		c.id, c.key = id, Key(id) // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {
 			c.move = nil

@@ -22,7 +22,10 @@ func Key(id string) string {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
-	return keyPrefix + base64.RawURLEncoding.EncodeToString(sum[:])
+	var key [len(keyPrefix) + (sha256.Size*8+5)/6]byte
+	copy(key[:], keyPrefix)
+	base64.RawURLEncoding.Encode(key[len(keyPrefix):], sum[:])
+	return string(key[:])
 }
 
 // isReserved reports whether no session may have that id: something else may be

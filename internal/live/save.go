@@ -141,7 +141,7 @@ func (c *Copy) changed(d Draft) (*change, error) {
 			return nil, err
 		}
 	}
-	value, exact, err := d.Encode(Key(c.id), df.worth)
+	value, exact, err := d.Encode(c.key, df.worth)
 	if value == nil || err != nil {
 		return nil, err
 	}
@@ -201,16 +201,16 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 	case !c.store.keeps():
 		next = tiered.Private(ch.Change)
 		if c.next != "" {
-			c.id, c.under, c.next = c.next, c.next, ""
+			c.id, c.key, c.under, c.next = c.next, Key(c.next), c.next, ""
 		}
 	case c.next != "":
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
-		next, err = t.Create(ctx, Key(c.id), ch.Change)
+		next, err = t.Create(ctx, c.key, ch.Change)
 	case c.store.async:
-		next, err = t.UpdateAsync(ctx, Key(c.id), c.loaded, ch.Change)
+		next, err = t.UpdateAsync(ctx, c.key, c.loaded, ch.Change)
 	default:
-		next, err = t.Update(ctx, Key(c.id), c.loaded, ch.Change)
+		next, err = t.Update(ctx, c.key, c.loaded, ch.Change)
 	}
 	c.saved(next, ch, err)
 	return err
@@ -227,7 +227,7 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 // applyMove saves a change under a new id.
 func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	if c.move == nil {
-		c.move = c.store.tiers.NewMove(Key(c.id), Key(c.next), c.loaded)
+		c.move = c.store.tiers.NewMove(c.key, Key(c.next), c.loaded)
 	}
 	if !c.move.MayBeMoved() {
 		c.mover, c.first = c, ch
@@ -237,7 +237,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 		return err
 	}
 	mover, first := c.mover, c.first
-	c.id, c.next, c.move, c.mover, c.first = c.next, "", nil, nil, nil
+	c.id, c.key, c.next, c.move, c.mover, c.first = c.next, c.move.To(), "", nil, nil, nil
 	if moved.Earlier {
 		// An earlier attempt has moved it. What differs from that is saved now.
 		mover.saved(moved.Loaded, first, nil)
