@@ -838,6 +838,49 @@ func TestCookieIsSetAgainOncePerRefreshInterval(t *testing.T) {
 	}
 }
 
+func TestCookieLivesNoLongerThanTheSession(t *testing.T) {
+	for lifetime, want := range map[time.Duration]string{
+		time.Hour: "; Max-Age=3600;", 60 * 24 * time.Hour: "; Max-Age=2592000;",
+	} {
+		s := newSite(t, &gaesession.Sessions{Options: options{MaxLifetime: lifetime, RefreshInterval: -1}})
+		born := session.NewSession()
+		got := s.visit(func(w http.ResponseWriter, r *http.Request) { s.must(s.sessions.Add(r, born)) })
+		// It is a little less than the hour.
+		v := strings.Replace(got.Header.Get("Set-Cookie"), "Max-Age=3599", "Max-Age=3600", 1)
+		if !strings.Contains(v, want) {
+			t.Errorf("Set-Cookie: %q, want %q", v, want)
+		}
+	}
+}
+
+func TestSessionEndsAfterItsMaxLifetimeHoweverOftenItIsUsed(t *testing.T) {
+	const lifetime = 2 * time.Second
+	s := newSite(t, &gaesession.Sessions{Options: options{MaxLifetime: lifetime, RefreshInterval: -1}})
+	s.login(attrs{"n": 0})
+	begin := time.Now()
+	id := s.cookie()
+	for time.Since(begin) < lifetime/2 {
+		s.visit(s.set("n", 1))
+	}
+	s.visit(func(w http.ResponseWriter, r *http.Request) { s.must(s.sessions.RegenerateID(r)) }) // does not begin again
+	if s.cookie() == id {
+		t.Error("the session has its old id")
+	}
+	id = s.cookie()
+	for time.Since(begin) < lifetime {
+		s.setCookie(id)
+		s.visit(func(w http.ResponseWriter, r *http.Request) {
+			_, err := s.sessions.Get(r)
+			s.must(err)
+		})
+	}
+	s.setCookie(id)
+	if a := s.attrs(); a != nil {
+		t.Errorf("got %v after its lifetime", a)
+	}
+	s.errs.reset() // a refresh may have met the end
+}
+
 func TestSessionsUnderPlainIDsGoOnUntilTheyGetANewOne(t *testing.T) {
 	s := newSite(t, &gaesession.Sessions{PlainIDs: true})
 	s.login(attrs{"n": 0})

@@ -3,9 +3,11 @@ package gaesession_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -169,31 +171,27 @@ func TestHashedIDsAreThoseOfPlainStoresToo(t *testing.T) {
 }
 
 func TestKeyOfAHashedIDIsNoID(t *testing.T) {
-	var key string
-	s := newSite(t, &gaesession.Sessions{})
-	s.around = func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			next.ServeHTTP(w, r.WithContext(appengine.WithAPICallFunc(r.Context(), func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-				if b, err := proto.Marshal(protoadapt.MessageV2Of(in)); err == nil {
-					if i := bytes.Index(b, []byte("h:")); i >= 0 && len(b) >= i+45 {
-						key = string(b[i : i+45])
-					}
-				}
-				return appengine.APICall(ctx, service, method, in, out)
-			})))
-		})
-	}
+	var w wire
+	s := newSite(t, &gaesession.Sessions{}, func(s *site) { s.around = w.listen })
 	s.login(attrs{"n": 0})
-	if !strings.HasPrefix(key, "h:") {
-		t.Fatalf("key %q", key)
+	sum := sha256.Sum256([]byte(s.cookie()))
+	key := "h:" + base64.RawURLEncoding.EncodeToString(sum[:])
+	if !bytes.Contains(w.said.Bytes(), []byte(key)) {
+		t.Fatal("the session has another key")
 	}
 	if sess := newRequest(s.service, options{}).Get(key); sess != nil {
 		t.Error("a store takes the key for an id")
 	}
+	if err := gaesession.RemoveID(s.service.Context(), key, nil); !errors.Is(err, gaesession.ErrInvalidID) {
+		t.Errorf("RemoveID of the key: %v", err)
+	}
+	id := s.cookie()
 	s.setCookie(key)
 	if a := s.attrs(); a != nil || s.calls() > 0 {
 		t.Errorf("the key opens the session %v", a)
 	}
+	s.setCookie(id)
+	s.expect(attrs{"n": 0})
 }
 
 func TestRegenerateIDOfAPlainStoreMovesTheSessionWhenItIsClosed(t *testing.T) {
