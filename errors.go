@@ -52,8 +52,20 @@ var (
 	ErrInvalidID = tier.ErrInvalidID
 )
 
+// otherForms counts the errors that visitors can cause as often as they like.
+var otherForms cloudlog.Rare
+
+// logError is the default of OnError.
 func logError(ctx context.Context, err error) {
-	cloudlog.Default().ErrorContext(ctx, "session store", "error", err)
+	attrs := []any{"error", err}
+	if errors.Is(err, live.ErrOtherForm) {
+		times, isDue := otherForms.Count()
+		if !isDue {
+			return
+		}
+		attrs = append(attrs, "times", times)
+	}
+	cloudlog.Default().ErrorContext(ctx, "session store", attrs...)
 }
 
 // report hands err, which came up while doing what, to OnError. No lock may be

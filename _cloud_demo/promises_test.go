@@ -17,7 +17,6 @@ import (
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/clouddatastore"
 	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
@@ -229,7 +228,7 @@ func TestThePromisesHoldOnTheCloudDatastoreAPI(t *testing.T) {
 					must(c.logout())
 					set("n", 1)
 				})
-				if !errors.Is(err, tiered.ErrRemoved) {
+				if !errors.Is(err, tier.ErrRemoved) {
 					t.Errorf("a change of the removed session: got %v, want ErrRemoved", err)
 				}
 				for _, flushed := range []bool{false, true} {

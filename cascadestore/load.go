@@ -16,7 +16,7 @@ import (
 // Get returns the session of that name from gorilla's registry, or what New
 // returns, which then is in the registry.
 func (cs *CascadeStore) Get(r *http.Request, name string) (*sessions.Session, error) {
-	return sessions.GetRegistry(r).Get(cs, name)
+	return sessions.GetRegistry(r).Get(requestOf(r).registered(cs, name), name)
 }
 
 // New returns the session that the request's cookie of that name belongs to, or

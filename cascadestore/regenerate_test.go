@@ -269,12 +269,13 @@ func TestRegenerateIDIsWholeOrNotAtAllWhenItsContextEnds(t *testing.T) {
 				ctx, cancel := context.WithCancel(r.Context())
 				defer cancel()
 				end = cancel
-				b.with(r.WithContext(ctx), func(s *sessions.Session) error {
+				r = r.WithContext(ctx)
+				b.with(r, func(s *sessions.Session) error {
 					id := s.ID
-					if err := a.store.RegenerateID(r.WithContext(ctx), s); err != nil {
+					if err := a.store.RegenerateID(r, s); err != nil {
 						t.Error(err)
 					}
-					err = s.Save(r.WithContext(ctx), w)
+					err = s.Save(r, w)
 					moved = s.ID != id
 					return nil
 				})

@@ -15,8 +15,11 @@ import (
 // copy of the HTTP request leads to it, and it is gone with them.
 type request struct {
 	named map[storeName]*named
-	// tracks are those of sessions that do not know theirs: gorilla's registry
-	// has set their store, or they were not made for this request.
+	// inRegistry has the store of the session that gorilla's registry has of each
+	// name, if Get has put it there.
+	inRegistry map[storeName]*tracked
+	// tracks are those of sessions that do not know theirs: the registry has set
+	// another store, or they were not made for this request.
 	tracks map[*sessions.Session]*track
 	// last is what New returned last, and lastTrack its track.
 	last      *sessions.Session
@@ -47,11 +50,32 @@ type track struct {
 	cookieID string // what the request's cookie says, if it is valid
 }
 
-// A tracked is the store of a session that New has returned: it knows which
-// session it is. So what is known of a session is gone with it.
+// A tracked is the store of one session: it knows which session it is. So what
+// the store knows of a session goes wherever it goes, and is gone with it.
 type tracked struct {
 	*CascadeStore
-	track *track
+	track *track // nil: it has none yet
+}
+
+// New is for gorilla's registry, which puts this store in place of that of the
+// session.
+func (s *tracked) New(r *http.Request, name string) (*sessions.Session, error) {
+	session, err := s.CascadeStore.New(r, name)
+	if own, ok := session.Store().(*tracked); ok && s.track == nil {
+		s.track = own.track
+	}
+	return session, err
+}
+
+// registered returns the store that the session of that name is to have in
+// gorilla's registry.
+func (req *request) registered(cs *CascadeStore, name string) *tracked {
+	s := req.inRegistry[storeName{cs, name}]
+	if s == nil {
+		s = &tracked{CascadeStore: cs}
+		req.inRegistry[storeName{cs, name}] = s
+	}
+	return s
 }
 
 // requestOf returns what is known of r's sessions.
@@ -69,7 +93,11 @@ func requestOf(r *http.Request) *request {
 }
 
 func newRequest() *request {
-	return &request{named: make(map[storeName]*named), tracks: make(map[*sessions.Session]*track)}
+	return &request{
+		named:      make(map[storeName]*named),
+		inRegistry: make(map[storeName]*tracked),
+		tracks:     make(map[*sessions.Session]*track),
+	}
 }
 
 // made notes that New returns a session.
@@ -80,9 +108,8 @@ func (req *request) made(session *sessions.Session) *sessions.Session {
 	return session
 }
 
-// adopt keeps the track of what New returned last, if that was returned to
-// gorilla's registry. Its store is then the one that the app knows, which may be
-// one around ours.
+// adopt keeps the track of what New returned last, if gorilla's registry has set
+// another store: that of an app which has put a store of its own around this one.
 func (req *request) adopt() {
 	if req.last == nil {
 		return
@@ -126,7 +153,7 @@ func (req *request) sessions(ctx context.Context, cs *CascadeStore, name string)
 // track returns the track of a session; one of a session that the services may
 // know if it was not made for this request, or if the app has changed its id.
 func (req *request) track(n *named, cs *CascadeStore, session *sessions.Session) *track {
-	if own, ok := session.Store().(*tracked); ok && own.CascadeStore == cs && own.track.id == session.ID {
+	if own, ok := session.Store().(*tracked); ok && own.CascadeStore == cs && own.track != nil && own.track.id == session.ID {
 		return own.track
 	}
 	t := req.tracks[session]

@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	pb "cloud.google.com/go/datastore/apiv1/datastorepb"
@@ -273,13 +272,8 @@ func (b *Backup) updateInTransaction(ctx context.Context, ids []string, next upd
 // ended tells an error of a transaction that the database has ended for the sake
 // of others from other errors.
 func ended(err error) (contended, other error) {
-	switch status.Code(err) {
-	case codes.Aborted:
+	if errors.Is(err, tier.ErrContention) {
 		return err, nil
-	case codes.InvalidArgument: // "Transaction is invalid or closed", say
-		if strings.Contains(strings.ToLower(err.Error()), "transaction") {
-			return err, nil
-		}
 	}
 	return nil, err
 }

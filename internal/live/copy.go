@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -233,11 +234,14 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 	scalars, rerr := c.read(l, read)
 	if rerr != nil && l.IsCached() {
 		// The backup may have one that can be read.
-		if backup, _ := c.store.tiers.LoadBackup(ctx, c.key); backup != nil {
+		switch backup, lerr := c.store.tiers.LoadBackup(ctx, c.key); {
+		case backup != nil:
 			var berr error
 			if scalars, berr = c.read(backup, read); berr == nil {
 				l, err, rerr = backup, errors.Join(err, rerr), nil
 			}
+		case lerr == nil && l.IsLegacy():
+			rerr = fmt.Errorf("%w: %w", ErrOtherForm, rerr)
 		}
 	}
 	c.loaded, c.under = l, c.id

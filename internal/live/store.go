@@ -8,6 +8,11 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
+// ErrOtherForm is in the error of an Open that found something under the id which
+// nothing shows to be a session: an item of the app's own, as a rule, which a
+// visitor has named. Visitors can have it reported as often as they like.
+var ErrOtherForm = tiered.ErrOtherForm
+
 // An Info says what is in the bytes of a session.
 type Info = tiered.Info
 

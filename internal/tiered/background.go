@@ -37,7 +37,7 @@ func (s *Store) inBackground(ctx context.Context, f func(ctx context.Context) er
 	attempt := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), saveTimeout, errTimeout)
 		defer cancel()
-		return f(ctx)
+		return f(instance.InBackground(ctx))
 	}
 	err := attempt(ctx)
 	if err == nil || isRefusal(err) || s.Background == nil {

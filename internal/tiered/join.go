@@ -1,14 +1,11 @@
 package tiered
 
-import (
-	"errors"
-	"fmt"
-)
+import "errors"
 
 // errMerge marks the errors of the adapter's Form.
 var errMerge = errors.New("merge")
 
-func mergeError(err error) error { return fmt.Errorf("%w: %w", errMerge, err) }
+func mergeError(err error) error { return with(errMerge, err) }
 
 // join returns into with what from has later: of each attribute the later
 // change, and the later use and end. changed is false when that is into.
@@ -32,6 +29,7 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if into.owner == (name{}) {
 		n.owner = from.owner
 	}
+	n.legacy = into.legacy && from.legacy
 	n.clockWasAhead = into.clockWasAhead || from.clockWasAhead
 	if !changed {
 		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner, nil
@@ -97,6 +95,7 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			b = b[1:]
 		default:
 			c := a[0]
+			//rule: later
 			if b[0].at > c.at {
 				c, changed = b[0], true
 			}

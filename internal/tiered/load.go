@@ -10,6 +10,10 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
+// ErrOtherForm means that the cache has something under the id that nothing shows
+// to be a session: an item of the app's own, as a rule, which a visitor has named.
+var ErrOtherForm = errors.New("what is there has another form")
+
 // Load returns the session, or nil when there is none. tier.ErrUnavailable: it
 // cannot be told. tier.ErrUndecodable: there is one that this instance cannot
 // read. Any other error says that a service failed, or has a damaged session,
@@ -38,9 +42,9 @@ func (s *Store) Load(ctx context.Context, id string) (l *Loaded, err error) {
 	if s.Backup == nil {
 		switch {
 		case had.is(undecodable):
-			return nil, with(tier.ErrUndecodable, cacheErr)
+			return nil, with(tier.ErrUndecodable, with(ErrOtherForm, cacheErr))
 		case had != nil:
-			return nil, cacheErr // of a damaged item: nobody can read it
+			return nil, with(ErrOtherForm, cacheErr) // of a damaged item: nobody can read it
 		}
 		return nil, with(tier.ErrUnavailable, cacheErr)
 	}
@@ -50,8 +54,10 @@ func (s *Store) Load(ctx context.Context, id string) (l *Loaded, err error) {
 		return nil, with(tier.ErrUnavailable, errors.Join(cacheErr, err))
 	case l != nil && (had.is(absent) || had.is(damaged)):
 		l.item = had // to be refilled
+	case l == nil && had.is(damaged):
+		return nil, with(ErrOtherForm, cacheErr)
 	case l == nil && had.is(undecodable):
-		return nil, with(tier.ErrUndecodable, cacheErr)
+		return nil, with(tier.ErrUndecodable, with(ErrOtherForm, cacheErr))
 	}
 	if errors.Is(cacheErr, errSkipped) {
 		cacheErr = nil // the breaker has reported it

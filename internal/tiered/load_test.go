@@ -178,3 +178,56 @@ func TestLoadBackupDoesNotAskTheCache(t *testing.T) {
 		}
 	})
 }
+
+// unread fails the test when the bytes of a session are looked into.
+type unread struct {
+	wordForm
+	t *testing.T
+}
+
+func (u unread) Inspect(v []byte) (Info, error) {
+	u.t.Errorf("%q was looked into", v)
+	return u.wordForm.Inspect(v)
+}
+
+func (u unread) Merge(into, from []byte, take func(string) bool) ([]byte, error) {
+	u.t.Errorf("%q and %q were merged", into, from)
+	return u.wordForm.Merge(into, from, take)
+}
+
+// What a visitor sends as an id shows no session of another one.
+func TestBytesOfAnotherIDAreRefusedBeforeAnybodyLooksIntoThem(t *testing.T) {
+	const another = "another"
+	for name, legacy := range map[string]bool{"with a record": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1")
+				s.items[another] = s.items[id]
+				if !legacy {
+					s.records[another] = s.records[id]
+				}
+				r := s.request(t, "A")
+				r.id, r.st.Form = another, unread{t: t}
+				l, err := r.st.Load(r.ctx, another)
+				expectErr(t, "load", err, errOtherKey)
+				if legacy {
+					if l != nil {
+						t.Errorf("got %q", l.Value())
+					}
+					return
+				}
+				expectErr(t, "what speaks against the record", l.Err(), tier.ErrUndecodable)
+				expectErr(t, "what speaks against the record", l.Err(), errOtherKey)
+				r.l = l
+				must(t, r.settle())
+				expectErr(t, "change", r.update("b=1"), errOtherKey)
+				expectErr(t, "change", r.updateAsync("b=1"), errOtherKey)
+				_, err = r.move("b=1")
+				expectErr(t, "move", err, errOtherKey)
+				must(t, r.remove())
+				s.expectRemovedAs(t, another)
+				s.expectKept(t, "a=1")
+			})
+		})
+	}
+}

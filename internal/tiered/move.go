@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -17,15 +15,13 @@ import (
 type Move struct {
 	store    *Store
 	from, to string
-	// until is what the emptied record of the old id says. Nobody else empties it
-	// until that very time, so it tells who did.
-	until time.Time
-	lease *entry // under the new id
+	until    time.Time // of the emptied record
+	lease    *entry    // under the new id
 
-	mu        sync.Mutex // one attempt at a time
-	mine      *item      // the lease as the cache has it; nil: it is not there
-	p         *part      // of the attempt that counts
-	tried     []*part    // of all attempts that may have had their effect
+	lock      chan struct{} // has place for one attempt at a time
+	mine      *item         // the lease as the cache has it; nil: it is not there
+	p         *part         // of the attempt that counts
+	tried     []*part       // of all attempts that may have had their effect
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
@@ -56,8 +52,7 @@ var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
 // NewMove prepares to give the session that was loaded under an id another one,
 // which nobody knows.
 func (s *Store) NewMove(from, to string, l *Loaded) *Move {
-	spread := time.Duration(rand.Int64N(int64(time.Hour)))
-	return &Move{store: s, from: from, to: to, until: micros(emptiedUntil(l).Add(spread)), lease: newEntry(lease, moveLeaseTTL)}
+	return &Move{store: s, from: from, to: to, until: emptiedUntil(l), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1)}
 }
 
 // To is the new id.
@@ -65,8 +60,8 @@ func (m *Move) To() string { return m.to }
 
 // MayBeMoved reports whether nobody can tell under which id the session is.
 func (m *Move) MayBeMoved() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	return m.outcome == mayBeMoved
 }
 
@@ -81,14 +76,16 @@ func (m *Move) MayBeMoved() bool {
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
 func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	s := m.store
 	switch {
 	case m.abandoned:
 		return nil, errAbandoned
 	case m.outcome == isGone:
 		return nil, tier.ErrRemoved
+	case l.err != nil:
+		return nil, l.err
 	case ctx.Err() != nil && m.outcome == notMoved:
 		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
 	case m.outcome == mayBeMoved:
@@ -127,6 +124,7 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 
 // publish tells the cache, under both ids, that the session has moved.
 func (m *Move) publish(ctx context.Context) error {
+	//rule: move-marker
 	_, err := both(func() error { return m.fill(ctx) }, func() error { return m.store.markOrOwe(ctx, m.from) })
 	return with(tier.ErrNotPublished, err)
 }
@@ -167,6 +165,7 @@ func (m *Move) commit(ctx context.Context) error {
 		if errors.Is(err, tier.ErrRemoved) {
 			return err
 		}
+		//rule: move-unsaved
 		if sealed != nil {
 			parts = append(parts, &part{loaded: sealed})
 		}
@@ -191,6 +190,7 @@ func (m *Move) commit(ctx context.Context) error {
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
 	case m.outcome == mayBeMoved:
+		//rule: move-watched
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)
 	}
@@ -209,7 +209,8 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 		old, there := current[0], current[1]
 		made = nil
-		if moved, err := m.recognise(old, there); moved || err != nil {
+		//rule: move-recognised
+		if moved, err := m.recognise(there); moved || err != nil {
 			return []*tier.Record{nil, nil}, err
 		}
 		if there != nil {
@@ -240,12 +241,13 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 // errTaken means that the new id has a record already.
 var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 
-// recognise reports whether an attempt that seemed to fail has moved the session.
-func (m *Move) recognise(old, there *tier.Record) (bool, error) {
-	if m.last == nil || old == nil || len(old.Value) > 0 || !old.Expires.Equal(m.until) {
+// recognise reports whether an attempt that seemed to fail has moved the session:
+// nobody else can have put a record under the new id.
+func (m *Move) recognise(there *tier.Record) (bool, error) {
+	if m.last == nil || there == nil {
 		return false, nil
 	}
-	if there == nil || len(there.Value) == 0 {
+	if len(there.Value) == 0 {
 		return false, errEmptied // and removed since
 	}
 	st, err := m.store.openRecord(m.to, there)
@@ -265,7 +267,7 @@ func (m *Move) recognise(old, there *tier.Record) (bool, error) {
 func (m *Move) findOut(ctx context.Context) error {
 	moved := false
 	err := m.store.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) (_ []*tier.Record, err error) {
-		moved, err = m.recognise(current[0], current[1])
+		moved, err = m.recognise(current[1])
 		return []*tier.Record{nil, nil}, err
 	}, func() {})
 	switch {
@@ -304,6 +306,9 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 		}
 		st := seen.state.clone()
 		st.seal = mine
+		if st.ends.IsZero() {
+			st.ends = micros(m.p.change.Ends) // or the cache would keep it for longer than it lives
+		}
 		sealed = &Loaded{state: st}
 		if seen.state.seal == mine {
 			return nil, nil
@@ -370,8 +375,8 @@ var errUnsettled = errors.New("nobody can tell whether the session has its new i
 
 // settle reports whether it is known what has become of the move.
 func (m *Move) settle(ctx context.Context, s *Store) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	if m.outcome != mayBeMoved {
 		return true
 	}

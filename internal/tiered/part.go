@@ -17,6 +17,7 @@ type part struct {
 	// mayBeApplied says that a service may have what was tried. From then on the
 	// change keeps its time: however often it is tried, it applies once.
 	mayBeApplied bool
+	left         bool // the backup has no record, and the part makes none
 }
 
 func newPart(ctx context.Context, l *Loaded, c *Change) *part {
@@ -47,6 +48,7 @@ func (p *part) state(seen stamp) (*state, error) {
 		return nil, err
 	}
 	st := from.clone()
+	st.legacy = st.legacy && p.isUntouched()
 	//rule: touch
 	st.value = c.Value
 	st.set(p.changed(at))
@@ -64,6 +66,12 @@ func (p *part) state(seen stamp) (*state, error) {
 	}
 	p.tried, p.at = st, at
 	return st, nil
+}
+
+// isUntouched reports whether the request has changed nothing in a session that
+// was stored without a trailer.
+func (p *part) isUntouched() bool {
+	return p.loaded.state.legacy && (p.change == nil || len(p.change.Set)+len(p.change.Deleted) == 0 && p.change.MaxAge == nil)
 }
 
 // changed are the cells of what the request has changed.

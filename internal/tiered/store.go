@@ -105,6 +105,10 @@ func (l *Loaded) Err() error { return l.err }
 // IsCached reports whether the bytes are the cache's.
 func (l *Loaded) IsCached() bool { return l.item.is(value) }
 
+// IsLegacy reports whether the bytes were stored without a trailer, and nobody
+// has changed them since.
+func (l *Loaded) IsLegacy() bool { return l.state.legacy }
+
 // Used, Ends and Born are the times of the session; zero: not known.
 func (l *Loaded) Used() time.Time { return l.state.used }
 func (l *Loaded) Ends() time.Time { return l.state.ends }

@@ -26,7 +26,10 @@ const overdue = tier.PurgeGrace - tier.UpdateTime
 // is saved in one of the services; with tier.ErrNotSaved it is in none, or nobody
 // can tell.
 func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
-	if !s.fits(id, c) {
+	switch {
+	case l.err != nil:
+		return nil, l.err
+	case !s.fits(id, c):
 		return nil, tier.ErrTooLarge
 	}
 	p := newPart(ctx, l, &c)
@@ -37,6 +40,8 @@ func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Lo
 // outcome is what a request starts from after an update that has ended so.
 func (s *Store) outcome(p *part, err error) *Loaded {
 	switch {
+	case err == nil && p.left:
+		return p.loaded
 	case err == nil, errors.Is(err, tier.ErrNotPublished):
 		return p.after(s.Backup != nil)
 	case isRefusal(err):
@@ -140,11 +145,21 @@ func (s *Store) markOrOwe(ctx context.Context, id string) error {
 func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, error) {
 	committed, next, guess := s.guess(id, parts)
 	err := s.update(ctx, []string{id}, guess, func(current []*tier.Record) ([]*tier.Record, error) {
+		committed, next = nil, nil
+		// Somebody else's bytes may lie under the id. They become a session of the
+		// backup only when a request changes them.
+		left := current[0] == nil && !slices.ContainsFunc(parts, func(p *part) bool { return !p.isUntouched() })
+		for _, p := range parts {
+			p.left = left
+		}
+		if left {
+			return []*tier.Record{nil}, nil
+		}
 		st, changed, err := s.apply(id, current[0], parts)
 		if err != nil {
 			return nil, err
 		}
-		if committed, next = st, nil; !changed {
+		if committed = st; !changed {
 			return []*tier.Record{nil}, nil
 		}
 		next = st.record(id)
@@ -189,10 +204,6 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 	switch {
 	case current == nil && !unsaved:
 		return nil, false, tier.ErrRemoved
-	case current == nil && !slices.ContainsFunc(parts, func(p *part) bool { return p.change != nil || !p.loaded.state.legacy }):
-		// Somebody else's bytes may lie under the id. They become a session of the
-		// backup only when a request changes them.
-		return nil, false, nil
 	case current == nil:
 		// It was never backed up, or was unsaved until the record was purged.
 	case len(current.Value) == 0:
@@ -230,9 +241,13 @@ func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state,
 		if err != nil {
 			return nil, false, err
 		}
-		if was == nil || was == p.loaded.state && p.change != nil && !p.loaded.isOld() {
-			next, changed = st.clone(), true // it has all that was there
-		} else {
+		switch {
+		case was == nil:
+			next, changed = st.clone(), true
+		case was == p.loaded.state && p.change != nil && !p.loaded.isOld():
+			next = st.clone() // it has all that was there
+			changed = changed || !st.sameCells(was) || !st.used.Equal(was.used) || !st.ends.Equal(was.ends)
+		default:
 			joined := false
 			if next, joined, err = s.join(was, st, false); err != nil {
 				return nil, false, err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -504,4 +505,159 @@ func TestAChangeOfWhatTheCacheHadLostPutsItBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// These names have one hash in FNV-1a of 64 bits, by which attributes were told
+// apart once.
+func TestAttributesAreToldApartByTheirNames(t *testing.T) {
+	const one, other = "8yn0iYCKYHlIj4-BwPqk", "GReLUrM4wMqfg9yzV3KQ"
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, one+"=1 "+other+"=1")
+				a, b := s.opened(t, "A"), s.opened(t, "B")
+				must(t, change(a, "-"+one))
+				must(t, change(b, other+"=2"))
+				s.expectKept(t, other+"=2")
+			})
+		})
+	}
+}
+
+// Guesses.
+
+// guessed expects the updates with and without a guess.
+func (s *services) guessed(t *testing.T, want ...bool) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var got []bool
+	for _, g := range s.guesses {
+		got = append(got, g != nil)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("updates with a guess: got %v, want %v", got, want)
+	}
+}
+
+func TestAGuessThatIsWrongOverwritesNothing(t *testing.T) {
+	for name, other := range map[string]func(t *testing.T, s *services) string{
+		"another change": func(t *testing.T, s *services) string {
+			must(t, s.opened(t, "B").update("b=1"))
+			return "a=2 b=1"
+		},
+		"a change and the same again": func(t *testing.T, s *services) string {
+			must(t, s.opened(t, "B").update("b=1"))
+			must(t, s.opened(t, "B").update("-b"))
+			return "a=2"
+		},
+		"a removal": func(t *testing.T, s *services) string { must(t, s.opened(t, "B").remove()); return "" },
+		"a purge":   func(_ *testing.T, s *services) string { s.purge(); return "-" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, "a=0")
+				must(t, s.opened(t, "A").update("a=1")) // the item knows the record then
+				r := s.opened(t, "A")
+				want := other(t, s)
+				s.forgetCalls()
+				err := r.update("a=2")
+				s.guessed(t, true)
+				switch want {
+				case "":
+					expectErr(t, "change", err, tier.ErrRemoved)
+					s.expectRemoved(t)
+				case "-":
+					expectErr(t, "change", err, tier.ErrRemoved)
+					expect(t, "in the backup", s.backedUp(), "-")
+				default:
+					must(t, err)
+					s.expectKept(t, want)
+				}
+			})
+		})
+	}
+}
+
+func TestOnlyTheFirstAttemptGuesses(t *testing.T) {
+	for name, answer := range map[string]error{"contention": tier.ErrContention, "a failure": errDown} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, "a=0")
+				must(t, s.opened(t, "A").update("a=1"))
+				r := s.opened(t, "A")
+				r.st.Retries = 3
+				s.forgetCalls()
+				failed := 0
+				s.hook(func(c step) error {
+					if c.is("backup.commit") && !c.done && failed < 2 {
+						failed++
+						return answer
+					}
+					return nil
+				})
+				must(t, r.update("a=2"))
+				s.guessed(t, true, false, false)
+				s.expectKept(t, "a=2")
+			})
+		})
+	}
+}
+
+// A lost answer is no reason to write what was guessed over what came since.
+func TestARetryDoesNotWriteItsGuessOverWhatOthersChangedSince(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0")
+		must(t, s.opened(t, "A").update("a=1"))
+		r := s.opened(t, "A")
+		s.at("A", "backup.commit", true, func() error {
+			time.Sleep(time.Millisecond)
+			other := s.request(t, "B")
+			other.l, _ = other.st.LoadBackup(other.ctx, id)
+			must(t, other.update("a=3 b=1"))
+			return errLost
+		})
+		must(t, r.update("a=2"))
+		s.expectKept(t, "a=3 b=1")
+	})
+}
+
+func TestNothingIsGuessedThatWouldBeRefused(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=0")
+		must(t, s.opened(t, "A").update("a=1"))
+		s.large = recordLimit
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		expectErr(t, "too large", r.update(xs("a", free+1)), tier.ErrTooLarge)
+		s.guessed(t, false)
+		s.forgetCalls()
+		time.Sleep(timeout + overdue + time.Second)
+		expectErr(t, "too late", r.update("a=2"), tier.ErrRemoved)
+		s.guessed(t, false)
+	})
+}
+
+func TestNothingIsGuessedWithoutAnythingToChange(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		must(t, s.opened(t, "A").update("a=1"))
+		r := s.opened(t, "A")
+		s.forgetCalls()
+		_, err := r.st.Update(r.ctx, id, r.l, Change{Value: r.l.Value()})
+		must(t, err)
+		s.guessed(t, false)
+		expect(t, "commits", s.count("backup.commit"), 0)
+	})
+}
+
+func TestNothingIsGuessedOfASessionWhoseRecordIsNotKnown(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		r := s.request(t, "A")
+		r.l = Unknown()
+		must(t, r.update("b=1"))
+		s.guessed(t, false)
+		s.expectKept(t, "a=0 b=1")
+	})
 }

@@ -106,9 +106,10 @@ func (v *bareVisit) load(id string) *view {
 
 func (v *bareVisit) act(o op, value string) {
 	v.op = o
-	switch {
-	case o.regenerate && !v.none:
+	if o.regenerate && !v.none {
 		v.move = v.NewMove(v.id, gaesessionStore{}.newID(), v.loaded)
+	}
+	switch {
 	case v.none || o.attr == "" || v.attrs[o.attr] == value:
 	case o.delete:
 		delete(v.attrs, o.attr)

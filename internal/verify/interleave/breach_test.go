@@ -38,7 +38,7 @@ func blindPut(w *world, c *call, txn *transaction) ([]byte, error, bool) {
 		b.pending = c.request
 		return putAnswer(c), nil, true
 	case "commit":
-		txn.handle = nil
+		txn.over = true
 		if _, err := w.appEngine.call("datastore_v3", "Put", b.pending); err != nil {
 			return nil, err, true
 		}

@@ -28,6 +28,7 @@ type call struct {
 	to     *Call          // of a Database
 
 	// App Engine's.
+	txn               *transaction // that it is part of
 	method            string
 	request, response []byte
 
@@ -172,6 +173,7 @@ func (w *world) make(c *call, how kind) {
 	if c.isDown() && how == makeCall {
 		how = failCall
 	}
+	eventful := how != makeCall || c.ctx.Err() != nil
 	if how == failAll || how == loseAll {
 		a.down[c.service] = true
 	}
@@ -221,13 +223,15 @@ func (w *world) make(c *call, how kind) {
 		}
 	}
 	if c.name == "commit" {
-		a.txn.handle = nil // however it has ended
+		if c.txn != nil {
+			c.txn.over = true // however it has ended
+		}
 	}
-	if how != makeCall && c.service == inCache && a.phase >= saving {
+	if eventful && c.service == inCache && a.phase >= saving {
 		// The change keeps the time that it had when the call was issued.
 		a.judge.Saving = a.issued
 	}
-	if how != makeCall && a.phase >= saving {
+	if eventful && a.phase >= saving {
 		for _, b := range w.actors {
 			b.judge.Retried = b.judge.Retried || b == a || a.op.shared && b.op.shared
 		}

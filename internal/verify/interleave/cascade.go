@@ -97,6 +97,7 @@ func (cs cascadeStore) visit(ctx context.Context, t tiers, _ scenario, o op, ret
 	ctx = context.WithValue(ctx, logKey{}, logged)
 	if t.cache != nil {
 		cs = newCascadeStore(cascadestore.NewTieredStore(t.cache, t.backup, hashKey))
+		cs.SetMaxLength(0)
 	}
 	return &cascadeVisit{cs: cs, ctx: ctx, returned: returned}
 }
@@ -153,16 +154,17 @@ func (v *cascadeVisit) load(id string) *view {
 
 func (v *cascadeVisit) act(o op, value string) {
 	v.op = o
+	if o.regenerate && v.session != nil {
+		if err := v.cs.RegenerateID(v.request, v.session); err != nil {
+			v.returned(err)
+		}
+	}
 	switch {
 	case v.session == nil:
 	case o.logout:
 		v.session.Options.MaxAge = -1
 	case o.refresh:
 		v.session.Options.MaxAge = int(longerTimeout / time.Second)
-	case o.regenerate:
-		if err := v.cs.RegenerateID(v.request, v.session); err != nil {
-			v.returned(err)
-		}
 	case o.attr != "" && o.delete:
 		delete(v.session.Values, o.attr)
 	case o.attr != "":

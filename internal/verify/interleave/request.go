@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+
 	"reflect"
 	"slices"
 	"sync"
@@ -56,12 +57,13 @@ type actor struct {
 	hits         int        // calls that were made to fail
 	hurt         bool       // one of them in the cache
 	down         map[string]bool
-	txn          transaction
+	txns         map[uint64]*transaction
 	answers      [2][]token // of the cache and of the backup
 	attempt      int        // how many of the backup's there were when the transaction began
 	breached     breachState
 	ended        context.Context // the request's
 	cancel       func()
+	largest      int    // bytes of the session that the backup has had since it began
 	target       string // the id that it moves the session to
 }
 
@@ -188,11 +190,15 @@ func (w *world) tiersOf(instance int, of *actor) (t tiers) {
 	if w.database != nil {
 		t.backup = watched{w.instances[instance], of}
 	}
-	if t.backup == nil && t.cache != nil {
+	small := w.scenario.small
+	if t.backup == nil && (t.cache != nil || small) {
 		t.backup = gae.Datastore{Kind: k.Kind, Prefix: k.Prefix, Value: k.Value, Expires: k.Expires}
 	}
 	if t.cache == nil && t.backup != nil {
 		t.cache = gae.Memcache{Prefix: k.Prefix}
+	}
+	if small {
+		t.cache, t.backup = smallCache{t.cache, w}, smallBackup{t.backup, w}
 	}
 	return t
 }
@@ -298,7 +304,7 @@ func (a *actor) run() {
 		a.saw = v.load(a.w.id)
 	}
 	a.phase, a.used = saving, time.Now()
-	if a.w.database != nil && a.op.saves() && a.pause("save") != nil {
+	if a.op.saves() && a.pause("save") != nil {
 		return
 	}
 	v.act(a.op, a.op.value(a.index))

@@ -144,16 +144,16 @@ func (l *list) withEvents(on, start string) {
 	for _, isCascade := range []bool{false, true} {
 		l.add(1, pairs(on, start, isCascade)...)
 		l.add(1, unlike(on, start, isCascade)...)
+		if !isCascade {
+			continue
+		}
 		for _, other := range []string{"read", "change:b", "again:a", "logout"} {
-			if !isCascade {
-				continue
-			}
-			l.add(1, newScenario(on, isCascade, start, "again:a", other))
+			l.add(1, newScenario(on, isCascade, start, "again:a", other), newScenario(on, isCascade, start, "again-regenerate", other))
 		}
 	}
 	if start == cached || start == unsaved || start == evicted {
-		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read"} {
-			l.named(1, start+" "+other+"+regenerate bare "+on)
+		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read", "logout", "regenerate"} {
+			l.named(1, start+" "+other+"+regenerate:a bare "+on)
 		}
 	}
 	if start == cached || start == evicted {
@@ -259,14 +259,28 @@ func Walks(t *testing.T, services ...string) {
 func randomScenario(random *rand.Rand, on string) scenario {
 	start := states[random.IntN(len(states))]
 	isCascade := random.IntN(2) == 0
+	isBare := !isCascade && random.IntN(3) == 0
+	isSmall := random.IntN(3) == 0
+	if isBare && (start == old || start == oldAlone) {
+		start = evicted // its sessions without a trailer do not say when they end
+	}
 	var able, names []string
 	for _, o := range ops {
-		if o.of(isCascade) && !o.login && !o.old {
+		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(isCascade)) {
 			able = append(able, o.name)
 		}
 	}
+	if isSmall {
+		on = strings.TrimSpace(on + " small")
+	}
+	if isBare {
+		on = strings.TrimSpace(on + " bare")
+	}
 	for range 2 + random.IntN(3) {
 		name := able[random.IntN(len(able))]
+		if o, err := opNamed(name); isSmall && err == nil && o.attr != "" && !o.delete && o.to == "" {
+			name += fmt.Sprint("#", sizes[random.IntN(len(sizes))])
+		}
 		switch random.IntN(20) {
 		case 0:
 			name += "~ahead"

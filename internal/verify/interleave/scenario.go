@@ -5,6 +5,7 @@ package interleave
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -41,6 +42,7 @@ type op struct {
 	attr   string // it changes; "": none
 	to     string // what it is set to; "": a value of its own
 	delete bool
+	size   int // what it is set to is longer by so many bytes
 
 	async      bool
 	refresh    bool // saves that the session was used
@@ -65,6 +67,8 @@ var ops = []op{
 	{name: "refresh", refresh: true},
 	{name: "logout", logout: true},
 	{name: "regenerate", regenerate: true},
+	{name: "regenerate:a", attr: "a", regenerate: true},
+	{name: "again-regenerate", regenerate: true, again: true},
 	{name: "again:a", attr: "a", again: true},
 	{name: "async:a", attr: "a", async: true},
 	{name: "async:b", attr: "b", async: true},
@@ -78,15 +82,23 @@ var ops = []op{
 	{name: "old:read", old: true},
 }
 
-// opNamed returns an op, perhaps with where it runs: "change:a~ahead".
+// opNamed returns an op, perhaps with how large the value is that it sets, and
+// with where it runs: "change:a#5000~ahead".
 func opNamed(text string) (op, error) {
-	name, where, _ := strings.Cut(text, "~")
+	what, where, _ := strings.Cut(text, "~")
+	name, size, isSized := strings.Cut(what, "#")
 	i := slices.IndexFunc(ops, func(o op) bool { return o.name == name })
 	if i < 0 {
 		return op{}, fmt.Errorf("no such request: %q", text)
 	}
 	o := ops[i]
 	o.name = text
+	if isSized {
+		var err error
+		if o.size, err = strconv.Atoi(size); err != nil || o.attr == "" || o.delete || o.to != "" {
+			return op{}, fmt.Errorf("no such request: %q", text)
+		}
+	}
 	switch where {
 	case "":
 	case "ahead":
@@ -106,7 +118,7 @@ func (o op) value(i int) string {
 	if o.delete || o.to != "" {
 		return o.to
 	}
-	return fmt.Sprintf("v%d", i)
+	return fmt.Sprintf("v%d", i) + strings.Repeat("x", o.size)
 }
 
 // saves reports whether it changes the session, or ends it.
@@ -149,6 +161,7 @@ type scenario struct {
 	database string // the backup's service; empty: App Engine's Datastore
 	redis    bool   // the cache is one that goes back in time instead of Memcache
 	bare     bool   // the protocol alone
+	small    bool   // the services take small sessions alone
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -163,6 +176,9 @@ func (s scenario) String() string {
 	}
 	if s.redis {
 		text += " redis"
+	}
+	if s.small {
+		text += " small"
 	}
 	if s.cascade {
 		return text + " cascade"
@@ -202,6 +218,8 @@ func parseScenario(text string) (scenario, error) {
 			s.only = true
 		} else if w == "bare" {
 			s.bare = true
+		} else if w == "small" {
+			s.small = true
 		} else if w == "redis" {
 			s.redis = true
 		} else if databases[w] != nil {
@@ -214,8 +232,8 @@ func parseScenario(text string) (scenario, error) {
 		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
 	}
 	for _, o := range s.ops {
-		if o.old && s.on() != "" {
-			return scenario{}, fmt.Errorf("scenario %q: the library before this one has App Engine's services", text)
+		if o.old && s.on() != "" || o.size > 0 && !s.small {
+			return scenario{}, fmt.Errorf("scenario %q: not on these services: %s", text, o.name)
 		}
 		if s.bare && !o.ofBare() || !s.bare && !o.of(s.cascade) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
@@ -229,6 +247,9 @@ func (s scenario) on() string {
 	on := s.database
 	if s.redis {
 		on += " redis"
+	}
+	if s.small {
+		on += " small"
 	}
 	return strings.TrimSpace(on)
 }

@@ -105,7 +105,7 @@ func hash(tokens []token) stateKey {
 // of another one.
 func (a *actor) tokens() []token {
 	w, r := a.w, a.judge
-	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Retried, r.Moved != 0, r.Sets)
+	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Retried, r.Moved != 0, a.largest, shortened(r.Sets))
 	for _, b := range w.session.Requests {
 		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving, b.Died != 0 && b.Died < r.Began)
 	}
@@ -119,7 +119,7 @@ func (a *actor) tokens() []token {
 	if r.Ended != 0 || a.crashed {
 		return tokens
 	}
-	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.txn.handle != nil && a.txn.read != 0 && a.txn.read != w.version)))
+	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.isStale())))
 	for _, answers := range a.answers {
 		tokens = append(append(tokens, word("/")), answers...)
 	}
@@ -129,6 +129,17 @@ func (a *actor) tokens() []token {
 		}
 	}
 	return tokens
+}
+
+// isStale reports whether a transaction of the request has read what is not there
+// any more.
+func (a *actor) isStale() bool {
+	for _, t := range a.txns {
+		if !t.over && t.read != 0 && t.read != a.w.version {
+			return true
+		}
+	}
+	return false
 }
 
 // movedTokens are what the services hold under the request's new id.
@@ -294,15 +305,29 @@ func (w *world) valueText(value []byte) string {
 		fmt.Fprintf(&b, "accessed %s", w.minutes(v.accessed))
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.attrs)) {
-		fmt.Fprintf(&b, " %s=%s", name, v.attrs[name])
+		fmt.Fprintf(&b, " %s=%s", name, short(v.attrs[name]))
 	}
 	w.texts[string(value)] = b.String()
 	return b.String()
 }
 
+// short is a value that is not longer than a screen.
+func short(value string) string {
+	if len(value) < 20 {
+		return value
+	}
+	return fmt.Sprintf("%s#%d", value[:2], len(value))
+}
+
 func (w *world) recordTokens() []token {
 	if w.textOf != w.version {
 		w.textOf, w.text = w.version, w.recordTokensAt(w.id)
+		w.size = 0
+		if r := w.backup.record(w.id); r != nil && w.scenario.small {
+			if tr, err := parseTrailer(r.value); err == nil {
+				w.size = len(tr.value)
+			}
+		}
 	}
 	return w.text
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
@@ -60,6 +62,7 @@ type world struct {
 	texts  map[string]string // of values
 	text   []token           // of the entity, at the version textOf
 	textOf int
+	size   int // of the value at that version
 }
 
 func (w *world) isStopped() bool {
@@ -94,6 +97,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.clock = 10
 	w.began = time.Now()
 	w.version = 1
+	w.textOf = 0
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
 		a.ended, a.cancel = context.WithCancel(context.Background())
@@ -307,8 +311,22 @@ func (w *world) apply(ch choice) error {
 		}
 		w.make(calls[i], ch.kind)
 	}
+	w.measure()
 	w.settle()
 	return nil
+}
+
+// measure notes how large the session is that the backup has.
+func (w *world) measure() {
+	if !w.scenario.small {
+		return
+	}
+	_ = w.recordTokens()
+	for _, a := range w.actors {
+		if a.judge.Closed == 0 {
+			a.largest = max(a.largest, w.size)
+		}
+	}
 }
 
 // ids are all that the session has had.
@@ -322,9 +340,12 @@ func (w *world) ids() []string {
 	return ids
 }
 
+// long is the middle of a large value.
+var long = regexp.MustCompile("x{20,}")
+
 func (w *world) fail(format string, args ...any) {
 	if w.violation == nil {
-		w.violation = fmt.Errorf(format, args...)
+		w.violation = errors.New(long.ReplaceAllString(fmt.Sprintf(strings.ReplaceAll(format, "%w", "%v"), args...), "…"))
 	}
 }
 

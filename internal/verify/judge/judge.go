@@ -109,6 +109,9 @@ type Request struct {
 	Late   bool // it reported an error from the background
 	Gone   bool // it found no session, or did not learn of one
 
+	// Unpublished: it reported an error, as the cache did not know of its change,
+	// and the cache was told later.
+	Unpublished bool
 	// Kept: the backup refused the change, which then was put into the cache.
 	Kept bool
 	// CacheOK: no call to the cache failed that was made for it.
@@ -227,7 +230,9 @@ func (s *Session) may(by Sentence) bool {
 
 // hasFailedPublish reports whether others may not have seen in the cache what the
 // backup has of r.
-func (r *Request) hasFailedPublish() bool { return r.Failed && !r.Kept && !r.CacheOK }
+func (r *Request) hasFailedPublish() bool {
+	return (r.Failed || r.Unpublished) && !r.Kept && !r.CacheOK
+}
 
 // names are all that an attribute may have.
 func (s *Session) names(l Load) []string {

@@ -78,11 +78,11 @@ func (x *exchange) call(ctx context.Context, service, method string, in, out pro
 		x.on.note(x.who, "killed before %s", method)
 		runtime.Goexit()
 	}
-	if _, isBackground := ctx.Deadline(); isBackground {
+	if work := instance.Background(ctx); work != nil {
 		x.mu.Lock()
 		x.background++
 		x.mu.Unlock()
-		context.AfterFunc(ctx, func() { time.AfterFunc(grace, x.ended) })
+		context.AfterFunc(work, func() { time.AfterFunc(grace, x.ended) })
 	}
 	err := appengine.APICall(ctx, service, method, in, out)
 	if x.instance.dead() {
