@@ -229,6 +229,19 @@ func TestRegenerateIDOfAPlainStoreNeedsASessionOfIt(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	id := login(t, s, options{}, attrs{"n": 0})
+	removed := r.Get(id)
+	r.Remove(removed)
+	if _, err := gaesession.RegenerateID(r.Store, removed); !errors.Is(err, gaesession.ErrRemoved) {
+		t.Errorf("removed: %v", err)
+	}
+	id = login(t, s, options{}, attrs{"n": 0})
+	if _, err := gaesession.RegenerateID(r.Store, newRequest(s, options{}).Get(id)); !errors.Is(err, gaesession.ErrInvalidID) {
+		t.Errorf("a session of another store: %v", err)
+	}
+	r.Get(id).SetAttr("n", 1)
+	r.Close()
+	expectSession(t, s, options{}, id, attrs{"n": 1})
 	other := session.NewInMemStoreOptions(&session.InMemStoreOptions{Logger: session.NoopLogger})
 	defer other.Close()
 	if _, err := gaesession.RegenerateID(other, session.NewSession()); err == nil {

@@ -172,6 +172,14 @@ func RegenerateID(store session.Store, sess session.Session) (session.Session, e
 	if e == nil {
 		return nil, describe(doing, id, ErrInvalidID)
 	}
+	switch err := e.copy.Err(); {
+	case err != nil:
+		return nil, describe(doing, id, err)
+	case e.copy.IsRemoved():
+		return nil, describe(doing, id, ErrRemoved)
+	case s.session(e) == nil:
+		return nil, describe(doing, id, ErrInvalidID)
+	}
 	next := session.NewSession().ID()
 	if strings.HasPrefix(id, live.HashedPrefix) {
 		next = live.HashedPrefix + next
@@ -182,9 +190,6 @@ func RegenerateID(store session.Store, sess session.Session) (session.Session, e
 	next = e.copy.NextID()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.sess == nil {
-		return nil, describe(doing, id, ErrInvalidID)
-	}
 	e.sess = newNamed(e.sess, next)
 	s.also(next, e)
 	return e.sess, nil
