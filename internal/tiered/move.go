@@ -15,16 +15,22 @@ import (
 type Move struct {
 	store    *Store
 	from, to string
-	until    time.Time // of the emptied record
+	until    time.Time // of the emptied record, another one for each attempt
 	lease    *entry    // under the new id
 
 	lock      chan struct{} // has place for one attempt at a time
 	mine      *item         // the lease as the cache has it; nil: it is not there
 	p         *part         // of the attempt that counts
-	tried     []*part       // of all attempts that may have had their effect
+	tried     []moveAttempt // that may have had their effect
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
+}
+
+// A moveAttempt is what a Run may have committed.
+type moveAttempt struct {
+	p     *part
+	until time.Time
 }
 
 // Moved is a session that has its new id.
@@ -96,6 +102,7 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 		}
 	}
 	own := newPart(ctx, l, &c)
+	m.until = m.until.Add(time.Microsecond)
 	var err error
 	switch {
 	case m.outcome == isMoved: // by an earlier attempt
@@ -209,8 +216,7 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 		old, there := current[0], current[1]
 		made = nil
-		//rule: move-recognised
-		if moved, err := m.recognise(there); moved || err != nil {
+		if moved, err := m.recognise(old, there); moved || err != nil {
 			return []*tier.Record{nil, nil}, err
 		}
 		if there != nil {
@@ -229,7 +235,7 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	}, func() {
 		mayBeApplied(parts)
 		if m.p.mayBeApplied && m.outcome == notMoved {
-			m.outcome, m.tried = mayBeMoved, append(m.tried, m.p)
+			m.outcome, m.tried = mayBeMoved, append(m.tried, moveAttempt{m.p, m.until})
 		}
 	})
 	if err == nil && made != nil {
@@ -243,8 +249,9 @@ var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 
 // recognise reports whether an attempt that seemed to fail has moved the session:
 // nobody else can have put a record under the new id.
-func (m *Move) recognise(there *tier.Record) (bool, error) {
-	if m.last == nil || there == nil {
+func (m *Move) recognise(old, there *tier.Record) (bool, error) {
+	//rule: move-recognised
+	if len(m.tried) == 0 || there == nil {
 		return false, nil
 	}
 	if len(there.Value) == 0 {
@@ -255,9 +262,9 @@ func (m *Move) recognise(there *tier.Record) (bool, error) {
 		return false, err
 	}
 	m.last = st
-	for _, p := range m.tried {
-		if at, _ := st.at(p.name()); p.mayBeApplied && at|deletedBit == p.at|deletedBit {
-			m.p = p
+	for _, a := range m.tried {
+		if m.p = a.p; old != nil && old.Expires.Equal(a.until) {
+			break
 		}
 	}
 	return true, nil
@@ -267,7 +274,7 @@ func (m *Move) recognise(there *tier.Record) (bool, error) {
 func (m *Move) findOut(ctx context.Context) error {
 	moved := false
 	err := m.store.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) (_ []*tier.Record, err error) {
-		moved, err = m.recognise(current[1])
+		moved, err = m.recognise(current[0], current[1])
 		return []*tier.Record{nil, nil}, err
 	}, func() {})
 	switch {

@@ -88,12 +88,16 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 	key := s.pendingKey(ctx, id)
 	pending.Lock()
 	p, known := pending.debts[key]
-	if !known && len(pending.debts) >= maxPending && !makeRoom(d) {
+	if !known && len(pending.debts) >= maxPending {
 		pending.givenUp++
-		pending.Unlock()
-		s.Report(id, errGivenUp)
-		s.tracePending(ctx)
-		return
+		other, store := makeRoom(d)
+		if store == nil {
+			pending.Unlock()
+			s.Report(id, errGivenUp)
+			s.tracePending(ctx)
+			return
+		}
+		defer store.Report(other, errGivenUp)
 	}
 	pending.drawn++
 	p.debt |= d
@@ -118,20 +122,19 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 // errGivenUp is reported for what the services will not be told.
 var errGivenUp = errors.New("too many sessions of which the cache is to be told: it may show an older one for as long as it keeps that")
 
-// makeRoom gives a publication up for a removal. pending is locked.
-func makeRoom(d debt) bool {
+// makeRoom gives a publication up for a removal, and returns whose it was; no
+// store: there is none. pending is locked.
+func makeRoom(d debt) (id string, store *Store) {
 	if d&(marker|emptying) == 0 {
-		return false
+		return "", nil
 	}
 	for key, p := range pending.debts {
 		if p.debt == publication {
 			delete(pending.debts, key)
-			pending.givenUp++
-			p.store.Report(key.id, errGivenUp)
-			return true
+			return key.id, p.store
 		}
 	}
-	return false
+	return "", nil
 }
 
 // workOff tells the services what is pending until nothing is.
