@@ -1,8 +1,32 @@
 // Package gaesession keeps sessions of github.com/icza/session on Google App
 // Engine: in Memcache for speed, backed up in Datastore so that nothing is lost.
 //
-// A store belongs to one request. Open it with the request's context, and close
-// it before the answer's body is written, which saves what was changed:
+// Sessions are for apps. Their Handler opens a request's session when the app asks
+// for it, saves it before the response's header leaves, and keeps the cookie:
+//
+//	var sessions gaesession.Sessions
+//
+//	func main() {
+//		http.ListenAndServe(addr, appengine.Middleware(sessions.Handler(mux)))
+//	}
+//
+//	func handler(w http.ResponseWriter, r *http.Request) {
+//		sess, err := sessions.Get(r)
+//		if err != nil { // nobody can tell; the cookie stays
+//			http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
+//			return
+//		}
+//		if sess != nil {
+//			sess.SetAttr("seen", time.Now().Unix()) // saved before the header leaves
+//		}
+//	}
+//
+// To log in, Add a session of session.NewSession, or call RegenerateID if the
+// request has a session already; to log out, Remove it.
+//
+// A store is for code that uses session.Manager already. It belongs to one
+// request. Open it with the request's context, and close it before the answer's
+// body is written, which saves what was changed:
 //
 //	func handler(w http.ResponseWriter, r *http.Request) {
 //		ctx := appengine.NewContext(r)
@@ -100,12 +124,17 @@
 //   - Timeouts and refresh intervals of more than 100 years count as 100 years.
 //   - A timeout of more than 30 days works, but Memcache keeps an item for 30 days
 //     at most; with OnlyMemcache the session ends then unless it is used.
-//   - Close the store before the body is written: net/http sends what has been
-//     written after 4 KB at the latest, and App Engine's middleware when the
-//     handler returns. A client that gets the answer earlier may ask again before
-//     the change is saved, and not see it. Above all, the id of a new session must
-//     not get to the client before Close has returned: if the client logs out
+//   - Without Sessions, close the store before the body is written: net/http sends
+//     what has been written after 4 KB at the latest, and App Engine's middleware
+//     when the handler returns. A client that gets the answer earlier may ask again
+//     before the change is saved, and not see it. Above all, the id of a new session
+//     must not get to the client before Close has returned: if the client logs out
 //     while Close is saving the session, the save may undo the logout.
+//   - With Sessions, a client that goes away before the save begins has its change
+//     saved in Memcache, and in Datastore by the session's next save; until then
+//     OnError has ErrNotBackedUp. It gets no new id.
+//   - A session whose new id was saved, and whose response never reached the client,
+//     is lost to it.
 //   - A change whose request died before Close returned may or may not be seen.
 //   - A save that reported a Memcache error may leave the older value in Memcache
 //     until the next change. If the save deleted an attribute, and the next change
