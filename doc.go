@@ -54,8 +54,7 @@
 //
 // # What is promised
 //
-// Saved, removed and loaded mean that the call returned and no error was
-// reported.
+// "Saved", "removed" and "loaded" mean: the call returned and reported no error.
 //
 //   - No lost update. When requests overlap on one session and change different
 //     attributes, all their changes survive, in Memcache and in Datastore. On the
@@ -69,8 +68,9 @@
 //     asks.
 //   - Memcache may vanish. Evicting, flushing or losing it at any moment loses
 //     nothing that was saved.
-//   - Datastore may be down. Sessions go on living in Memcache, the error is
-//     reported, and the next save of the session brings Datastore up to date.
+//   - Datastore may be down. Sessions of up to 64 KiB live on in Memcache,
+//     ErrNotBackedUp is reported, and the next save of the session brings Datastore
+//     up to date.
 //   - A request may die between any two calls: all of this holds for what was
 //     saved.
 //   - A request that only reads a session makes one Memcache call. Once per
@@ -116,11 +116,16 @@
 //
 // # Limits
 //
-//   - KeyPrefix and id: 250 bytes. Ids with a NUL byte, or of the form __x__, and
-//     ids that are not UTF-8 are malformed; services are not called for them.
-//   - An encoded session: 1 MiB, less a few hundred bytes, less 16 bytes for each
-//     attribute. Memcache takes a little less than Datastore; a session that fits
-//     only Datastore is kept there alone.
+//   - KeyPrefix and id: 250 bytes. Ids with a NUL byte, ids that are not UTF-8, and
+//     ids that begin with "h:" or "owner:" are malformed; services are not called
+//     for them. Ids of the form __x__, which Datastore reserves, are valid.
+//   - An encoded session: about 896 KiB, less 24 bytes for each attribute; a
+//     change leaves 128 KiB of the entity free. A larger session, which
+//     icza/gaesession has saved, can be refreshed and reduced, but not grow. With
+//     OnlyMemcache: 1 MiB, less a few hundred bytes.
+//   - While Datastore is down, only sessions of up to 64 KiB live on in Memcache;
+//     a change of a larger one is ErrNotSaved. With AsyncDatastoreSave larger ones
+//     are saved before Close returns.
 //   - Timeouts and refresh intervals of more than 100 years count as 100 years.
 //   - A timeout of more than 30 days works, but Memcache keeps an item for 30 days
 //     at most; with OnlyMemcache the session ends then unless it is used.
@@ -136,14 +141,17 @@
 //   - A session whose new id was saved, and whose response never reached the client,
 //     is lost to it.
 //   - A change whose request died before Close returned may or may not be seen.
-//   - A save that reported a Memcache error may leave the older value in Memcache
-//     until the next change. If the save deleted an attribute, and the next change
-//     comes more than an hour later, the attribute may stay until Memcache drops
-//     the session.
-//   - A request whose Memcache get fails sees what Datastore has.
-//   - A logout that reported an error may show the session until it ends.
-//   - A call that App Engine carries out after it has reported a failure may undo
-//     what came between.
+//   - A save that reported ErrNotPublished may leave the older value in Memcache
+//     until this process has told it, which continues in the background; if the
+//     process dies before, until the next change. If the save deleted an attribute,
+//     and the next change comes more than an hour later, the attribute may stay
+//     until Memcache drops the session.
+//   - A request whose Memcache get fails sees what Datastore has. While Memcache is
+//     known to be down, that lacks asynchronous changes of other instances.
+//   - A logout that reported an error may show the session until the services are
+//     told; if the process dies before, until the session ends.
+//   - If App Engine applies a call after reporting it as failed, what came between
+//     may be undone.
 //   - A session whose changes could not be saved in Datastore for longer than it
 //     lives may lose its entity to a purge at the moment it is saved. It lives in
 //     Memcache until the next change, which ends it, with ErrRemoved.

@@ -1,7 +1,7 @@
 // Package cascadestore keeps gorilla/sessions on App Engine: in Memcache for
-// speed, backed up in Datastore so that nothing is lost. It takes the place of
-// github.com/dsoprea/goappenginesessioncascade, with the same names, types and
-// stored format. NewTieredStore keeps sessions in other services.
+// speed, backed up in Datastore so that nothing is lost. It is a drop-in
+// replacement for github.com/dsoprea/goappenginesessioncascade, with the same
+// names, types and stored format. NewTieredStore keeps sessions in other services.
 //
 //	var store = cascadestore.NewCascadeStore(cascadestore.DistributedBackends, key)
 //
@@ -22,20 +22,21 @@
 //
 //   - No lost update. When requests overlap and change different keys, all their
 //     changes survive. On the same key the change that is saved last wins, also
-//     when it sets the key back to what it was, or deletes it. All flashes are one key, and a change
-//     inside of a map, slice or pointer is a change of its key.
+//     when it sets the key back to what it was, or deletes it. All flashes are one
+//     key, and a change inside of a map, slice or pointer is a change of its key.
 //   - No resurrection. A removed session does not come back, whatever is in
-//     flight. Who saves it gets ErrRemoved, and no cookie; its id is not used
-//     again.
-//   - Read your writes. What was saved is seen by every later load, whichever
-//     instance asks.
+//     flight. A request that saves it gets ErrRemoved, and no cookie; its id is not
+//     used again.
+//   - Read your writes. Every later load sees what was saved, whichever instance
+//     asks.
 //   - Memcache may lose anything at any time.
-//   - Datastore may be down. Sessions live on in Memcache; Save returns the error
-//     and writes the cookie. The next change of the session brings Datastore up
-//     to date, and so does any load three seconds later.
+//   - Datastore may be down. Sessions of up to 64 KiB live on in Memcache; Save
+//     returns ErrNotBackedUp and writes the cookie. The next change of the session
+//     brings Datastore up to date, and so does any load three seconds later. A new
+//     id is ErrNotSaved meanwhile, and the session keeps its old one.
 //   - A request may die between any two calls.
 //
-// Where this ends is written in the package documentation of internal/tiered.
+// The package documentation of internal/tiered says where this ends.
 //
 // # Backends
 //
@@ -62,7 +63,7 @@
 //	change, evicted            12                    5
 //	unknown id                  2         1          1
 //	removal                     4         2          2
-//	RegenerateID and Save       9         3          6
+//	RegenerateID and Save      10         3          5
 //
 // # Expiry
 //
@@ -74,9 +75,10 @@
 // If read-only requests never call Save, a session ends MaxAge after its last
 // change.
 //
-// In the services the latest end counts that a request has saved, so that a slow
-// request ends no session early. Lowering MaxAge therefore ends sessions by their
-// cookies only.
+// A session keeps the Options.MaxAge that the app has chosen for it, in later
+// requests as well. In the services the latest end counts that a request has
+// saved, so that a slow request ends no session early. After MaxAge was lowered a
+// session ends by the new one, counted from its latest save.
 //
 // # Stored format
 //
@@ -103,15 +105,16 @@
 // are the original's, and set none of them. Call RegenerateID when somebody
 // logs in.
 //
-// The original accepts short keys. An app that has one has to choose another one;
-// so that live cookies stay valid, it can append the old key's to Codecs before
-// it calls SetMaxAge:
+// An authentication key should have 32 bytes or more. A shorter one works, as
+// with the original; NewCascadeStore logs a warning, and StrictErr returns an
+// error. To change a key without logging anybody out, put a new pair in front and
+// keep the old one behind it:
 //
-//	store.Codecs = append(store.Codecs, securecookie.CodecsFromPairs(old)...)
+//	store := cascadestore.NewCascadeStore(backends, newKey, nil, oldKey)
 //
 // If a stored session cannot be decoded, because a newer version of the app has
-// saved it, say, New returns a new session and an error. Removing the new one, or
-// calling RegenerateID with it, removes the stored one, too; saving it does not.
+// saved it for example, New returns a new session and ErrUndecodable. Removing
+// that one removes the stored one; Save and RegenerateID return the error again.
 //
 // A request that was in flight while the session got a new id, and that changed
 // nothing, writes the cookie it came with, as with every gorilla store. If its
