@@ -52,7 +52,7 @@ func (jsonForm) Rename(v []byte, _ string) ([]byte, error) { return v, nil }
 // again what has failed.
 func draft(attrs map[string]any) Draft {
 	return Draft{
-		Encode: func(worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
 			if !worth(attrs) {
 				return nil, false, nil
 			}

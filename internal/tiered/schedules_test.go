@@ -162,7 +162,7 @@ func TestNobodyIsToldAnythingUnderALock(t *testing.T) {
 			if _, err := r.st.Load(r.ctx, r.id); !isTimeout(err) {
 				t.Errorf("got %v, want a timeout", err)
 			}
-			r.st.cacheGone.Store(false)
+			r.st.cacheGone.Store(0)
 		}
 		s.well()
 		time.Sleep(2 * probeEvery)

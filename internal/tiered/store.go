@@ -48,7 +48,7 @@ type Store struct {
 	// Trace is told what the store does; nil: nobody is.
 	Trace *tier.Trace
 
-	cacheGone atomic.Bool // this request does not call the cache any more
+	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
 	graceUsed atomic.Bool // this request has had its second, see finishing
 }
 
