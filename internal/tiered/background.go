@@ -63,7 +63,11 @@ func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error)
 		return true, f(ctx)
 	}
 	done := make(chan error, 1)
-	background.start(func() { done <- f(context.WithoutCancel(ctx)) })
+	background.start(func() {
+		err := errPanic
+		defer func() { done <- err }()
+		err = f(context.WithoutCancel(ctx))
+	})
 	select {
 	case err := <-done:
 		return true, err

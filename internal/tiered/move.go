@@ -218,7 +218,6 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 		old, there := current[0], current[1]
 		made = nil
-		//rule: move-recognised
 		if moved, err := m.recognise(there); moved || err != nil {
 			return []*tier.Record{nil, nil}, err
 		}
@@ -254,6 +253,7 @@ var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 // recognise reports whether an attempt that seemed to fail has moved the session:
 // nobody else can have put a record under the new id.
 func (m *Move) recognise(there *tier.Record) (bool, error) {
+	//rule: move-recognised
 	if len(m.tried) == 0 || there == nil {
 		return false, nil
 	}

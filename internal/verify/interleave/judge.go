@@ -153,6 +153,7 @@ func (w *world) judgeEnd() {
 	if !w.scenario.only {
 		w.judgeCache(backup("at the end"))
 	}
+	w.judgeSecond("at the end")
 	look, _ := w.look("at the end a load saw", op{})
 	w.expectNoErrors("a load at the end", look.errs)
 	w.judgeMoved("at the end")
@@ -203,6 +204,7 @@ func (w *world) judgeEnd() {
 		r.close()
 		w.expectNoErrors(what, r.errs)
 		w.judgeMoved(what)
+		w.judgeSecond(what)
 	}
 }
 
