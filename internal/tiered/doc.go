@@ -208,8 +208,7 @@
 // asynchronous changes synchronous until the item goes, and nothing else.
 //
 // Nobody else can put a record under the new id. So after a lost answer a move is
-// recognised by reading both records; when the emptied one expires tells which
-// attempt it was. While it is not known
+// recognised by reading both records. While it is not known
 // the old id is the one to keep, and another attempt asks first. If none comes, the
 // background finds out, and removes what has moved: nobody knows its id. With the
 // backup down a session does not move, and nothing is kept under the old id.

@@ -68,6 +68,7 @@ type exchange struct {
 	cancel   context.CancelFunc
 	began    time.Time
 	until    time.Time // by when it has to end
+	stalled  int64     // the soak's, when it began
 	instance *process
 	who      string
 	on       *record
@@ -377,7 +378,7 @@ func (r *record) isLarge() bool {
 func (c *client) open(r *record, refresh time.Duration) *exchange {
 	c.requests++
 	c.count(func(n *counts) { n.requests++ })
-	x := &exchange{instance: c.instance, who: fmt.Sprintf("%s.%d", c.name, c.requests), on: r, began: time.Now()}
+	x := &exchange{instance: c.instance, who: fmt.Sprintf("%s.%d", c.name, c.requests), on: r, began: time.Now(), stalled: c.stalled.Load()}
 	x.async = !r.gorilla && (c.mode == "async" || c.mode == "mixed" && c.rnd.IntN(2) == 0)
 	x.judge = &judge.Request{Async: x.async, Began: now()}
 	x.limit(c.rnd, c.patient)
@@ -450,7 +451,7 @@ func (c *client) end(x *exchange) (id string, err error) {
 	if errors.Is(err, errReplaced) {
 		c.violation(x.on, fmt.Sprintf("%s: P9: %v", x.who, err))
 	}
-	late := time.Since(x.until)
+	late := time.Since(x.until) - time.Duration(c.stalled.Load()-x.stalled)
 	c.count(func(n *counts) { n.latest = max(n.latest, late); n.slowest = max(n.slowest, time.Since(x.began)) })
 	if late > slack {
 		c.violation(x.on, fmt.Sprintf("%s: P8: it took %v, %v longer than it may", x.who, time.Since(x.began), late))
