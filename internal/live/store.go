@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
@@ -90,7 +89,7 @@ func (s *Store) keeps() bool { return s.tiers.Cache != nil || s.tiers.Backup != 
 // where there is none.
 func (s *Store) RemoveID(ctx context.Context, id string) error {
 	l, err := s.tiers.Load(ctx, id)
-	if l == nil && !errors.Is(err, tier.ErrUndecodable) {
+	if l == nil {
 		return err
 	}
 	// What a service could not be told, or could not read, the removal makes up
