@@ -135,18 +135,6 @@ func (c *hookedCache) CompareAndSwap(ctx context.Context, id string, old *tier.I
 	return c.Cache.CompareAndSwap(ctx, id, old, it, ttl)
 }
 
-func TestRemoveIDRemovesWhatTheCacheAloneHasAndNobodyCanDecode(t *testing.T) {
-	ctx := context.Background()
-	cache, backup := tiertest.NewCache(), tiertest.NewBackup()
-	must(t, cache.Set(ctx, "id", tier.Item{Value: []byte("of an app's newer version")}, time.Hour))
-	must(t, newStore(backup, cache).RemoveID(ctx, "id"))
-	it, err := cache.Get(ctx, "id")
-	must(t, err)
-	if it == nil || it.Flags == 0 {
-		t.Errorf("the cache has %v, want a removal marker", it)
-	}
-}
-
 func TestWhatIsNoSessionIsNotRemoved(t *testing.T) {
 	ctx := context.Background()
 	cache, backup := tiertest.NewCache(), tiertest.NewBackup()
