@@ -284,13 +284,14 @@ func (s *gorilla) close() string {
 	if !s.unknown { // else it is the error of New again
 		s.x.onError(s.x.ctx, err)
 	}
-	for _, c := range w.Result().Cookies() {
-		if s.unknown {
-			s.x.onError(s.x.ctx, errReplaced)
-		}
-		return c.Name + "=" + c.Value
+	cookies := w.Result().Cookies()
+	if len(cookies) == 0 {
+		return ""
 	}
-	return ""
+	if s.unknown {
+		s.x.onError(s.x.ctx, errReplaced)
+	}
+	return cookies[0].Name + "=" + cookies[0].Value
 }
 
 var errReplaced = errors.New("the cookie was replaced, though nobody can tell whether there is a session")
