@@ -152,9 +152,8 @@ func TestADeadlineIsOverrunByASecondAtMost(t *testing.T) {
 		"Datastore": gaetest.Datastore,
 		"both":      func(gaetest.Call) bool { return true },
 	} {
-		for _, async := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, asynchronous: %t", name, async), func(t *testing.T) {
-				o := options{AsyncDatastoreSave: async}
+		for _, o := range []options{{}, {AsyncDatastoreSave: true}, {CacheTimeout: time.Minute, BackupTimeout: time.Minute}} {
+			t.Run(fmt.Sprintf("%s, asynchronous: %t, %v", name, o.AsyncDatastoreSave, o.CacheTimeout), func(t *testing.T) {
 				id := login(t, s, o, attrs{"n": 0})
 				inSimulatedTime(t, func(t *testing.T) {
 					services := &silence{match: func(c gaetest.Call) bool { return c.Index > 1 && match(c) }}
@@ -164,7 +163,10 @@ func TestADeadlineIsOverrunByASecondAtMost(t *testing.T) {
 						return ctx
 					}, services.hook())
 					begin := time.Now()
-					r.Get(id).SetAttr("n", 1)
+					sess := r.Get(id)
+					sess.SetAttr("n", 1)
+					r.Close()
+					sess.SetAttr("n", 2)
 					r.Close()
 					r.Close() // the deferred one
 					if took := time.Since(begin); took > 2*time.Second+50*time.Millisecond {

@@ -33,8 +33,13 @@ type identity struct {
 	status status
 	next   string       // the id that it is to have; empty: it keeps its own
 	move   *tiered.Move // a move to next that was begun
-	mover  *Copy        // that began it
-	first  *change      // that it may have made
+	tries  []try        // of that move
+}
+
+// A try is what a copy wanted to save with a move.
+type try struct {
+	copy *Copy
+	ch   *change
 }
 
 // A Copy is what one session value of the app was when it was loaded or saved
@@ -277,6 +282,9 @@ func (c *Copy) Remove(ctx context.Context) error {
 	c.status, c.why = removed, nil
 	if was == fresh || was == removed || was == ended || !c.store.keeps() {
 		return nil
+	}
+	if !c.store.ValidID(c.id) {
+		return tier.ErrInvalidID
 	}
 	l := c.loaded
 	if c.under != c.id {

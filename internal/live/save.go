@@ -225,27 +225,26 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 // applyMove saves a change under a new id.
 func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	if c.move == nil {
-		c.move = c.store.tiers.NewMove(c.id, c.next, c.loaded)
+		c.move, c.tries = c.store.tiers.NewMove(c.id, c.next, c.loaded), nil
 	}
-	if !c.move.MayBeMoved() {
-		c.mover, c.first = c, ch
-	}
+	c.tries = append(c.tries, try{c, ch})
 	moved, err := c.move.Run(ctx, c.loaded, ch.Change)
 	if moved == nil {
 		return err
 	}
-	mover, first := c.mover, c.first
-	c.id, c.next, c.move, c.mover, c.first = c.move.To(), "", nil, nil, nil
-	if moved.Earlier {
+	tries := c.tries
+	c.id, c.next, c.move, c.tries = c.move.To(), "", nil, nil
+	if moved.Run < len(tries)-1 {
 		// An earlier attempt has moved it. What differs from that is saved now.
-		mover.saved(moved.Loaded, first, nil)
-		if c != mover {
+		first, published := tries[moved.Run], err
+		first.copy.saved(moved.Loaded, first.ch, nil)
+		if c != first.copy {
 			c.loaded, c.under = c.loaded.Elsewhere(), c.id
 		}
-		if ch, err = c.changed(d); err != nil || ch == nil {
-			return err
+		if ch, err = c.changed(d); err == nil && ch != nil {
+			err = c.apply(ctx, d, ch)
 		}
-		return c.apply(ctx, d, ch)
+		return errors.Join(published, err)
 	}
 	c.saved(moved.Loaded, ch, err)
 	if d.Adopt != nil {

@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -89,7 +90,7 @@ func (s *Store) keeps() bool { return s.tiers.Cache != nil || s.tiers.Backup != 
 // where there is none.
 func (s *Store) RemoveID(ctx context.Context, id string) error {
 	l, err := s.tiers.Load(ctx, id)
-	if l == nil {
+	if l == nil && !errors.Is(err, tier.ErrUndecodable) {
 		return err
 	}
 	// What a service could not be told, or could not read, the removal makes up

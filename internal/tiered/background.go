@@ -56,11 +56,11 @@ func (s *Store) inBackground(ctx context.Context, f func(ctx context.Context) er
 }
 
 // detached calls f with a context that does not end with the request's, and
-// returns what f returned; or, when the request's context has ended a second ago,
-// why it ended. f goes on then, and Drain waits for it.
-func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error) error {
+// returns what f returned; or, when the request's context has ended a second ago
+// and f has not, why the context ended. f goes on then, and Drain waits for it.
+func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error) (ended bool, err error) {
 	if ctx.Done() == nil {
-		return f(ctx)
+		return true, f(ctx)
 	}
 	done := make(chan error, 1)
 	background.start(func() {
@@ -70,16 +70,16 @@ func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error)
 	})
 	select {
 	case err := <-done:
-		return err
+		return true, err
 	case <-ctx.Done():
 	}
 	within, cancel := s.finishing(ctx)
 	defer cancel()
 	select {
 	case err := <-done:
-		return err
+		return true, err
 	case <-within.Done():
-		return context.Cause(ctx)
+		return false, context.Cause(ctx)
 	}
 }
 

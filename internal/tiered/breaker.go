@@ -89,14 +89,22 @@ func (s *Store) cacheFailed(ctx context.Context) {
 	anyBreakers.Store(true)
 	known, _ := breakers.LoadOrStore(breakerKey{s.breakerCache(), instance.Of(ctx).Name}, &breaker{})
 	b, _ := known.(*breaker)
+	if b.failed(ctx, s) {
+		s.traceBreaker(ctx, true)
+	}
+}
+
+// failed notes that a call has failed, and reports whether that opens the
+// breaker.
+func (b *breaker) failed(ctx context.Context, s *Store) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.failures++; b.failures < tripAfter || b.open {
-		return
+		return false
 	}
 	b.open, b.asked = true, time.Now()
-	s.traceBreaker(ctx, true)
 	b.probe(ctx, s)
+	return true
 }
 
 // probe starts the goroutine that asks the cache. b.mu is held.
@@ -118,18 +126,20 @@ func (b *breaker) probe(ctx context.Context, s *Store) {
 		}()
 		for !over {
 			_ = retry.Wait(ctx, probeEvery) // which has no end
-			over = b.probed(ctx, s, s.answers(ctx))
+			answered := s.answers(ctx)
+			if over = b.probed(answered); answered {
+				s.traceBreaker(ctx, false)
+			}
 		}
 	}()
 }
 
 // probed notes what a probe was answered, and reports whether it was the last.
-func (b *breaker) probed(ctx context.Context, s *Store, answered bool) bool {
+func (b *breaker) probed(answered bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if answered {
 		b.open, b.failures = false, 0
-		s.traceBreaker(ctx, false)
 	}
 	if answered || time.Since(b.asked) > probeIdle {
 		b.probing = false

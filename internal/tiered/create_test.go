@@ -3,6 +3,7 @@
 package tiered
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -199,4 +200,21 @@ func TestWithoutABackupACreationThatTheCacheFailsIsReported(t *testing.T) {
 		must(t, r.update("b=1"))
 		expect(t, "now", r.see(), "a=1 b=1")
 	})
+}
+
+func TestACreationWhoseContextEndsInTheBackupLivesInTheCache(t *testing.T) {
+	for _, done := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			s := newServices()
+			r := s.request(t, "A")
+			ctx, cancel := context.WithCancel(r.ctx)
+			r.ctx = ctx
+			s.at("A", "cache.add", false, before(func() { time.Sleep(time.Millisecond) }))
+			s.at("A", "backup.put", done, before(func() { time.Sleep(2 * time.Millisecond); cancel() }))
+			expectErr(t, "create", r.create("a=1"), tier.ErrNotBackedUp)
+			expect(t, "cached", s.cached(), "all unsaved a=1")
+			must(t, s.opened(t, "B").update("b=1"))
+			s.expectKept(t, "a=1 b=1")
+		})
+	}
 }

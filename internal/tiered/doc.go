@@ -207,8 +207,8 @@
 // A seal is its owner's nonce and has no time. One that is left behind makes
 // asynchronous changes synchronous until the item goes, and nothing else.
 //
-// The emptied record expires at a time that no other request draws. So after a
-// lost answer a move is recognised by reading both records. While it is not known
+// Nobody else can put a record under the new id. So after a lost answer a move is
+// recognised by reading both records. While it is not known
 // the old id is the one to keep, and another attempt asks first. If none comes, the
 // background finds out, and removes what has moved: nobody knows its id. With the
 // backup down a session does not move, and nothing is kept under the old id.

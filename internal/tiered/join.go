@@ -65,7 +65,8 @@ func (st *state) differs(o *state, n name) bool {
 	return now != was
 }
 
-// joinCells returns the later cell of each attribute.
+// joinCells returns the later cell of each attribute. No sweep of into has seen
+// the tombstones that come from from.
 func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 	cells = make([]cell, 0, max(len(into.cells), len(from.cells)))
 	a, b := into.cells, from.cells
@@ -86,6 +87,7 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			cells, a = append(cells, c), a[1:]
 		case order > 0: // into lacks it, since into.absent
 			c := b[0]
+			c.aged = false
 			switch {
 			case c.at > into.absent && (all || c.unsaved || from.unsavedAll || into.absent != 0):
 				cells, changed = append(cells, c), true
@@ -98,6 +100,7 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			//rule: later
 			if b[0].at > c.at {
 				c, changed = b[0], true
+				c.aged = false
 			}
 			cells, a, b = append(cells, c), a[1:], b[1:]
 		}

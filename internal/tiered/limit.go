@@ -18,6 +18,7 @@ type limit struct {
 	mu     sync.Mutex
 	timed  context.Context // once it is needed
 	cancel context.CancelFunc
+	ended  bool
 }
 
 // within returns a context that ends after d. Its end method ends it before.
@@ -28,7 +29,7 @@ func within(ctx context.Context, d time.Duration) *limit {
 func (l *limit) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.cancel != nil {
+	if l.ended = true; l.cancel != nil {
 		l.cancel()
 	}
 }
@@ -37,8 +38,11 @@ func (l *limit) end() {
 func (l *limit) timer(needed bool) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.timed == nil && needed {
+	if l.timed == nil && (needed || l.ended) {
 		l.timed, l.cancel = context.WithDeadlineCause(l.Context, l.deadline, errTimeout)
+		if l.ended {
+			l.cancel()
+		}
 	}
 	return l.timed
 }

@@ -2,6 +2,7 @@ package tiered
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -12,8 +13,11 @@ type part struct {
 	loaded *Loaded
 	change *Change       // nil: nothing but what was unsaved when it loaded
 	ahead  time.Duration // of the instance's clock, in tests
-	tried  *state        // the session with the change, as it was tried last
-	at     stamp         // of the change, as it was tried last
+
+	// The request may leave while others make its change.
+	mu    sync.Mutex
+	tried *state // the session with the change, as it was tried last
+	at    stamp  // of the change, as it was tried last
 	// mayBeApplied says that a service may have what was tried. From then on the
 	// change keeps its time: however often it is tried, it applies once.
 	mayBeApplied bool
@@ -26,16 +30,48 @@ func newPart(ctx context.Context, l *Loaded, c *Change) *part {
 
 func mayBeApplied(parts []*part) {
 	for _, p := range parts {
+		p.mu.Lock()
 		p.mayBeApplied = p.tried != nil
+		p.mu.Unlock()
 	}
+}
+
+// isUnsure reports whether a service may have what was tried.
+func (p *part) isUnsure() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mayBeApplied
+}
+
+// leave is called when the request leaves and others are making its change: from
+// now on that keeps its time.
+func (p *part) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.change == nil {
+		return
+	}
+	if p.tried == nil {
+		if _, err := p.try(0); err != nil {
+			return // they get that error, too
+		}
+	}
+	p.mayBeApplied = true
 }
 
 // state returns the session as the request has it, with its change. The change
 // is later than what was seen, unless it may have been applied.
 func (p *part) state(seen stamp) (*state, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.mayBeApplied {
 		return p.tried, nil
 	}
+	return p.try(seen)
+}
+
+// try is state for a change that is to be made now. p.mu is held.
+func (p *part) try(seen stamp) (*state, error) {
 	from, c := p.loaded.state, p.change
 	if p.loaded.isOld() {
 		from = from.clone().markSaved() // what was unsaved then may have been deleted since
@@ -87,14 +123,6 @@ func (p *part) changed(at stamp) []cell {
 		cells = append(cells, cell{name: maxAgeName, at: at, unsaved: true})
 	}
 	return cells
-}
-
-// name is that of an attribute which the request has changed; maxAgeName: of none.
-func (p *part) name() name {
-	for _, c := range p.changed(p.at) {
-		return c.name
-	}
-	return maxAgeName
 }
 
 // own is what was tried, in which everything but the request's own change gives

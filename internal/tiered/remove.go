@@ -17,8 +17,8 @@ import (
 // the cache may show the session for a while. tier.ErrNotSaved: both, or it cannot
 // be told.
 func (s *Store) Remove(ctx context.Context, id string, l *Loaded) error {
-	err := s.detached(ctx, func(ctx context.Context) error { return s.remove(ctx, id, emptiedUntil(l)) })
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+	ended, err := s.detached(ctx, func(ctx context.Context) error { return s.remove(ctx, id, emptiedUntil(l)) })
+	if !ended {
 		return fmt.Errorf("%w: the removal goes on in the background: %w", tier.ErrNotSaved, err)
 	}
 	return err

@@ -89,6 +89,7 @@ func (s *Store) together(ctx context.Context, q queue, id string, p *part, do fu
 				background.start(func() { lead(ctx, key, turns, do) })
 			default:
 			}
+			p.leave()
 			return fmt.Errorf("%w: the change is being made: %w", tier.ErrNotSaved, context.Cause(ctx))
 		}
 	}

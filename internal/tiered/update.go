@@ -46,7 +46,7 @@ func (s *Store) outcome(p *part, err error) *Loaded {
 		return p.after(s.Backup != nil)
 	case isRefusal(err):
 		return nil
-	case errors.Is(err, tier.ErrNotBackedUp), p.mayBeApplied:
+	case errors.Is(err, tier.ErrNotBackedUp), p.isUnsure():
 		return p.after(false)
 	}
 	return nil
@@ -84,7 +84,6 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 		// The cache had lost it, and gets it back: what is committed under a
 		// lease is no older than what anybody else reads or commits meanwhile.
 		seen, leaseErr = s.lease(ctx, id, loaded.item)
-		loaded.item = nil
 	}
 	committed, err := s.commit(ctx, id, parts)
 	if s.Cache == nil {
@@ -289,8 +288,8 @@ func (s *Store) checkSize(id string, was, next *state, p *part) error {
 	switch size := next.recordSize(); {
 	case size > limit:
 		return tier.ErrTooLarge
-	case size <= free, p.change == nil:
-		return nil
+	case size <= free, p.change == nil, len(p.change.Set) == 0:
+		return nil // a refresh, or a deletion, may be written with more bytes
 	}
 	own := next
 	if was != nil {

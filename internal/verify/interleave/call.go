@@ -73,6 +73,33 @@ type holderKey struct{}
 
 func holderOf(ctx context.Context) holder { return ctx.Value(holderKey{}).(holder) }
 
+// label is the call's name in a trace.
+func (c *call) label() string {
+	if w := c.actor.w; w.second != "" && slices.Contains(c.ids, w.second) {
+		return c.name + "'"
+	}
+	return c.name
+}
+
+// written are the ids of the records that the call has written, if it is one
+// that others see.
+func (c *call) written() []string {
+	switch c.name {
+	case "commit":
+		if c.txn != nil {
+			return c.txn.ids
+		}
+		return c.ids
+	case "ds-put", "ds-swap":
+		return c.ids
+	case "txn-put":
+		if c.txn != nil {
+			c.txn.ids = c.ids
+		}
+	}
+	return nil
+}
+
 // isPause reports whether it is no call.
 func (c *call) isPause() bool { return c.name == "start" || c.name == "save" }
 
@@ -87,7 +114,7 @@ func (w *world) calls() []*call {
 	live := w.live()
 	all := slices.DeleteFunc(slices.Clone(live), w.isLocked)
 	slices.SortFunc(all, func(a, b *call) int {
-		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.name, b.name), slices.Compare(a.request, b.request))
+		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.label(), b.label()), slices.Compare(a.request, b.request))
 	})
 	return all
 }
@@ -196,15 +223,15 @@ func (w *world) make(c *call, how kind) {
 		a.hurt = a.hurt || c.service == inCache
 		c.err = c.failure
 	default:
-		if c.name == "begin" || c.name == "ds-put" || c.name == "ds-swap" {
-			a.judge.Saves = a.judge.Saves || a.phase >= saving
-		}
 		c.err = c.perform()
 		w.changed(c, c.err)
-		if c.err == nil && a.op.regenerate && a.judge.Moved == 0 && (c.name == "commit" && a.target != "" || c.name == "ds-swap" && len(c.ids) > 1) {
-			a.judge.Moved = w.clock
+		if written := c.written(); c.err == nil && slices.Contains(written, w.id) {
+			a.judge.Saves = a.judge.Saves || a.phase >= saving
+			if len(written) > 1 && a.judge.Moved == 0 {
+				a.judge.Moved = w.clock
+			}
 		}
-		if c.name == "get" && a.phase == loading {
+		if c.name == "get" && a.phase == loading && !w.isElsewhere(c.ids, 0) {
 			a.fromCache = c.got != nil && c.got.flags == 0
 			a.foundUnsaved = a.fromCache && kindName(c.got) == "unsaved"
 		}

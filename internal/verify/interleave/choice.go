@@ -116,12 +116,12 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 	for _, c := range calls {
 		if c.hidden() {
 			// Nothing else is worth while: made later, it is the same.
-			return []choice{{makeCall, c.actor.index, c.name}}
+			return []choice{{makeCall, c.actor.index, c.label()}}
 		}
 	}
 	var all []choice
 	for _, c := range calls {
-		all = append(all, choice{makeCall, c.actor.index, c.name})
+		all = append(all, choice{makeCall, c.actor.index, c.label()})
 	}
 	if !moreEvents || len(calls) == 0 {
 		return all
@@ -134,16 +134,16 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		services[c.service] = true
 		for _, k := range []kind{failCall, loseAnswer, failAll, loseAll} {
 			if k == failCall || k == failAll || c.writes() {
-				all = append(all, choice{k, c.actor.index, c.name})
+				all = append(all, choice{k, c.actor.index, c.label()})
 			}
 		}
 		if c.service == inCache {
-			all = append(all, choice{skipCall, c.actor.index, c.name})
+			all = append(all, choice{skipCall, c.actor.index, c.label()})
 		}
 		if c.isRequests() {
-			all = append(all, choice{cancelCall, c.actor.index, c.name})
+			all = append(all, choice{cancelCall, c.actor.index, c.label()})
 			if c.writes() {
-				all = append(all, choice{cancelMade, c.actor.index, c.name})
+				all = append(all, choice{cancelMade, c.actor.index, c.label()})
 			}
 		}
 	}
@@ -171,6 +171,9 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		all = append(all, choice{kind: expireSession})
 	}
 	return slices.DeleteFunc(all, func(c choice) bool {
+		if w.second != "" && !slices.Contains([]kind{makeCall, crash, flush, evict, goBack}, c.kind) {
+			return true // which of the two sessions an error is about, nobody can tell
+		}
 		return c.kind != makeCall && *kindsFlag != "" && !slices.Contains(strings.Fields(*kindsFlag), eventNames[c.kind])
 	})
 }

@@ -42,7 +42,7 @@ func (gaesessionStore) decode(value []byte) (stored, error) {
 }
 
 func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
-	v := &gaesessionVisit{returned: returned}
+	v := &gaesessionVisit{returned: returned, index: -1}
 	if o.old {
 		v.old = oldlib.New(ctx, oldlib.Options{Codec: &codec, Retries: sc.retries})
 		v.store = v.old
@@ -74,6 +74,8 @@ type gaesessionVisit struct {
 	old      *oldlib.Store   // nil: it is none
 	sess     session.Session // nil: there is none
 	returned func(error)
+	second   session.Session // another one; nil: there is none
+	index    int             // of the request that changes it; -1: none
 	again    bool
 	errs     []error // of a request that saves again
 }
@@ -97,7 +99,20 @@ func (v *gaesessionVisit) load(id string) *view {
 	return &view{attrs: texts(v.sess.Attrs())}
 }
 
+// loadSecond loads another session, and act changes it then.
+func (v *gaesessionVisit) loadSecond(id string, index int) *view {
+	v.second, v.index = v.store.Get(id), index
+	v.report()
+	if v.second == nil {
+		return &view{none: true}
+	}
+	return &view{attrs: texts(v.second.Attrs())}
+}
+
 func (v *gaesessionVisit) act(o op, value string) {
+	if v.second != nil && v.index >= 0 && o.attr != "" {
+		v.second.SetAttr(secondAttr, secondValue(v.index))
+	}
 	switch {
 	case v.sess == nil:
 	case o.logout:

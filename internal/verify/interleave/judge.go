@@ -143,6 +143,12 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
+	for range 300 {
+		if w.database == nil || w.database.Locks() == w.unlocked {
+			break
+		}
+		time.Sleep(time.Second) // a transaction that could not be rolled back ends by itself
+	}
 	w.mu.Lock()
 	w.free = true
 	w.mu.Unlock()
@@ -153,6 +159,7 @@ func (w *world) judgeEnd() {
 	if !w.scenario.only {
 		w.judgeCache(backup("at the end"))
 	}
+	w.judgeSecond("at the end")
 	look, _ := w.look("at the end a load saw", op{})
 	w.expectNoErrors("a load at the end", look.errs)
 	w.judgeMoved("at the end")
@@ -203,6 +210,7 @@ func (w *world) judgeEnd() {
 		r.close()
 		w.expectNoErrors(what, r.errs)
 		w.judgeMoved(what)
+		w.judgeSecond(what)
 	}
 }
 

@@ -38,14 +38,15 @@ type actor struct {
 	over  chan struct{} // closed when its goroutine has ended
 
 	// Written by its goroutines, read when all of them wait.
-	phase phase
-	saw   *view  // by its load
-	newID string // that the app has been told
-	used  time.Time
-	mu    sync.Mutex
-	errs  []error
-	logs  []error           // that were no more than logged
-	works []context.Context // of what goes on in the background; guarded by w.mu
+	phase     phase
+	saw       *view  // by its load
+	sawSecond *view  // of the other session
+	newID     string // that the app has been told
+	used      time.Time
+	mu        sync.Mutex
+	errs      []error
+	logs      []error           // that were no more than logged
+	works     []context.Context // of what goes on in the background; guarded by w.mu
 
 	// The explorer's.
 	crashed      bool
@@ -302,6 +303,9 @@ func (a *actor) run() {
 	} else {
 		a.phase = loading
 		a.saw = v.load(a.w.id)
+		if a.w.second != "" {
+			a.sawSecond = v.(*gaesessionVisit).loadSecond(a.w.second, a.index)
+		}
 	}
 	a.phase, a.used = saving, time.Now()
 	if a.op.saves() && a.pause("save") != nil {

@@ -79,6 +79,7 @@ func jobs(services []string) (all list) {
 			all.named(1,
 				"unsaved read+logout", "cached change:a+change:b only", "new-unsaved read+logout", "created login+read+logout",
 				"cached read+change:a retries=2", "cached read+regenerate cascade")
+			all.named(0, "cached async:a#300+change:b#9000 small", "cached change:a#9000+change:b#9000 small")
 			all.named(0, "cached async:a+async-reset:a+change:b") // it takes the longest
 		}
 		if !*fullFlag {
@@ -102,6 +103,10 @@ func jobs(services []string) (all list) {
 		}
 		for _, start := range states {
 			all.withEvents(on, start)
+		}
+		all.withSizes(on)
+		for _, names := range [][]string{{"change:a", "change:a"}, {"async:a", "change:a"}, {"change:a", "logout"}, {"async:a", "read"}} {
+			all.add(1, newScenario(on+" two", false, cached, names...), newScenario(on+" two", false, evicted, names...))
 		}
 		for _, sc := range pairs(on, cached, false) {
 			sc.only = true
@@ -136,6 +141,37 @@ func (l *list) triples(on, start string) {
 	}
 	for _, requests := range [][]string{{"read", "change:a", "regenerate"}, {"logout", "change:a", "regenerate"}} {
 		l.add(0, newScenario(on, true, start, requests...))
+	}
+}
+
+// withSizes adds changes that reach the limits of small services: pairs with an
+// event, and three of them without.
+func (l *list) withSizes(on string) {
+	for _, start := range []string{cached, unsaved, evicted} {
+		for _, isCascade := range []bool{false, true} {
+			var firsts, seconds []string
+			for _, size := range sizes {
+				firsts = append(firsts, fmt.Sprint("change:a#", size))
+				seconds = append(seconds, fmt.Sprint("change:b#", size))
+				if !isCascade {
+					firsts = append(firsts, fmt.Sprint("async:a#", size))
+					seconds = append(seconds, fmt.Sprint("async:b#", size))
+				} else {
+					firsts = append(firsts, fmt.Sprint("regenerate:a#", size))
+				}
+			}
+			for _, first := range firsts {
+				for _, second := range append(seconds, "read", "delete:a", "reset:a", "refresh", "logout") {
+					l.add(1, newScenario(on+" small", isCascade, start, first, second))
+				}
+			}
+		}
+		for _, triple := range [][]string{
+			{"async:a#300", "async:b#300", "read"}, {"async:a#300", "async:b#300", "change:b#9000"}, {"async:a#300", "change:b#9000", "read"},
+			{"change:a#5000", "change:b#5000", "async:a#5000"}, {"change:a#9000", "change:b#9000", "delete:a"},
+		} {
+			l.add(0, newScenario(on+" small", false, start, triple...))
+		}
 	}
 }
 
@@ -272,6 +308,9 @@ func randomScenario(random *rand.Rand, on string) scenario {
 	}
 	if isSmall {
 		on = strings.TrimSpace(on + " small")
+	}
+	if !isBare && !isCascade && start != created && random.IntN(4) == 0 {
+		on = strings.TrimSpace(on + " two")
 	}
 	if isBare {
 		on = strings.TrimSpace(on + " bare")

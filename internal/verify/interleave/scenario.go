@@ -162,6 +162,7 @@ type scenario struct {
 	redis    bool   // the cache is one that goes back in time instead of Memcache
 	bare     bool   // the protocol alone
 	small    bool   // the services take small sessions alone
+	two      bool   // each request works on another session as well
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -179,6 +180,9 @@ func (s scenario) String() string {
 	}
 	if s.small {
 		text += " small"
+	}
+	if s.two {
+		text += " two"
 	}
 	if s.cascade {
 		return text + " cascade"
@@ -218,6 +222,8 @@ func parseScenario(text string) (scenario, error) {
 			s.only = true
 		} else if w == "bare" {
 			s.bare = true
+		} else if w == "two" {
+			s.two = true
 		} else if w == "small" {
 			s.small = true
 		} else if w == "redis" {
@@ -230,6 +236,9 @@ func parseScenario(text string) (scenario, error) {
 	}
 	if s.cascade && (s.only || s.bare || s.retries != cascadeRetries) {
 		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
+	}
+	if s.two && (s.cascade || s.bare || s.start == created) {
+		return scenario{}, fmt.Errorf("scenario %q: two sessions are of one store of the root package", text)
 	}
 	for _, o := range s.ops {
 		if o.old && s.on() != "" || o.size > 0 && !s.small {
@@ -250,6 +259,9 @@ func (s scenario) on() string {
 	}
 	if s.small {
 		on += " small"
+	}
+	if s.two {
+		on += " two"
 	}
 	return strings.TrimSpace(on)
 }

@@ -55,6 +55,7 @@ func (w *world) state() stateKey {
 		tokens = append(tokens, word(w.database.Locks()))
 	}
 	tokens = append(tokens, w.recordTokens()...)
+	tokens = append(tokens, w.secondTokens()...)
 	for _, a := range w.actors {
 		tokens = append(tokens, a.tokens()...)
 	}
@@ -125,7 +126,7 @@ func (a *actor) tokens() []token {
 	}
 	for _, c := range w.calls() {
 		if c.actor == a {
-			tokens = append(tokens, word(c.name))
+			tokens = append(tokens, word(c.label()))
 		}
 	}
 	return tokens

@@ -30,6 +30,8 @@ type world struct {
 	store     store
 	breach    breach // how the protocol is broken
 	id        string
+	unlocked  string    // what the database says of its locks when there are none
+	second    string    // the id of another one; empty: there is none
 	born      time.Time // when the session was created
 	began     time.Time // when the requests began
 	actors    []*actor
@@ -83,6 +85,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	}
 	if b.database != nil {
 		w.backup = records{b.database, w.store.kept()}
+		w.unlocked = b.database.Locks()
 		if err := b.open(2+len(sc.ops), w.store.kept()); err != nil {
 			return nil, err
 		}
@@ -138,6 +141,11 @@ func (w *world) prepare() error {
 	login.close()
 	if err := errors.Join(login.errs...); (err != nil) != (start == newUnsaved) {
 		return fmt.Errorf("login: %w", err)
+	}
+	if w.scenario.two {
+		if err := w.prepareSecond(); err != nil {
+			return err
+		}
 	}
 	// What is in the cache alone, or will be, is not saved, whoever says so.
 	alone := start == newUnsaved || start == oldAlone || start == outlived
@@ -305,7 +313,7 @@ func (w *world) apply(ch choice) error {
 		}
 	default:
 		calls := w.calls()
-		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.name == ch.call })
+		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.label() == ch.call })
 		if i < 0 {
 			return fmt.Errorf("no such call to be made: %v", ch)
 		}
@@ -332,6 +340,9 @@ func (w *world) measure() {
 // ids are all that the session has had.
 func (w *world) ids() []string {
 	ids := []string{w.id}
+	if w.second != "" {
+		ids = append(ids, w.second)
+	}
 	for _, a := range w.actors {
 		if a.target != "" {
 			ids = append(ids, a.target)

@@ -300,3 +300,46 @@ func TestWhatASessionTakesAlong(t *testing.T) {
 		})
 	}
 }
+
+func TestASessionIsUnderItsOldIDUntilTheBackupHasMovedIt(t *testing.T) {
+	unmoved := func(r *judge.Request) { r.Moves = true }
+	movedAt := func(at judge.Time) func(r *judge.Request) {
+		return func(r *judge.Request) { r.Moves, r.Moved = true, at }
+	}
+	for name, test := range map[string]struct {
+		mover *judge.Request
+		x     string
+		wrong bool
+	}{
+		"a move that has failed":                      {touch(10, 11, 12, 12, unmoved, failed), "-", true},
+		"a move under way":                            {touch(10, 11, 0, 0, unmoved), "-", true},
+		"a request that died after the commit":        {touch(10, 11, 0, 0, movedAt(12), died(13)), "-", false},
+		"one that died, and the cache has the item":   {touch(10, 11, 0, 0, movedAt(12), died(13)), "0", false},
+		"a move that is acknowledged":                 {touch(10, 11, 13, 13, movedAt(12)), "0", true},
+		"a change made by the move, under the old id": {set(10, 11, 0, 0, "a", movedAt(12)), "a", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := of(test.mover).session()
+			if err := s.Check(sees(test.x)); (err != nil) != test.wrong {
+				t.Errorf("got %v, want wrong: %t", err, test.wrong)
+			}
+		})
+	}
+	mover := set(20, 21, 22, 22, "a", movedAt(21), cacheOK)
+	s := of(mover).session()
+	if err := s.CheckMoved(mover, sees("0")); err == nil {
+		t.Error("a change made by the move is missing under the new id, and nothing is wrong")
+	}
+}
+
+func TestAChangeThatTheCacheWasToldOfLaterCounts(t *testing.T) {
+	unpublished := func(r *judge.Request) { r.Unpublished = true }
+	s := of(set(10, 11, 12, 12, "a", unpublished)).session()
+	if s.Check(sees("0")) == nil {
+		t.Error("it is missing, and nothing is wrong")
+	}
+	s = of(set(10, 11, 13, 13, "a", unpublished), set(12, 14, 15, 15, "b")).session()
+	if got := s.Excuses(sees("a")); !slices.Equal(got, []judge.Sentence{judge.FailedPublish}) {
+		t.Errorf("excused by %q", got)
+	}
+}
