@@ -396,9 +396,10 @@ func (c *client) open(r *record, refresh time.Duration) *exchange {
 const (
 	// overrun is by how much a request may miss its deadline.
 	overrun = time.Second
-	// longest is what a request may take that has no deadline: a cache and three
-	// calls of a backup that do not answer, one of them made for other requests.
-	longest = tiered.DefaultCacheTimeout + 3*tiered.DefaultBackupTimeout
+	// longest is what a request may take that has no deadline: a cache that does
+	// not answer, and three attempts each to load and to save at a backup that
+	// fails late.
+	longest = tiered.DefaultCacheTimeout + 6*tiered.DefaultBackupTimeout
 	// slack is for a machine that has other work.
 	slack = time.Second
 )
