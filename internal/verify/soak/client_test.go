@@ -284,13 +284,14 @@ func (s *gorilla) close() string {
 	if !s.unknown { // else it is the error of New again
 		s.x.onError(s.x.ctx, err)
 	}
-	for _, c := range w.Result().Cookies() {
-		if s.unknown {
-			s.x.onError(s.x.ctx, errReplaced)
-		}
-		return c.Name + "=" + c.Value
+	cookies := w.Result().Cookies()
+	if len(cookies) == 0 {
+		return ""
 	}
-	return ""
+	if s.unknown {
+		s.x.onError(s.x.ctx, errReplaced)
+	}
+	return cookies[0].Name + "=" + cookies[0].Value
 }
 
 var errReplaced = errors.New("the cookie was replaced, though nobody can tell whether there is a session")
@@ -395,9 +396,10 @@ func (c *client) open(r *record, refresh time.Duration) *exchange {
 const (
 	// overrun is by how much a request may miss its deadline.
 	overrun = time.Second
-	// longest is what a request may take that has no deadline: a cache and three
-	// calls of a backup that do not answer, one of them made for other requests.
-	longest = tiered.DefaultCacheTimeout + 3*tiered.DefaultBackupTimeout
+	// longest is what a request may take that has no deadline: a cache that does
+	// not answer, and three attempts each to load and to save at a backup that
+	// fails late.
+	longest = tiered.DefaultCacheTimeout + 6*tiered.DefaultBackupTimeout
 	// slack is for a machine that has other work.
 	slack = time.Second
 )

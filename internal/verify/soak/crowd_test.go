@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/icza/session"
-	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/gaelocal"
@@ -49,7 +48,7 @@ func TestACrowdLeavesNoGoroutinesAndDoesNotStarveReads(t *testing.T) {
 		}
 	}()
 	open := func() session.Store {
-		return gaesession.NewMemcacheStoreOptions(appengine.BackgroundContext(), &gaesession.MemcacheStoreOptions{
+		return gaesession.NewMemcacheStoreOptions(context.Background(), &gaesession.MemcacheStoreOptions{
 			OnError: func(_ context.Context, err error) { t.Error(err) },
 		})
 	}

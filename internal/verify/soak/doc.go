@@ -13,9 +13,8 @@
 //
 // 200 clients, ten to an instance, make one request after another on 2,000
 // sessions, half of them gaesession's and half cascadestore's, an eighth of them
-// on twenty sessions that everybody wants: reads,
-// changes (attributes are set, overwritten and deleted), refreshes of the access
-// time, logouts and, in the place of a session that was removed, logins. Every
+// on twenty sessions that everybody wants: reads, changes (attributes are set,
+// overwritten and deleted), refreshes of the access time, logouts and, in the place of a session that was removed, logins. Every
 // request has a store of its own. One call of a hundred fails, and of another
 // one the answer is lost, in whoever's name it is made; all take a random time.
 // Every second Memcache is emptied. Twice a second an instance is killed: its
