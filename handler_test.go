@@ -777,13 +777,25 @@ func TestMethodsWithoutHandlerSaySo(t *testing.T) {
 
 func TestNestedHandlersOfTheSameSessionsAreOne(t *testing.T) {
 	s := newSite(t, &gaesession.Sessions{})
-	s.around = s.sessions.Handler
 	s.login(attrs{"n": 0})
-	got := s.visit(s.set("n", 1))
+	s.around = func(h http.Handler) http.Handler {
+		return s.sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.get(r).SetAttr("outside", 1)
+			h.ServeHTTP(w, r)
+		}))
+	}
+	got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.get(r)
+		if sess.Attr("outside") != 1 {
+			t.Error("inside there is another value of the session")
+		}
+		sess.SetAttr("inside", 1)
+	})
 	if v := got.Header.Values("Vary"); len(v) != 1 {
 		t.Errorf("Vary: %q", v)
 	}
-	s.expect(attrs{"n": 1})
+	s.around = nil
+	s.expect(attrs{"n": 0, "outside": 1, "inside": 1})
 	s.expectErrors()
 }
 
