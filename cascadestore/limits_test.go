@@ -164,7 +164,7 @@ func expectUnusable(t testing.TB, cs *cascadestore.CascadeStore, want ...string)
 // otherCodec is a codec that securecookie does not know.
 type otherCodec struct{ securecookie.Codec }
 
-func TestSetMaxAgeReachesTheCodecsThatHaveOne(t *testing.T) {
+func TestSetMaxAgeSetsTheStoresOptions(t *testing.T) {
 	cs := newStore(t, cascadestore.DistributedBackends)
 	cs.Codecs = append(cs.Codecs, otherCodec{cs.Codecs[0]})
 	cs.SetMaxAge(60)

@@ -23,14 +23,14 @@ func (cs *CascadeStore) Get(r *http.Request, name string) (*sessions.Session, er
 // a new one, with IsNew set and an id that nobody knows, when there is none. It
 // is never nil. An error comes with a new session:
 //
-//   - what securecookie says, when the cookie is forged, expired or damaged;
+//   - what securecookie says, when the cookie is forged or damaged;
 //   - ErrUndecodable, when this instance cannot read what is stored;
 //   - ErrUnavailable, when services fail and nobody can tell whether the session
 //     exists.
 //
-// After the last two the session may be removed but not saved: Save returns the
-// error again, and the cookie stays as it is. Where several cookies have that
-// name, New tries the first three.
+// After the last two the session can be removed but not saved: Save returns the
+// error again, and the cookie stays as it is. If several cookies have that name,
+// New tries the first three.
 //
 // New logs the failure of a service that another service made up for. It copies
 // the session back into Memcache if that had lost it, and into Datastore if that
