@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
@@ -41,6 +42,7 @@ func newStore(t testing.TB, backends int) *cascadestore.CascadeStore {
 	if err := cs.Err(); err != nil {
 		t.Fatal(err)
 	}
+	cs.CacheTimeout, cs.BackupTimeout = time.Minute, time.Minute // see newApp
 	return cs
 }
 

@@ -315,6 +315,23 @@ func TestWhenNobodyCanTellTheSessionIsNeitherReplacedNorLost(t *testing.T) {
 	})
 }
 
+func TestALogoutThatNoServiceTookIsErrNotSaved(t *testing.T) {
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"n": 0})
+		down := func(c gaetest.Call) bool { return c.Method != "Get" }
+		up := a.service.Break(down) // in the background as well
+		err := b.logout(gaetest.Fail(down))
+		up()
+		if !errors.Is(err, cascadestore.ErrNotSaved) {
+			t.Errorf("got %v, want ErrNotSaved", err)
+		}
+		if b.cookie() != "" {
+			t.Error("the browser still has a cookie")
+		}
+		drain(t)
+	})
+}
+
 func TestASessionThatCouldNotBeLoadedCanBeRemoved(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})

@@ -46,7 +46,7 @@ func (s *Store) remove(ctx context.Context, id string, until time.Time) error {
 		return with(tier.ErrNotPublished, markErr)
 	}
 	s.owe(ctx, id, emptying|marker, until)
-	if markErr == nil {
+	if markErr == nil && s.Cache != nil {
 		return with(tier.ErrNotBackedUp, err)
 	}
 	return with(tier.ErrNotSaved, errors.Join(err, markErr))
