@@ -227,7 +227,8 @@
 // calls.go alone decides how long a call may take and whether it is made. An
 // operation on the cache has CacheTimeout, and half of the request's time at most;
 // an attempt at one on the backup has BackupTimeout. What took too long is not
-// tried again. After its first timeout a request does not call the cache any more.
+// tried again. After its first timeout a request does not call the cache for a
+// minute, which is longer than most requests last.
 // Three timeouts or failed connections in a row open the cache's breaker: then no
 // request of the process calls it, until a probe is answered.
 //

@@ -49,7 +49,7 @@ type Store struct {
 	Trace *tier.Trace
 
 	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
-	graceUsed atomic.Bool // this request has had its second, see finishing
+	graceUsed atomic.Bool  // this request has had its second, see finishing
 }
 
 // A Form knows what the bytes of a session mean.
