@@ -82,7 +82,7 @@ type MemcacheStoreOptions struct {
 	// CacheTimeout is how long one operation on the cache may take, with all
 	// attempts; 500 ms by default, and half of the time that is left until the
 	// context's deadline at most. After its first timeout a request does not call
-	// the cache any more. BackupTimeout is how long one attempt at an operation on
+	// the cache for a minute. BackupTimeout is how long one attempt at an operation on
 	// the backup may take; 5 s by default. A timeout is not tried again.
 	CacheTimeout, BackupTimeout time.Duration
 
