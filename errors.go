@@ -70,11 +70,15 @@ func logError(ctx context.Context, err error) {
 
 // report hands err, which came up while doing what, to OnError. No lock may be
 // held, and nothing wait for the caller.
-func (s *memcacheStore) report(doing, id string, err error) {
+func (s *services) report(doing, id string, err error) {
 	if err == nil {
 		return
 	}
-	err = describe(doing, id, err)
+	s.notify(describe(doing, id, err))
+}
+
+// notify hands an error that is described already to OnError.
+func (s *services) notify(err error) {
 	defer func() {
 		// In a background save nobody else would, and the instance would end.
 		if p := recover(); p != nil {
@@ -85,10 +89,13 @@ func (s *memcacheStore) report(doing, id string, err error) {
 	s.opt.OnError(s.ctx, err)
 }
 
-// describe wraps err for the outside.
+// describe wraps err for the outside; nil stays nil.
 func describe(doing, id string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, ErrInvalidID) {
 		return fmt.Errorf("gaesession: %s: %w", doing, err)
 	}
-	return sessionid.Describe("gaesession: "+doing, id, err)
+	return sessionid.Describe("gaesession: "+doing, live.Key(id), err)
 }

@@ -136,7 +136,9 @@ func (i *site) ctx() context.Context {
 	return instance.With(context.Background(), instance.Instance{Name: i.name})
 }
 
-type iczaStore struct{ options gaesession.MemcacheStoreOptions }
+type iczaStore struct {
+	options gaesession.MemcacheStoreOptions
+}
 
 func (s *iczaStore) open(ctx context.Context) (session.Store, func() error) {
 	var mu sync.Mutex

@@ -71,7 +71,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
 	cs.logs().step(ctx, "save", t.id)
 	err := t.copy.Save(ctx, live.Draft{
-		Encode: func(worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
 			if !worth(byName(session.Values)) {
 				return nil, false, nil
 			}

@@ -30,11 +30,17 @@ type identity struct {
 
 	mu     sync.Mutex // held while a service is asked
 	id     string
+	key    string // what the services know it by
 	status status
 	next   string       // the id that it is to have; empty: it keeps its own
 	move   *tiered.Move // a move to next that was begun
-	mover  *Copy        // that began it
-	first  *change      // that it may have made
+	tries  []try        // of that move
+}
+
+// A try is what a copy wanted to save with a move.
+type try struct {
+	copy *Copy
+	ch   *change
 }
 
 // A Copy is what one session value of the app was when it was loaded or saved
@@ -48,6 +54,8 @@ type Copy struct {
 	tried   *snapshot      // what was saved last, if that failed
 	unsaved bool           // what was saved last may be nowhere
 	settled bool           // nothing is left to do while nothing changes
+
+	hadChange bool // the last Save had a change to save, and not only times
 }
 
 // Copy returns a copy of the session of that id, which is not opened yet.
@@ -56,20 +64,20 @@ func (s *Store) Copy(id string) *Copy {
 		Copy
 		identity
 	}
-	both.identity.store, both.identity.id = s, id
+	both.identity.store, both.identity.id, both.identity.key = s, id, Key(id)
 	both.Copy.identity = &both.identity
 	return &both.Copy
 }
 
 // Fresh returns a copy of a session that nobody else can know.
 func (s *Store) Fresh(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, status: fresh}}
+	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: fresh}}
 }
 
 // Unknown returns a copy of a session that the services may have, or may have
 // had.
 func (s *Store) Unknown(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, status: stored}, loaded: tiered.Unknown(), under: id}
+	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: stored}, loaded: tiered.Unknown(), under: id}
 }
 
 // Again returns another copy of the same session, which is not opened yet.
@@ -90,10 +98,27 @@ func (c *Copy) Value() []byte {
 	return c.was.value
 }
 
+// Key is what the services know the session by, after a move the new one.
+func (c *Copy) Key() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.key
+}
+
 // ID is the session's id, after a move the new one.
 func (c *Copy) ID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.id
+}
+
+// NextID is the id that the session is to have once it is saved.
+func (c *Copy) NextID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next != "" {
+		return c.next
+	}
 	return c.id
 }
 
@@ -151,6 +176,24 @@ func (c *Copy) Ends() time.Time {
 	return c.loaded.Ends()
 }
 
+// Born is when the session began, as far as that is stored; zero: not known.
+func (c *Copy) Born() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Born()
+}
+
+// IsChanged reports whether the last Save had a change or a new id to save, and
+// not only times, or what others had left unsaved.
+func (c *Copy) IsChanged() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hadChange
+}
+
 // MaxAge is the session's own MaxAge in seconds, if it has one.
 func (c *Copy) MaxAge() (int32, bool) {
 	c.mu.Lock()
@@ -180,7 +223,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.status = none
 		return nil
 	}
-	l, err := c.store.tiers.Load(ctx, c.id)
+	l, err := c.store.tiers.Load(ctx, c.key)
 	switch {
 	case l != nil:
 	case errors.Is(err, tier.ErrUnavailable), errors.Is(err, tier.ErrUndecodable):
@@ -196,7 +239,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 	scalars, rerr := c.read(l, read)
 	if rerr != nil && l.IsCached() {
 		// The backup may have one that can be read.
-		switch backup, lerr := c.store.tiers.LoadBackup(ctx, c.id); {
+		switch backup, lerr := c.store.tiers.LoadBackup(ctx, c.key); {
 		case backup != nil:
 			var berr error
 			if scalars, berr = c.read(backup, read); berr == nil {
@@ -261,7 +304,7 @@ func (c *Copy) settle(ctx context.Context) error {
 		return nil
 	}
 	c.settled = true
-	err := c.store.tiers.Settle(ctx, c.id, c.loaded)
+	err := c.store.tiers.Settle(ctx, c.key, c.loaded)
 	if errors.Is(err, tier.ErrRemoved) {
 		c.status = ended
 	}
@@ -278,11 +321,14 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if was == fresh || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
+	if !c.store.ValidID(c.id) {
+		return tier.ErrInvalidID
+	}
 	l := c.loaded
 	if c.under != c.id {
 		l = nil
 	}
-	err := c.store.tiers.Remove(ctx, c.id, l)
+	err := c.store.tiers.Remove(ctx, c.key, l)
 	if c.move != nil && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
@@ -304,7 +350,7 @@ func (c *Copy) Regenerate(id string) error {
 	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == fresh:
-		c.id = id // nobody knows the other one
+		c.id, c.key = id, Key(id) // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {
 			c.move = nil

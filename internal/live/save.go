@@ -26,10 +26,10 @@ func (s snapshot) all(f Form) (map[string]any, error) {
 // A Draft is a session as the app has it.
 type Draft struct {
 	// Encode calls worth with the attributes as they are, by name. If worth
-	// reports true it returns the session's bytes, otherwise none. Nothing changes
-	// the attributes meanwhile. exact says that the bytes say just that, and that
-	// no attribute can be changed in place.
-	Encode func(worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
+	// reports true it returns the session's bytes, as they are kept under that
+	// key, otherwise none. Nothing changes the attributes meanwhile. exact says
+	// that the bytes say just that, and that no attribute can be changed in place.
+	Encode func(key string, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
 
 	Lifetime
 	MaxAge *int32 // the session's own, in seconds; nil: it has none
@@ -56,6 +56,7 @@ type change struct {
 func (c *Copy) Save(ctx context.Context, d Draft) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.hadChange = false
 	if c.why != nil {
 		return c.why
 	}
@@ -75,6 +76,7 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	if ch == nil {
 		return c.settle(ctx)
 	}
+	c.hadChange = c.loaded == nil || c.next != "" || len(ch.Set)+len(ch.Deleted) > 0 || ch.MaxAge != nil
 	if err = c.checkLength(ch.now.value); err == nil {
 		err = c.apply(ctx, d, ch)
 	}
@@ -101,7 +103,7 @@ func (c *Copy) refused(d Draft) error {
 	if err != nil || ch == nil {
 		return err
 	}
-	c.tried = &ch.now
+	c.tried, c.hadChange = &ch.now, true
 	return tier.ErrRemoved
 }
 
@@ -139,7 +141,7 @@ func (c *Copy) changed(d Draft) (*change, error) {
 			return nil, err
 		}
 	}
-	value, exact, err := d.Encode(df.worth)
+	value, exact, err := d.Encode(c.key, df.worth)
 	if value == nil || err != nil {
 		return nil, err
 	}
@@ -199,16 +201,16 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 	case !c.store.keeps():
 		next = tiered.Private(ch.Change)
 		if c.next != "" {
-			c.id, c.under, c.next = c.next, c.next, ""
+			c.id, c.key, c.under, c.next = c.next, Key(c.next), c.next, ""
 		}
 	case c.next != "":
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
-		next, err = t.Create(ctx, c.id, ch.Change)
+		next, err = t.Create(ctx, c.key, ch.Change)
 	case c.store.async:
-		next, err = t.UpdateAsync(ctx, c.id, c.loaded, ch.Change)
+		next, err = t.UpdateAsync(ctx, c.key, c.loaded, ch.Change)
 	default:
-		next, err = t.Update(ctx, c.id, c.loaded, ch.Change)
+		next, err = t.Update(ctx, c.key, c.loaded, ch.Change)
 	}
 	c.saved(next, ch, err)
 	return err
@@ -225,27 +227,26 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 // applyMove saves a change under a new id.
 func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	if c.move == nil {
-		c.move = c.store.tiers.NewMove(c.id, c.next, c.loaded)
+		c.move, c.tries = c.store.tiers.NewMove(c.key, Key(c.next), c.loaded), nil
 	}
-	if !c.move.MayBeMoved() {
-		c.mover, c.first = c, ch
-	}
+	c.tries = append(c.tries, try{c, ch})
 	moved, err := c.move.Run(ctx, c.loaded, ch.Change)
 	if moved == nil {
 		return err
 	}
-	mover, first := c.mover, c.first
-	c.id, c.next, c.move, c.mover, c.first = c.move.To(), "", nil, nil, nil
-	if moved.Earlier {
+	tries := c.tries
+	c.id, c.key, c.next, c.move, c.tries = c.next, c.move.To(), "", nil, nil
+	if moved.Run < len(tries)-1 {
 		// An earlier attempt has moved it. What differs from that is saved now.
-		mover.saved(moved.Loaded, first, nil)
-		if c != mover {
+		first, published := tries[moved.Run], err
+		first.copy.saved(moved.Loaded, first.ch, nil)
+		if c != first.copy {
 			c.loaded, c.under = c.loaded.Elsewhere(), c.id
 		}
-		if ch, err = c.changed(d); err != nil || ch == nil {
-			return err
+		if ch, err = c.changed(d); err == nil && ch != nil {
+			err = c.apply(ctx, d, ch)
 		}
-		return c.apply(ctx, d, ch)
+		return errors.Join(published, err)
 	}
 	c.saved(moved.Loaded, ch, err)
 	if d.Adopt != nil {

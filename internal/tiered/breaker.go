@@ -3,6 +3,7 @@ package tiered
 import (
 	"cmp"
 	"context"
+	"errors"
 	"reflect"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -155,7 +157,7 @@ func (s *Store) answers(ctx context.Context) bool {
 		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
 		defer cancel()
 		_, err := s.Cache.Get(ctx, probeID)
-		return err == nil
+		return ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, tier.ErrUnreachable) && !errors.Is(err, tier.ErrBusy)
 	}
 	if ask(ctx) {
 		return true

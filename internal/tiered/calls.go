@@ -24,6 +24,10 @@ var (
 	errSkipped = errors.New("not called, as it did not answer before")
 )
 
+// cacheGoneTime is how long a request does not call the cache after its first
+// timeout: longer than most requests last, and not for ever, as a WebSocket may.
+const cacheGoneTime = time.Minute
+
 // isTimeout reports whether a service did not answer in time.
 func isTimeout(err error) bool {
 	if err == nil {
@@ -37,7 +41,7 @@ func isTimeout(err error) bool {
 // not answer this request before, or where the breaker is open.
 func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
 	b := s.breaker(ctx)
-	if s.cacheGone.Load() || b.isOpen(ctx, s) {
+	if time.Now().UnixNano() < s.cacheGone.Load() || b.isOpen(ctx, s) {
 		s.traceCall(ctx, "cache", op, id, time.Now(), v, errSkipped)
 		return v, fmt.Errorf("cache %s: %w", op, errSkipped)
 	}
@@ -60,7 +64,7 @@ func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx c
 		// The request has ended, or its turn did not come: that says nothing of
 		// the cache.
 	case isTimeout(err) || errors.Is(err, tier.ErrUnreachable):
-		s.cacheGone.Store(true)
+		s.cacheGone.Store(time.Now().Add(cacheGoneTime).UnixNano())
 		if full || errors.Is(err, tier.ErrUnreachable) {
 			s.cacheFailed(ctx)
 		}

@@ -318,3 +318,224 @@ func TestAnEndedContextMakesNoUpdate(t *testing.T) {
 		expect(t, "in the backup", s.backedUp(), "a=1")
 	})
 }
+
+// Time budgets.
+
+// took runs f and returns how long it took.
+func took(f func()) time.Duration {
+	begin := time.Now()
+	f()
+	return time.Since(begin)
+}
+
+func TestACacheThatIsSilentCostsARequestOneTimeout(t *testing.T) {
+	for name, f := range map[string]func(r *request) error{
+		"update":       func(r *request) error { return r.update("a=2") },
+		"asynchronous": func(r *request) error { return r.updateAsync("a=2") },
+		"remove":       (*request).remove,
+		"settle":       (*request).settle,
+		"move":         func(r *request) error { _, err := r.move("a=2"); return err },
+	} {
+		for when, loadsToo := range map[string]bool{"from the load on": true, "after the load": false} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+					s := created(t, "a=1")
+					r := s.request(t, "A")
+					r.st.Retries = 5
+					if !loadsToo {
+						r.load()
+					}
+					s.forgetCalls()
+					s.silence("A", "cache")
+					d := took(func() {
+						if loadsToo {
+							r.l, _ = r.st.Load(r.ctx, id)
+						}
+						err := f(r)
+						if name != "settle" {
+							expectErr(t, name, err, tier.ErrNotPublished)
+						}
+					})
+					if name == "settle" && !loadsToo {
+						expect(t, "it took", d, 0)
+					} else {
+						expect(t, "it took", d, DefaultCacheTimeout)
+					}
+					s.well()
+					drain(t)
+				})
+			})
+		}
+	}
+}
+
+func TestARequestThatTheCacheHasNotAnsweredDoesNotCallItAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.request(t, "A")
+		r.st.Retries = 5
+		s.atStep("A", "cache.get", false, func(c step) error { return c.wait(nil) })
+		l, err := r.st.Load(r.ctx, id)
+		expectErr(t, "load", err, errTimeout)
+		expect(t, "calls, that are not tried again", s.count("cache.get"), 1)
+		r.l = l
+		swaps := s.countOf("A", "cache.swap")
+		d := took(func() { expectErr(t, "change", r.update("a=2"), tier.ErrNotPublished) })
+		expect(t, "it took", d, 0)
+		expect(t, "swaps", s.countOf("A", "cache.swap")-swaps, 0)
+		// The background and other requests do.
+		s.expectKept(t, "a=2")
+	})
+}
+
+func TestHalfOfADeadlineIsLeftForTheBackup(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		for deadline, want := range map[time.Duration]time.Duration{
+			100 * time.Millisecond: 50 * time.Millisecond,
+			800 * time.Millisecond: 400 * time.Millisecond,
+			2 * time.Second:        DefaultCacheTimeout,
+		} {
+			r := s.request(t, "A")
+			s.silence("A", "cache")
+			ctx, cancel := context.WithTimeout(r.ctx, deadline)
+			defer cancel()
+			var l *Loaded
+			d := took(func() { l, _ = r.st.Load(ctx, id) })
+			expect(t, "the session is found in", d, want)
+			if l == nil {
+				t.Error("it is not found")
+			}
+			s.well()
+			s.opened(t, "B") // the cache answers
+		}
+		r := s.withoutBackup(t, "A")
+		s.silence("A", "cache")
+		ctx, cancel := context.WithTimeout(r.ctx, 100*time.Millisecond)
+		defer cancel()
+		d := took(func() { _, _ = r.st.Load(ctx, id) })
+		expect(t, "without a backup it takes", d, 100*time.Millisecond)
+	})
+}
+
+func TestTheTimeoutsAreTheStores(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.request(t, "A")
+		r.st.CacheTimeout, r.st.BackupTimeout = 70*time.Millisecond, 3*time.Second
+		s.silence("A", "cache", "backup")
+		d := took(func() {
+			_, err := r.st.Load(r.ctx, id)
+			expectErr(t, "load", err, tier.ErrUnavailable)
+			expectErr(t, "load", err, errTimeout)
+		})
+		expect(t, "it took", d, 3*time.Second+70*time.Millisecond)
+	})
+}
+
+// All attempts of an operation on the cache share its time; an attempt at one on
+// the backup has its own.
+func TestTheTimeOfTheCacheIsThatOfAllAttempts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.request(t, "A")
+		r.st.Retries = 1000
+		s.hook(func(c step) error {
+			if c.who == "A" && c.is("cache.get") && !c.done {
+				time.Sleep(100 * time.Millisecond)
+				return errDown
+			}
+			return nil
+		})
+		d := took(func() { _, _ = r.st.Load(r.ctx, id) })
+		if d < 400*time.Millisecond || d > 700*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+func TestABackupThatIsSilentCostsOneTimeout(t *testing.T) {
+	for name, test := range map[string]struct {
+		f     func(r *request) error
+		want  error
+		takes time.Duration
+	}{
+		"load":         {func(r *request) error { r.s.flush(); _, err := r.st.Load(r.ctx, id); return err }, tier.ErrUnavailable, DefaultBackupTimeout},
+		"cached load":  {func(r *request) error { _, err := r.st.Load(r.ctx, id); return err }, nil, 0},
+		"update":       {func(r *request) error { return r.update("a=2") }, tier.ErrNotBackedUp, DefaultBackupTimeout},
+		"asynchronous": {func(r *request) error { return r.updateAsync("a=2") }, nil, 0},
+		"create":       {func(r *request) error { r.s.purge(); r.s.flush(); return r.create("a=2") }, tier.ErrNotBackedUp, DefaultBackupTimeout},
+		"remove":       {(*request).remove, tier.ErrNotBackedUp, DefaultBackupTimeout},
+		"move":         {func(r *request) error { _, err := r.move("a=2"); return err }, tier.ErrNotSaved, DefaultBackupTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+				s := created(t, "a=1")
+				r := s.opened(t, "A")
+				r.st.Retries = 5
+				s.silence("A", "backup")
+				d := took(func() { expectErr(t, name, test.f(r), test.want) })
+				expect(t, "it took", d, test.takes)
+				s.well()
+				drain(t)
+			})
+		})
+	}
+}
+
+// A commit whose answer does not come may have been made. A move asks then.
+func TestACommitThatIsNotAnsweredIsNotMadeAgain(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		r.st.Retries = 5
+		s.atStep("A", "backup.commit", true, func(c step) error { return c.wait(nil) })
+		d := took(func() { expectErr(t, "change", r.update("a=2"), tier.ErrNotBackedUp) })
+		expect(t, "it took", d, DefaultBackupTimeout)
+		expect(t, "commits", s.count("backup.commit"), 1)
+		s.expectKept(t, "a=2")
+	})
+}
+
+func TestADeadlineIsOverrunByASecondAtMost(t *testing.T) {
+	const deadline = 700 * time.Millisecond
+	operations := map[string]func(r *request) error{
+		"load":   func(r *request) error { _, err := r.st.Load(r.ctx, id); return err },
+		"settle": (*request).settle,
+		"create": func(r *request) error { r.s.purge(); r.s.flush(); return r.create("a=2") },
+		"remove": (*request).remove,
+		"move":   func(r *request) error { _, err := r.move("a=2"); return err },
+	}
+	for name, change := range changes {
+		operations[name] = func(r *request) error { return change(r, "a=2") }
+	}
+	for name, f := range operations {
+		for silent, ops := range map[string][]string{"both": {"cache", "backup"}, "the backup": {"backup"}, "commits": {"backup.commit"}, "the cache": {"cache"}} {
+			t.Run(name+", silent: "+silent, func(t *testing.T) {
+				onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+					s := created(t, "a=1")
+					r := s.opened(t, "A")
+					r.st.Shared = func() any { return s }
+					if name == "settle" {
+						s.flush()
+						r.load()
+					}
+					s.silence("A", ops...)
+					ctx, cancel := context.WithTimeout(r.ctx, deadline)
+					defer cancel()
+					r.ctx = ctx
+					d := took(func() {
+						for range 3 { // what is granted is granted once
+							_ = f(r)
+						}
+					})
+					if d > deadline+finishTime {
+						t.Errorf("it took %v", d)
+					}
+					s.well()
+					drain(t)
+				})
+			})
+		}
+	}
+}

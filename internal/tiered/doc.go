@@ -208,8 +208,7 @@
 // asynchronous changes synchronous until the item goes, and nothing else.
 //
 // Nobody else can put a record under the new id. So after a lost answer a move is
-// recognised by reading both records; when the emptied one expires tells which
-// attempt it was. While it is not known
+// recognised by reading both records. While it is not known
 // the old id is the one to keep, and another attempt asks first. If none comes, the
 // background finds out, and removes what has moved: nobody knows its id. With the
 // backup down a session does not move, and nothing is kept under the old id.
@@ -228,7 +227,8 @@
 // calls.go alone decides how long a call may take and whether it is made. An
 // operation on the cache has CacheTimeout, and half of the request's time at most;
 // an attempt at one on the backup has BackupTimeout. What took too long is not
-// tried again. After its first timeout a request does not call the cache any more.
+// tried again. After its first timeout a request does not call the cache for a
+// minute, which is longer than most requests last.
 // Three timeouts or failed connections in a row open the cache's breaker: then no
 // request of the process calls it, until a probe is answered.
 //

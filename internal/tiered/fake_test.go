@@ -67,7 +67,7 @@ type services struct {
 	items   map[string]*cached
 	records map[string]*tier.Record
 	changes map[string]int // of each record
-	calls   []string
+	calls   []step
 	guesses []*tier.Guess // of the updates
 	hooks   []hook
 	reports []error
@@ -91,7 +91,7 @@ type whoKey struct{}
 func (s *services) call(ctx context.Context, op, id string, f func() error) error {
 	who, _ := ctx.Value(whoKey{}).(string)
 	s.mu.Lock()
-	s.calls = append(s.calls, op)
+	s.calls = append(s.calls, step{who: who, op: op, id: id})
 	s.mu.Unlock()
 	if err := ctx.Err(); err != nil {
 		return err
@@ -247,11 +247,15 @@ func (s *services) kill(who string) {
 	})
 }
 
-func (s *services) count(prefix string) (n int) {
+// count is how many calls there were whose names begin so.
+func (s *services) count(prefix string) int { return s.countOf("", prefix) }
+
+// countOf is how many of them a request has made (empty: all).
+func (s *services) countOf(who, prefix string) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.calls {
-		if strings.HasPrefix(c, prefix) {
+		if strings.HasPrefix(c.op, prefix) && (who == "" || c.who == who) {
 			n++
 		}
 	}
@@ -965,6 +969,7 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, func(t *testing.T) {
 		f(t)
 		drain(t)
+		time.Sleep(probeIdle + 2*(probeEvery+DefaultCacheTimeout)) // the last probe
 	})
 }
 

@@ -69,19 +69,22 @@ func (s *Store) Load(ctx context.Context, id string) (l *Loaded, err error) {
 // process could not publish it.
 func (s *Store) loadBoth(ctx context.Context, id string) (*Loaded, error) {
 	var it *item
-	var l *Loaded
+	var rec *tier.Record
 	cacheErr, err := both(func() (err error) {
 		it, err = s.get(ctx, id)
 		return err
 	}, func() (err error) {
-		l, err = s.loadBackup(ctx, id)
+		rec, err = s.read(ctx, id)
 		return err
 	})
+	l := s.loadedRecord(id, rec)
 	switch {
-	case it.is(removed):
+	case it.is(removed), rec != nil && len(rec.Value) == 0:
 		return nil, nil
 	case err != nil:
 		return nil, with(tier.ErrUnavailable, errors.Join(cacheErr, err))
+	case rec == nil && it.is(value) && it.state.isLive(): // it was never backed up
+		return &Loaded{state: it.state, item: it, at: time.Now()}, nil
 	case l == nil || l.err != nil || !it.is(value) || !it.state.isLive():
 		return l, nil // what the cache has is published soon
 	}
@@ -104,8 +107,16 @@ func (s *Store) LoadBackup(ctx context.Context, id string) (*Loaded, error) {
 
 func (s *Store) loadBackup(ctx context.Context, id string) (*Loaded, error) {
 	rec, err := s.read(ctx, id)
-	if err != nil || rec == nil || len(rec.Value) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	return s.loadedRecord(id, rec), nil
+}
+
+// loadedRecord is the session of a record; nil: there is none.
+func (s *Store) loadedRecord(id string, rec *tier.Record) *Loaded {
+	if rec == nil || len(rec.Value) == 0 {
+		return nil
 	}
 	st, err := s.openRecord(id, rec)
 	if err != nil {
@@ -113,9 +124,9 @@ func (s *Store) loadBackup(ctx context.Context, id string) (*Loaded, error) {
 		st = &state{value: rec.Value, ends: rec.Expires, token: rec.Token}
 	}
 	if !st.isLive() {
-		return nil, nil
+		return nil
 	}
-	return &Loaded{state: st, at: time.Now(), err: err}, nil
+	return &Loaded{state: st, at: time.Now(), err: err}
 }
 
 // openRecord returns the state of a record that is not empty. All of it is

@@ -15,31 +15,32 @@ import (
 type Move struct {
 	store    *Store
 	from, to string
-	until    time.Time // of the emptied record, another one for each attempt
+	until    time.Time // of the emptied record
 	lease    *entry    // under the new id
 
-	lock      chan struct{} // has place for one attempt at a time
-	mine      *item         // the lease as the cache has it; nil: it is not there
-	p         *part         // of the attempt that counts
-	tried     []moveAttempt // that may have had their effect
+	lock      chan struct{}    // has place for one attempt at a time
+	mine      *item            // the lease as the cache has it; nil: it is not there
+	run       moveRun          // the attempt that counts
+	runs      int              // how many there were
+	tried     map[name]moveRun // all attempts, by a hash of the new record
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
 }
 
-// A moveAttempt is what a Run may have committed.
-type moveAttempt struct {
-	p     *part
-	until time.Time
+// A moveRun is an attempt.
+type moveRun struct {
+	p *part
+	n int // of the call of Run
 }
 
 // Moved is a session that has its new id.
 type Moved struct {
 	Loaded *Loaded // what a further change starts from
 	Value  []byte  // the session, with what others have saved
-	// Earlier says that an earlier attempt has moved it, with the change of that
+	// Run says which call of Run, from 0 on, has moved it, with the change of that
 	// time.
-	Earlier bool
+	Run int
 }
 
 type moveOutcome int
@@ -58,7 +59,7 @@ var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
 // NewMove prepares to give the session that was loaded under an id another one,
 // which nobody knows.
 func (s *Store) NewMove(from, to string, l *Loaded) *Move {
-	return &Move{store: s, from: from, to: to, until: emptiedUntil(l), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1)}
+	return &Move{store: s, from: from, to: to, until: emptiedUntil(l), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1), tried: make(map[name]moveRun)}
 }
 
 // To is the new id.
@@ -85,6 +86,8 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 	m.lock <- struct{}{}
 	defer func() { <-m.lock }()
 	s := m.store
+	n := m.runs
+	m.runs++
 	switch {
 	case m.abandoned:
 		return nil, errAbandoned
@@ -101,32 +104,31 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 			return nil, with(tier.ErrNotSaved, err)
 		}
 	}
-	own := newPart(ctx, l, &c)
-	m.until = m.until.Add(time.Microsecond)
+	own := moveRun{newPart(ctx, l, &c), n}
 	var err error
 	switch {
 	case m.outcome == isMoved: // by an earlier attempt
 		err = m.publish(ctx)
 	case s.Backup == nil:
-		m.p = own
+		m.run = own
 		err = m.inCache(ctx)
 	default:
-		m.p = own
+		m.run = own
 		err = m.commit(ctx)
 	}
 	if m.outcome != isMoved {
 		return nil, err
 	}
-	next := m.p.after(s.Backup != nil)
+	next := m.run.p.after(s.Backup != nil)
 	next.state = next.state.clone()
 	next.state.token = nil // what others have saved is not in it
 	next.cached = s.Cache != nil
-	renamed, rerr := s.Form.Rename(m.p.tried.value, m.to)
+	renamed, rerr := s.Form.Rename(m.run.p.tried.value, m.to)
 	if rerr != nil {
 		renamed = m.last.value // the same but for what others have saved
 	}
 	next.state.value = renamed
-	return &Moved{Loaded: next, Value: m.last.value, Earlier: m.p != own}, err
+	return &Moved{Loaded: next, Value: m.last.value, Run: m.run.n}, err
 }
 
 // publish tells the cache, under both ids, that the session has moved.
@@ -157,7 +159,7 @@ func (m *Move) fill(ctx context.Context) error {
 // commit moves the session in the backup.
 func (m *Move) commit(ctx context.Context) error {
 	s := m.store
-	parts := []*part{m.p}
+	parts := []*part{m.run.p}
 	var sealed *Loaded
 	if s.Cache != nil {
 		// A cache that does not answer holds up no move. Without a lease the first
@@ -216,7 +218,7 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 		old, there := current[0], current[1]
 		made = nil
-		if moved, err := m.recognise(old, there); moved || err != nil {
+		if moved, err := m.recognise(there); moved || err != nil {
 			return []*tier.Record{nil, nil}, err
 		}
 		if there != nil {
@@ -230,12 +232,13 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 			return nil, mergeError(err)
 		}
 		m.last, made = next, next.record(m.to)
+		m.tried[nameOf(string(made.Value))] = m.run
 		//rule: move-empties
 		return []*tier.Record{{Expires: m.until}, made}, nil
 	}, func() {
 		mayBeApplied(parts)
-		if m.p.mayBeApplied && m.outcome == notMoved {
-			m.outcome, m.tried = mayBeMoved, append(m.tried, moveAttempt{m.p, m.until})
+		if m.run.p.mayBeApplied && m.outcome == notMoved {
+			m.outcome = mayBeMoved
 		}
 	})
 	if err == nil && made != nil {
@@ -249,7 +252,7 @@ var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 
 // recognise reports whether an attempt that seemed to fail has moved the session:
 // nobody else can have put a record under the new id.
-func (m *Move) recognise(old, there *tier.Record) (bool, error) {
+func (m *Move) recognise(there *tier.Record) (bool, error) {
 	//rule: move-recognised
 	if len(m.tried) == 0 || there == nil {
 		return false, nil
@@ -257,16 +260,15 @@ func (m *Move) recognise(old, there *tier.Record) (bool, error) {
 	if len(there.Value) == 0 {
 		return false, errEmptied // and removed since
 	}
+	run, ok := m.tried[nameOf(string(there.Value))]
+	if !ok {
+		return false, nil
+	}
 	st, err := m.store.openRecord(m.to, there)
 	if err != nil {
 		return false, err
 	}
-	m.last = st
-	for _, a := range m.tried {
-		if m.p = a.p; old != nil && old.Expires.Equal(a.until) {
-			break
-		}
-	}
+	m.last, m.run = st, run
 	return true, nil
 }
 
@@ -274,7 +276,7 @@ func (m *Move) recognise(old, there *tier.Record) (bool, error) {
 func (m *Move) findOut(ctx context.Context) error {
 	moved := false
 	err := m.store.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) (_ []*tier.Record, err error) {
-		moved, err = m.recognise(current[0], current[1])
+		moved, err = m.recognise(current[1])
 		return []*tier.Record{nil, nil}, err
 	}, func() {})
 	switch {
@@ -296,7 +298,7 @@ func (m *Move) findOut(ctx context.Context) error {
 // an orphan lease, so that none comes.
 func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 	s := m.store
-	seen := m.p.loaded.item
+	seen := m.run.p.loaded.item
 	if seen.is(damaged) {
 		seen = nil
 	}
@@ -314,7 +316,7 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 		st := seen.state.clone()
 		st.seal = mine
 		if st.ends.IsZero() {
-			st.ends = micros(m.p.change.Ends) // or the cache would keep it for longer than it lives
+			st.ends = micros(m.run.p.change.Ends) // or the cache would keep it for longer than it lives
 		}
 		sealed = &Loaded{state: st}
 		if seen.state.seal == mine {
@@ -407,9 +409,9 @@ func (m *Move) settle(ctx context.Context, s *Store) bool {
 // marker in place of the version that the new one contains.
 func (m *Move) inCache(ctx context.Context) error {
 	s := m.store
-	parts := []*part{m.p}
+	parts := []*part{m.run.p}
 	put := false
-	seen := m.p.loaded.item
+	seen := m.run.p.loaded.item
 	if !seen.is(value) {
 		seen = nil
 	}

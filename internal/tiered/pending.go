@@ -140,6 +140,7 @@ func makeRoom(d debt) (id string, store *Store) {
 // workOff tells the services what is pending until nothing is.
 func workOff(services pendingServices) {
 	wait := pendingStep
+	var next time.Time // when all is tried again; what is new is tried at once
 	over := false
 	defer func() {
 		if !over { // a service has ended the goroutine
@@ -149,19 +150,27 @@ func workOff(services pendingServices) {
 		}
 	}()
 	for {
-		left := dueDebts(services)
-		if over = len(left) == 0; over {
+		all := !time.Now().Before(next)
+		var due []pendingKey
+		if due, over = dueDebts(services, all); over {
 			return
 		}
-		if payAll(left) {
-			wait = pendingStep
-			continue
+		if len(due) > 0 {
+			switch paid := payAll(due); {
+			case paid && all:
+				wait = pendingStep
+				continue
+			case paid:
+				continue
+			case all:
+				next = time.Now().Add(wait)
+				wait = min(2*wait, pendingWait)
+			}
 		}
 		// Meanwhile it keeps nobody from ending the process: see Drain.
-		for waited := time.Duration(0); waited < wait && !hasUntried(services); waited += pendingStep {
+		for time.Now().Before(next) && !hasUntried(services) {
 			time.Sleep(pendingStep)
 		}
-		wait = min(2*wait, pendingWait)
 	}
 }
 
@@ -217,20 +226,25 @@ func tryAll(ctx context.Context, name any) error {
 	}
 }
 
-// dueDebts returns the sessions for which something is pending. If there are
-// none, the work of that services is over.
-func dueDebts(services pendingServices) (keys []pendingKey) {
+// dueDebts returns the sessions for which something is pending, all or those for
+// which it was not tried. over: nothing is pending with those services.
+func dueDebts(services pendingServices, all bool) (keys []pendingKey, over bool) {
 	pending.Lock()
 	defer pending.Unlock()
-	for key := range pending.debts {
-		if key.services == services {
+	over = true
+	for key, p := range pending.debts {
+		if key.services != services {
+			continue
+		}
+		over = false
+		if all || p.round < pending.round {
 			keys = append(keys, key)
 		}
 	}
-	if len(keys) == 0 {
+	if over {
 		delete(pending.working, services)
 	}
-	return keys
+	return keys, over
 }
 
 // payDebt tells the services what is pending for one session.
@@ -248,7 +262,7 @@ func payDebt(key pendingKey) bool {
 	pending.Lock()
 	round := pending.round
 	pending.Unlock()
-	defer tried(key, round)
+	defer tried(key, p, round)
 	pay := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, saveTimeout, errTimeout)
 		defer cancel()
@@ -270,13 +284,14 @@ func payDebt(key pendingKey) bool {
 	return true
 }
 
-// tried notes that the services were told, in vain or not.
-func tried(key pendingKey, round int) {
+// tried notes that the services were told, in vain or not, unless more has come
+// up meanwhile.
+func tried(key pendingKey, p pendingDebt, round int) {
 	pending.Lock()
 	defer pending.Unlock()
-	if p, ok := pending.debts[key]; ok {
-		p.round = round
-		pending.debts[key] = p
+	if now, ok := pending.debts[key]; ok && now.drawn == p.drawn {
+		now.round = round
+		pending.debts[key] = now
 	}
 }
 

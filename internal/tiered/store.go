@@ -48,8 +48,8 @@ type Store struct {
 	// Trace is told what the store does; nil: nobody is.
 	Trace *tier.Trace
 
-	cacheGone atomic.Bool // this request does not call the cache any more
-	graceUsed atomic.Bool // this request has had its second, see finishing
+	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
+	graceUsed atomic.Bool  // this request has had its second, see finishing
 }
 
 // A Form knows what the bytes of a session mean.

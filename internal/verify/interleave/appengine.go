@@ -220,6 +220,7 @@ type transaction struct {
 	began  time.Time
 	read   int // version of the entity it read; 0: not yet
 	over   bool
+	ids    []string // of the records that it writes
 }
 
 // transactionTime is how long a transaction of Datastore may take.

@@ -81,6 +81,25 @@ func (c *call) label() string {
 	return c.name
 }
 
+// written are the ids of the records that the call has written, if it is one
+// that others see.
+func (c *call) written() []string {
+	switch c.name {
+	case "commit":
+		if c.txn != nil {
+			return c.txn.ids
+		}
+		return c.ids
+	case "ds-put", "ds-swap":
+		return c.ids
+	case "txn-put":
+		if c.txn != nil {
+			c.txn.ids = c.ids
+		}
+	}
+	return nil
+}
+
 // isPause reports whether it is no call.
 func (c *call) isPause() bool { return c.name == "start" || c.name == "save" }
 
@@ -204,13 +223,13 @@ func (w *world) make(c *call, how kind) {
 		a.hurt = a.hurt || c.service == inCache
 		c.err = c.failure
 	default:
-		if w.second == "" && c.name == "begin" || w.second != "" && c.name == "txn-put" && c.label() == c.name || (c.name == "ds-put" || c.name == "ds-swap") && c.label() == c.name {
-			a.judge.Saves = a.judge.Saves || a.phase >= saving
-		}
 		c.err = c.perform()
 		w.changed(c, c.err)
-		if c.err == nil && a.op.regenerate && a.judge.Moved == 0 && (c.name == "commit" && a.target != "" || c.name == "ds-swap" && len(c.ids) > 1) {
-			a.judge.Moved = w.clock
+		if written := c.written(); c.err == nil && slices.Contains(written, w.id) {
+			a.judge.Saves = a.judge.Saves || a.phase >= saving
+			if len(written) > 1 && a.judge.Moved == 0 {
+				a.judge.Moved = w.clock
+			}
 		}
 		if c.name == "get" && a.phase == loading && !w.isElsewhere(c.ids, 0) {
 			a.fromCache = c.got != nil && c.got.flags == 0

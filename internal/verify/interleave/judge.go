@@ -143,6 +143,12 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
+	for range 300 {
+		if w.database == nil || w.database.Locks() == w.unlocked {
+			break
+		}
+		time.Sleep(time.Second) // a transaction that could not be rolled back ends by itself
+	}
 	w.mu.Lock()
 	w.free = true
 	w.mu.Unlock()

@@ -30,6 +30,7 @@ type world struct {
 	store     store
 	breach    breach // how the protocol is broken
 	id        string
+	unlocked  string    // what the database says of its locks when there are none
 	second    string    // the id of another one; empty: there is none
 	born      time.Time // when the session was created
 	began     time.Time // when the requests began
@@ -84,6 +85,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	}
 	if b.database != nil {
 		w.backup = records{b.database, w.store.kept()}
+		w.unlocked = b.database.Locks()
 		if err := b.open(2+len(sc.ops), w.store.kept()); err != nil {
 			return nil, err
 		}

@@ -68,6 +68,7 @@ type exchange struct {
 	cancel   context.CancelFunc
 	began    time.Time
 	until    time.Time // by when it has to end
+	stalled  int64     // the soak's, when it began
 	instance *process
 	who      string
 	on       *record
@@ -283,13 +284,14 @@ func (s *gorilla) close() string {
 	if !s.unknown { // else it is the error of New again
 		s.x.onError(s.x.ctx, err)
 	}
-	for _, c := range w.Result().Cookies() {
-		if s.unknown {
-			s.x.onError(s.x.ctx, errReplaced)
-		}
-		return c.Name + "=" + c.Value
+	cookies := w.Result().Cookies()
+	if len(cookies) == 0 {
+		return ""
 	}
-	return ""
+	if s.unknown {
+		s.x.onError(s.x.ctx, errReplaced)
+	}
+	return cookies[0].Name + "=" + cookies[0].Value
 }
 
 var errReplaced = errors.New("the cookie was replaced, though nobody can tell whether there is a session")
@@ -377,7 +379,7 @@ func (r *record) isLarge() bool {
 func (c *client) open(r *record, refresh time.Duration) *exchange {
 	c.requests++
 	c.count(func(n *counts) { n.requests++ })
-	x := &exchange{instance: c.instance, who: fmt.Sprintf("%s.%d", c.name, c.requests), on: r, began: time.Now()}
+	x := &exchange{instance: c.instance, who: fmt.Sprintf("%s.%d", c.name, c.requests), on: r, began: time.Now(), stalled: c.stalled.Load()}
 	x.async = !r.gorilla && (c.mode == "async" || c.mode == "mixed" && c.rnd.IntN(2) == 0)
 	x.judge = &judge.Request{Async: x.async, Began: now()}
 	x.limit(c.rnd, c.patient)
@@ -394,9 +396,10 @@ func (c *client) open(r *record, refresh time.Duration) *exchange {
 const (
 	// overrun is by how much a request may miss its deadline.
 	overrun = time.Second
-	// longest is what a request may take that has no deadline: a cache and three
-	// calls of a backup that do not answer, one of them made for other requests.
-	longest = tiered.DefaultCacheTimeout + 3*tiered.DefaultBackupTimeout
+	// longest is what a request may take that has no deadline: a cache that does
+	// not answer, and three attempts each to load and to save at a backup that
+	// fails late.
+	longest = tiered.DefaultCacheTimeout + 6*tiered.DefaultBackupTimeout
 	// slack is for a machine that has other work.
 	slack = time.Second
 )
@@ -450,7 +453,7 @@ func (c *client) end(x *exchange) (id string, err error) {
 	if errors.Is(err, errReplaced) {
 		c.violation(x.on, fmt.Sprintf("%s: P9: %v", x.who, err))
 	}
-	late := time.Since(x.until)
+	late := time.Since(x.until) - time.Duration(c.stalled.Load()-x.stalled)
 	c.count(func(n *counts) { n.latest = max(n.latest, late); n.slowest = max(n.slowest, time.Since(x.began)) })
 	if late > slack {
 		c.violation(x.on, fmt.Sprintf("%s: P8: it took %v, %v longer than it may", x.who, time.Since(x.began), late))
