@@ -127,6 +127,25 @@ func TestLogsTellOnlyWhatNobodyReturns(t *testing.T) {
 	}
 }
 
+// Visitors can send as many of them as they like.
+func TestAForgedCookieIsNoErrorInTheLog(t *testing.T) {
+	for _, steps := range []string{"false", "true"} {
+		t.Setenv(cascadestore.CkDoDisplayLogging, steps)
+		a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+		var out logBuffer
+		a.store.Logger = out.logger()
+		b := a.newBrowser()
+		b.setCookie(forgedCookie(sessionName))
+		if _, err := b.read(); err == nil {
+			t.Error("no error for a forged cookie")
+		}
+		log := out.String()
+		if strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=DEBUG") != (steps == "true") {
+			t.Errorf("steps %s: logged %q", steps, log)
+		}
+	}
+}
+
 func TestAServicesErrorThatNamesTheSessionIsRedacted(t *testing.T) {
 	t.Setenv(cascadestore.CkDoDisplayLogging, "true")
 	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)

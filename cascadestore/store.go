@@ -91,9 +91,9 @@ type CascadeStore struct {
 
 	// Logger gets the errors that no method returns, at error level and with a
 	// stack trace as attribute "stack". If the environment variable
-	// SessionCascadeDisplayLogging is true, it also gets each step at debug level,
-	// and the errors that are returned. Session ids are never written, only a
-	// short hash of them.
+	// SessionCascadeDisplayLogging is true, it also gets the errors that are
+	// returned, and at debug level each step and each forged cookie. Session ids are
+	// never written, only a short hash of them.
 	//
 	// Nil, the default, means log/slog's default logger, if the app has set one.
 	// Otherwise errors are written in the form that Cloud Logging knows, on App
