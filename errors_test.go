@@ -3,6 +3,7 @@ package gaesession_test
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/icza/session"
@@ -91,8 +92,8 @@ func TestTheChangeAfterOneThatWasNotSavedSavesBoth(t *testing.T) {
 		id := login(t, s, o, attrs{"n": 0})
 		down := func(c gaetest.Call) bool { return c.Index > 1 }
 		up := s.Break(down)
-		isUp := false
-		r := newRequest(s, o, gaetest.Fail(func(c gaetest.Call) bool { return !isUp && down(c) }))
+		var isUp atomic.Bool
+		r := newRequest(s, o, gaetest.Fail(func(c gaetest.Call) bool { return !isUp.Load() && down(c) }))
 		sess := r.Get(id)
 		sess.SetAttr("first", 1)
 		r.Close()
@@ -101,7 +102,7 @@ func TestTheChangeAfterOneThatWasNotSavedSavesBoth(t *testing.T) {
 			t.Errorf("got %v, want ErrNotSaved", err)
 		}
 		up()
-		isUp = true
+		isUp.Store(true)
 		r.errs.reset()
 		r.Close()
 		expectAttrs(t, "after another Close", read(t, s, o, id), attrs{"n": 0})

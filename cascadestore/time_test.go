@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,8 +260,8 @@ func TestASessionEndsInTheServicesToo(t *testing.T) {
 
 func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
 	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
-		up := false
-		down := gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Memcache(c) && !up })
+		var up atomic.Bool
+		down := gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Memcache(c) && !up.Load() })
 		b := a.newBrowser()
 		log := &logBuffer{}
 		a.store.Logger = log.logger()
@@ -282,7 +283,7 @@ func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
 		if err := b.change(values{"n": 1}, down); !errors.Is(err, gaetest.ErrFailed) {
 			t.Errorf("change: got %v, want the error of Memcache", err)
 		}
-		up = true
+		up.Store(true)
 		time.Sleep(2 * time.Second) // more than the second after which the background tries again
 		drain(t)
 		b.expect(t, backends, values{"n": 1})
@@ -379,9 +380,9 @@ func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 func TestDrainTellsMemcacheWhatItWasNotTold(t *testing.T) {
 	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})
-		up := false
-		down := gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Memcache(c) && c.Index > 1 && !up })
-		gate, hold := gaetest.Hold(func(c gaetest.Call) bool { return gaetest.Memcache(c) && up })
+		var up atomic.Bool
+		down := gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Memcache(c) && c.Index > 1 && !up.Load() })
+		gate, hold := gaetest.Hold(func(c gaetest.Call) bool { return gaetest.Memcache(c) && up.Load() })
 		var err error
 		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
 			b.with(r, func(s *sessions.Session) error {
@@ -397,7 +398,7 @@ func TestDrainTellsMemcacheWhatItWasNotTold(t *testing.T) {
 			t.Errorf("got cookies %v, want that of the session", c)
 		}
 		b.expectNow(t, "before", values{"n": 0})
-		up = true
+		up.Store(true)
 		// Drain is called on the instance that has saved the session.
 		short, cancel := context.WithTimeout(v.request.Context(), 10*time.Millisecond)
 		defer cancel()
