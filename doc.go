@@ -76,6 +76,11 @@
 //   - A request that only reads a session makes one Memcache call. Once per
 //     RefreshInterval such a request writes the access time, and makes the calls
 //     of a change.
+//   - Answers come in time. A Memcache that does not answer costs a request
+//     CacheTimeout, and almost nothing once three requests have noticed: one
+//     goroutine then asks it once a second whether it is back. A Datastore that
+//     does not answer costs a change BackupTimeout, and reads of cached sessions
+//     nothing. A request overruns its deadline by at most one second.
 //
 // AsyncDatastoreSave changes one thing: a change counts as saved when it is in
 // Memcache. It can be lost only if Memcache loses it and the instance dies before
@@ -97,8 +102,15 @@
 // Constant attributes are not compared.
 //
 // A session ends when it was not used for its timeout, at the same instant in
-// both services. The access time is written only once per RefreshInterval; so
-// the stored instant is later than the timeout says, by that interval.
+// both services, and at the latest MaxLifetime after it was created. The access
+// time is written only once per RefreshInterval; so the stored instant is later
+// than the timeout says, by that interval.
+//
+// The store has at most 90 calls to the services under way in a process, 60 of
+// them to Datastore: google.golang.org/appengine/v2 opens 100 connections, and
+// every call beyond them leaves a goroutine behind. At most 16 background saves
+// run at once, and 1000 wait; a change for which there is no place is saved before
+// Close returns.
 //
 // # Stored form
 //
@@ -113,6 +125,10 @@
 //
 // Memcache items with other flags are leases and removal markers; icza/gaesession
 // cannot decode these, and asks Datastore.
+//
+// An item without a trailer is a session of icza/gaesession, or bytes of the app's
+// own that look like one. If Datastore has no session of that id, the store saves
+// it there only when a request changes it.
 //
 // # Limits
 //
@@ -158,6 +174,9 @@
 //   - Instances of icza/gaesession may overwrite changes that overlap theirs. What
 //     they have overwritten in Datastore lives in Memcache alone until the next
 //     change saves it again.
+//   - An instance of an older version of your app drops the fields that its types
+//     do not have, from every value of a session that it saves, even from values
+//     that it does not change.
 //   - With AsyncDatastoreSave: if Memcache was emptied between two changes of one
 //     attribute, before the first was in Datastore, the clocks of the two
 //     instances decide which is the later one.
