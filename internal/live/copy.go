@@ -332,7 +332,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if c.move != nil && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
-	if errors.Is(err, tier.ErrNotSaved) {
+	if err != nil {
 		c.status = removing
 	}
 	return err
