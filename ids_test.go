@@ -3,11 +3,14 @@ package gaesession_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -208,4 +211,69 @@ func TestVisitorsDoNotFillTheLog(t *testing.T) {
 	if n := strings.Count(log.String(), "level=ERROR"); n != 3 {
 		t.Errorf("3 failures of the services made %d records, want 3", n)
 	}
+}
+
+// An item of 250 bytes may claim to have millions of attributes, for which gob
+// would make room.
+func TestASmallItemAllocatesLittle(t *testing.T) {
+	s := gaetest.Local(t)
+	sess := session.NewSessionOptions(&session.SessOptions{CAttrs: attrs{"NNNN": 1}})
+	b, err := memcache.Gob.Marshal(sess)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := claiming(t, b, 2_000_000)
+	putItem(t, s, sess.ID(), claims)
+	r := newRequest(s, options{})
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if r.Get(sess.ID()) != nil {
+		t.Error("got a session")
+	}
+	r.Close()
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("an item of %d bytes made a load allocate %d MiB", len(claims), n>>20)
+	}
+}
+
+// claiming makes the map with the attribute NNNN, in the last message of a gob
+// stream, claim to have n elements.
+func claiming(t *testing.T, stream []byte, n uint64) []byte {
+	t.Helper()
+	const one = "\x01\x01\x04NNNN" // the distance of the field, one element, its name
+	var claims []byte
+	for len(stream) > 0 {
+		length, size := gobUint(stream)
+		message := stream[size : size+int(length)]
+		stream = stream[size+int(length):]
+		if i := bytes.Index(message, []byte(one)); i >= 0 {
+			message = slices.Concat(message[:i+1], appendGobUint(nil, n), message[i+2:])
+		} else if len(stream) == 0 {
+			t.Fatal("gob has another form now")
+		}
+		claims = append(appendGobUint(claims, uint64(len(message))), message...)
+	}
+	return claims
+}
+
+// gobUint reads a number as gob writes it: a small one is one byte, others follow
+// the negative number of their bytes.
+func gobUint(b []byte) (x uint64, size int) {
+	if b[0] <= 0x7f {
+		return uint64(b[0]), 1
+	}
+	n := int(-int8(b[0]))
+	for _, digit := range b[1 : 1+n] {
+		x = x<<8 | uint64(digit)
+	}
+	return x, 1 + n
+}
+
+func appendGobUint(b []byte, x uint64) []byte {
+	if x <= 0x7f {
+		return append(b, byte(x))
+	}
+	digits := bytes.TrimLeft(binary.BigEndian.AppendUint64(nil, x), "\x00")
+	return append(append(b, byte(-len(digits))), digits...)
 }
