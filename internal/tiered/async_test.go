@@ -180,7 +180,7 @@ func TestParallelReadsAfterAnAsynchronousChangeMakeOneCallEach(t *testing.T) {
 		save := s.hold("A", "backup.commit", false)
 		must(t, s.opened(t, "A").updateAsync("a=1"))
 		synctest.Wait()
-		s.latency = latency
+		s.takes(latency)
 		s.forgetCalls()
 		begin := time.Now()
 		var ended []func() error

@@ -96,7 +96,10 @@ func (s *services) call(ctx context.Context, op, id string, f func() error) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if d := s.latency[op]; d > 0 {
+	s.mu.Lock()
+	d := s.latency[op]
+	s.mu.Unlock()
+	if d > 0 {
 		select {
 		case <-time.After(d):
 		case <-ctx.Done():
@@ -260,6 +263,13 @@ func (s *services) countOf(who, prefix string) (n int) {
 		}
 	}
 	return n
+}
+
+// takes says how long calls take.
+func (s *services) takes(latency map[string]time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.latency = latency
 }
 
 func (s *services) forgetCalls() {

@@ -185,6 +185,13 @@ func payAll(keys []pendingKey) bool {
 			if payDebt(key) {
 				paid.Add(1)
 			}
+			paid := false
+			defer func() {
+				if !paid {
+					failed.Store(true)
+				}
+			}()
+			paid = payDebt(key)
 		})
 	})
 	<-done

@@ -88,7 +88,7 @@ func TestAHundredParallelChangesAreMadeInFewUpdates(t *testing.T) {
 			for range 100 {
 				rs = append(rs, s.shared(t, "A"))
 			}
-			s.latency = latency
+			s.takes(latency)
 			var want []string
 			var wg sync.WaitGroup
 			for i, r := range rs {
@@ -110,7 +110,7 @@ func TestAHundredParallelChangesAreMadeInFewUpdates(t *testing.T) {
 			if n := s.count("cache.swap"); n > 10 {
 				t.Errorf("%s: %d swaps", name, n)
 			}
-			s.latency = nil
+			s.takes(nil)
 			s.expectKept(t, "a=0 "+strings.Join(want, " "))
 			expect(t, "queues left", len(queues.waiting), 0)
 		})
