@@ -83,8 +83,6 @@ func (s *Store) loadBoth(ctx context.Context, id string) (*Loaded, error) {
 		return nil, nil
 	case err != nil:
 		return nil, with(tier.ErrUnavailable, errors.Join(cacheErr, err))
-	case rec == nil && it.is(value) && it.state.isLive(): // it was never backed up
-		return &Loaded{state: it.state, item: it, at: time.Now()}, nil
 	case l == nil || l.err != nil || !it.is(value) || !it.state.isLive():
 		return l, nil // what the cache has is published soon
 	}

