@@ -48,8 +48,8 @@ func (i *process) die() {
 	}
 }
 
-// A library is a session store for one request.
-type library interface {
+// An ecosystem is a session store for one request.
+type ecosystem interface {
 	// load returns the session's attributes; nil: there is none, or the request
 	// cannot tell.
 	load(id string) map[string]any
@@ -63,7 +63,7 @@ type library interface {
 
 // An exchange is one request and what it has reported.
 type exchange struct {
-	library
+	ecosystem
 	ctx      context.Context
 	cancel   context.CancelFunc
 	began    time.Time
@@ -386,9 +386,9 @@ func (c *client) open(r *record, refresh time.Duration) *exchange {
 	ctx := context.WithValue(x.ctx, exchangeKey{}, x)
 	x.ctx = instance.With(appengine.WithAPICallFunc(ctx, x.call), c.instance.instance())
 	if r.gorilla {
-		x.library = &gorilla{store: c.cascade, x: x}
+		x.ecosystem = &gorilla{store: c.cascade, x: x}
 	} else {
-		x.library = newIcza(x, refresh)
+		x.ecosystem = newIcza(x, refresh)
 	}
 	return x
 }
@@ -430,7 +430,7 @@ func (x *exchange) limit(rnd *rand.Rand, patient bool) {
 // load gets the session and judges what is seen.
 func (c *client) load(x *exchange, r *record) (found bool) {
 	since := now()
-	seen := x.library.load(r.id)
+	seen := x.ecosystem.load(r.id)
 	c.instance.die()
 	c.count(func(n *counts) { n.reads++ })
 	if seen == nil && errors.Is(x.err(), gaesession.ErrUnavailable) {
@@ -565,7 +565,7 @@ func (c *client) change(r *record) {
 
 // get returns an attribute of the session that was loaded.
 func (x *exchange) get(name string) any {
-	switch l := x.library.(type) {
+	switch l := x.ecosystem.(type) {
 	case *icza:
 		return l.sess.Attr(name)
 	case *gorilla:
