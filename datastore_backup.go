@@ -29,11 +29,15 @@ type form struct{ codec codec }
 
 var errOtherID = errors.New("stored session has another id")
 
-// open decodes the session of that id.
-func (f form) open(id string, value []byte) (session.Session, error) {
+// open decodes the session of that id. Its bytes have the id's key in place of the
+// id.
+func (f form) open(id, key string, value []byte) (session.Session, error) {
 	sess, err := f.codec.decode(value)
-	if err == nil && sess.ID() != id {
+	if err == nil && sess.ID() != key {
 		err = errOtherID
+	}
+	if err == nil && key != id {
+		err = setID(sess, id)
 	}
 	if err != nil {
 		return nil, err
@@ -92,28 +96,45 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 	return f.codec.encode(merged)
 }
 
-// Rename is not needed before sessions of this package can have a new id.
-func (f form) Rename([]byte, string) ([]byte, error) {
-	return nil, errors.New("sessions keep their ids")
+// Rename implements live.Form. What it calls the id is a key.
+func (f form) Rename(value []byte, key string) ([]byte, error) {
+	sess, err := f.codec.decode(value)
+	if err != nil {
+		return nil, err
+	}
+	if sess, err = withID(sess, key); err != nil {
+		return nil, err
+	}
+	return f.codec.encode(sess)
 }
 
-// encodeIf encodes a session if its attributes are worth it, while nothing
-// changes them. exact says that none of them can be changed in place, and that
-// the bytes say just that.
-func (f form) encodeIf(sess session.Session, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error) {
-	attrs := sess.Attrs()
-	sess.Mutex().RLock()
+// encodeIf encodes a session as it is kept under that key, if its attributes are
+// worth it, while nothing changes them. exact says that the bytes say just that,
+// and that none of the attributes can be changed in place.
+func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error) {
+	fields, ok := field[map[string]any](sess, attrsField)
+	var attrs map[string]any
+	if !ok {
+		attrs = sess.Attrs() // which locks the mutex
+	}
+	if err := hold(sess.Mutex()); err != nil {
+		return nil, false, err
+	}
 	defer sess.Mutex().RUnlock()
-	if f.codec.isGob {
-		var scalars map[string]any
-		if scalars, _, exact = gobcodec.Scalars(sess); exact {
-			attrs = scalars
-		}
+	if ok && f.codec.isGob {
+		attrs, _, exact = gobcodec.Scalars(sess)
+	}
+	if ok && !exact {
+		attrs = maps.Clone(*fields)
 	}
 	if !worth(attrs) {
 		return nil, exact, nil
 	}
-	value, err = f.codec.encode(sess)
+	stored, err := withID(sess, key)
+	if err != nil {
+		return nil, exact, fmt.Errorf("%w: %w", errEncode, err)
+	}
+	value, err = f.codec.encode(stored)
 	return value, exact, err
 }
 
@@ -164,14 +185,18 @@ func (c codec) decode(value []byte) (sess session.Session, err error) {
 func (c codec) encode(sess session.Session) (value []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("encode session: panic: %v", p)
+			err = fmt.Errorf("%w: panic: %v", errEncode, p)
 		}
 	}()
 	if value, err = c.marshal(sess); err == nil && len(value) == 0 {
 		err = errors.New("codec returned no bytes")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("encode session: %w", err)
+		return nil, fmt.Errorf("%w: %w", errEncode, err)
 	}
 	return value, nil
 }
+
+// errEncode means that the codec could not encode a session, or what several
+// requests have made of it together.
+var errEncode = errors.New("encode session")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
+	"github.com/gaesession/gaesession/internal/live"
 	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/tier"
 )
@@ -51,17 +52,33 @@ var (
 	ErrInvalidID = tier.ErrInvalidID
 )
 
+// otherForms counts the errors that visitors can cause as often as they like.
+var otherForms cloudlog.Rare
+
+// logError is the default of OnError.
 func logError(ctx context.Context, err error) {
-	cloudlog.Default().ErrorContext(ctx, "session store", "error", err)
+	attrs := []any{"error", err}
+	if errors.Is(err, live.ErrOtherForm) {
+		times, isDue := otherForms.Count()
+		if !isDue {
+			return
+		}
+		attrs = append(attrs, "times", times)
+	}
+	cloudlog.Default().ErrorContext(ctx, "session store", attrs...)
 }
 
 // report hands err, which came up while doing what, to OnError. No lock may be
 // held, and nothing wait for the caller.
-func (s *memcacheStore) report(doing, id string, err error) {
+func (s *services) report(doing, id string, err error) {
 	if err == nil {
 		return
 	}
-	err = describe(doing, id, err)
+	s.notify(describe(doing, id, err))
+}
+
+// notify hands an error that is described already to OnError.
+func (s *services) notify(err error) {
 	defer func() {
 		// In a background save nobody else would, and the instance would end.
 		if p := recover(); p != nil {
@@ -72,10 +89,13 @@ func (s *memcacheStore) report(doing, id string, err error) {
 	s.opt.OnError(s.ctx, err)
 }
 
-// describe wraps err for the outside.
+// describe wraps err for the outside; nil stays nil.
 func describe(doing, id string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, ErrInvalidID) {
 		return fmt.Errorf("gaesession: %s: %w", doing, err)
 	}
-	return sessionid.Describe("gaesession: "+doing, id, err)
+	return sessionid.Describe("gaesession: "+doing, live.Key(id), err)
 }

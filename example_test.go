@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"time"
 
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2"
@@ -26,6 +28,85 @@ func countVisits(w http.ResponseWriter, r *http.Request) {
 
 	sessions.Close() // saves what was changed
 	fmt.Fprintf(w, "Visits: %d\n", visits+1)
+}
+
+// The sessions of an app, and what its handlers do with them. On App Engine main
+// has it served by
+//
+//	http.ListenAndServe(":"+os.Getenv("PORT"), appengine.Middleware(sessions.Handler(mux)))
+var sessions = gaesession.Sessions{
+	Options: gaesession.MemcacheStoreOptions{MaxLifetime: 30 * 24 * time.Hour},
+}
+
+func home(w http.ResponseWriter, r *http.Request) {
+	sess, err := sessions.Get(r)
+	switch {
+	case err != nil: // nobody can tell; the cookie stays
+		http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
+	case sess == nil:
+		fmt.Fprintln(w, "You are not logged in.")
+	default:
+		fmt.Fprintln(w, "Hello", sess.Attr("user"))
+	}
+}
+
+func logIn(w http.ResponseWriter, r *http.Request) {
+	sess, err := sessions.Get(r)
+	switch {
+	case err == nil && sess == nil:
+		sess = session.NewSession()
+		err = sessions.Add(r, sess)
+	case err == nil: // keep the basket, but no id that somebody knew before
+		err = sessions.RegenerateID(r)
+	}
+	if err != nil {
+		http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
+		return
+	}
+	sess.SetAttr("user", r.FormValue("user"))
+	fmt.Fprintln(w, "Welcome") // it is saved before this leaves
+}
+
+func logOut(w http.ResponseWriter, r *http.Request) {
+	sess, err := sessions.Get(r)
+	if err == nil && sess != nil {
+		err = sessions.Remove(r, sess)
+	}
+	if err != nil {
+		http.Error(w, "You may still be logged in. Please try again later.", http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "Bye")
+}
+
+// A browser that logs in and out.
+func ExampleSessions() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", home)
+	mux.HandleFunc("POST /login", logIn)
+	mux.HandleFunc("POST /logout", logOut)
+	app := sessions.Handler(mux)
+
+	var cookies []*http.Cookie
+	for _, visit := range []string{"GET /", "POST /login?user=ada", "GET /", "POST /logout", "GET /"} {
+		method, target, _ := strings.Cut(visit, " ")
+		r := httptest.NewRequest(method, target, nil)
+		for _, c := range cookies {
+			r.AddCookie(c)
+		}
+		w := httptest.NewRecorder()
+		app.ServeHTTP(w, r)
+		fmt.Print(w.Body)
+		if set := w.Result().Cookies(); set != nil {
+			cookies = set
+		}
+	}
+	// Output:
+	// You are not logged in.
+	// Welcome
+	// Hello ada
+	// Bye
+	// You are not logged in.
 }
 
 // A browser that comes three times.

@@ -48,8 +48,8 @@ func ExamplePurgeExpiredSessFromDSFunc() {
 
 	w := httptest.NewRecorder()
 	http.DefaultServeMux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/purge", nil))
-	fmt.Print(w.Body)
-	// Output: {"completed":true,"deleted":0}
+	fmt.Println(w.Code)
+	// Output: 200
 }
 
 // An app that keeps the ids of a user's sessions can end all of them, when the

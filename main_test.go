@@ -1,6 +1,7 @@
 package gaesession_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -34,6 +35,9 @@ func newRequest(s *gaetest.Service, o options, hooks ...gaetest.Hook) *request {
 func newRequestContext(ctx context.Context, s *gaetest.Service, o options, hooks ...gaetest.Hook) *request {
 	r := &request{Request: s.NewRequestContext(ctx, hooks...), errs: &errorLog{}}
 	o.OnError = r.errs.add
+	// A busy machine may take longer than the default.
+	o.CacheTimeout = cmp.Or(o.CacheTimeout, time.Minute)
+	o.BackupTimeout = cmp.Or(o.BackupTimeout, time.Minute)
 	r.Store = gaesession.NewMemcacheStoreOptions(r.Context(), &o)
 	return r
 }

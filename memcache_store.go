@@ -3,11 +3,12 @@ package gaesession
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/icza/session"
 
-	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/live"
 )
 
@@ -43,33 +44,17 @@ func NewMemcacheStoreOptions(ctx context.Context, o *MemcacheStoreOptions) sessi
 }
 
 func newStore(ctx context.Context, o *MemcacheStoreOptions) *memcacheStore {
-	s := &memcacheStore{ctx: orBackground(ctx), opt: o.withDefaults(), entries: make(map[string]*entry)}
-	s.form = form{newCodec(s.opt.Codec)}
-	s.live = live.New(live.Options{
-		Cache:         s.opt.Cache,
-		Backup:        s.opt.Backup,
-		Form:          s.form,
-		Retries:       s.opt.Retries,
-		CacheTimeout:  s.opt.CacheTimeout,
-		BackupTimeout: s.opt.BackupTimeout,
-		MaxLifetime:   s.opt.MaxLifetime,
-		Async:         s.opt.AsyncDatastoreSave,
-		Trace:         s.opt.Trace,
-		Background:    gae.Background,
-		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
-		Report:        func(id string, err error) { s.report("save session", id, err) },
-	})
+	s := &memcacheStore{}
+	s.open(ctx, o)
 	return s
 }
 
 type memcacheStore struct {
-	ctx  context.Context
-	opt  MemcacheStoreOptions
-	form form
-	live *live.Store
+	services
 
-	mu      sync.Mutex
-	entries map[string]*entry // one, as a rule
+	mu    sync.Mutex
+	first *entry            // the only one, as a rule
+	more  map[string]*entry // the others, by id; one that is to move under both ids
 }
 
 // An entry is a session of the request.
@@ -88,12 +73,27 @@ func (s *memcacheStore) entry(id string) *entry {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.entries[id]
-	if e == nil {
-		e = &entry{id: id, copy: s.live.Copy(id)}
-		s.entries[id] = e
+	if s.first != nil && s.first.id == id {
+		return s.first
+	}
+	if e := s.more[id]; e != nil {
+		return e
+	}
+	e := &entry{id: id, copy: s.live.Copy(id)}
+	if s.first == nil {
+		s.first = e
+	} else {
+		s.also(id, e)
 	}
 	return e
+}
+
+// also makes id lead to an entry. s.mu is held.
+func (s *memcacheStore) also(id string, e *entry) {
+	if s.more == nil {
+		s.more = make(map[string]*entry)
+	}
+	s.more[id] = e
 }
 
 // session returns what the app has of an entry's session; nil: there is none.
@@ -112,17 +112,10 @@ func (s *memcacheStore) Get(id string) session.Session {
 	if e == nil {
 		return nil
 	}
-	err := e.copy.Open(s.ctx, func(value []byte) (map[string]any, error) {
-		sess, err := s.form.open(id, value)
-		if err != nil {
-			return nil, err
-		}
-		scalars := scalarsOf(sess)
-		sess.Access()
+	err := s.load(e.copy, id, func(sess session.Session) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		e.sess = sess
-		return scalars, nil
 	})
 	s.report("load session", id, err)
 	return s.session(e)
@@ -150,6 +143,58 @@ func (s *memcacheStore) Add(sess session.Session) {
 	e.sess = sess
 }
 
+// RegenerateID has the store give a session of it a new id when it is closed, so
+// that an id which somebody knew before is worth nothing: call it at login. The
+// session ends under the old id in the same step in which it begins under the new
+// one, and keeps its attributes, constant attributes, timeout and creation time,
+// and what other requests save until then. Requests that save under the old id
+// later get ErrRemoved reported.
+//
+// Store is one that NewMemcacheStore or NewMemcacheStoreOptions returned, sess a
+// session of it. RegenerateID returns the session to continue with, whose ID is
+// the new id, for the session.Manager's Add to send it to the client. When Close
+// reports ErrNotSaved the session may still be under its old id; with Sessions the
+// client gets no id that was not saved.
+//
+// The errors: ErrInvalidID for a session that the store does not have, ErrRemoved,
+// ErrUnavailable and ErrUndecodable.
+func RegenerateID(store session.Store, sess session.Session) (session.Session, error) {
+	const doing = "regenerate id of session"
+	s, ok := store.(*memcacheStore)
+	if !ok {
+		return nil, fmt.Errorf("gaesession: %s: %T is no store of this package", doing, store)
+	}
+	if sess == nil {
+		return nil, describe(doing, "", ErrInvalidID)
+	}
+	id := sess.ID()
+	e := s.entry(id)
+	if e == nil {
+		return nil, describe(doing, id, ErrInvalidID)
+	}
+	switch err := e.copy.Err(); {
+	case err != nil:
+		return nil, describe(doing, id, err)
+	case e.copy.IsRemoved():
+		return nil, describe(doing, id, ErrRemoved)
+	case s.session(e) == nil:
+		return nil, describe(doing, id, ErrInvalidID)
+	}
+	next := session.NewSession().ID()
+	if strings.HasPrefix(id, live.HashedPrefix) {
+		next = live.HashedPrefix + next
+	}
+	if err := e.copy.Regenerate(next); err != nil {
+		return nil, describe(doing, id, err)
+	}
+	next = e.copy.NextID()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.sess = newNamed(e.sess, next)
+	s.also(next, e)
+	return e.sess, nil
+}
+
 // Remove implements session.Store.
 func (s *memcacheStore) Remove(sess session.Session) {
 	const doing = "remove session"
@@ -172,43 +217,41 @@ const maxCloses = 16
 // Close implements session.Store.
 func (s *memcacheStore) Close() {
 	s.mu.Lock()
-	entries := make([]*entry, 0, len(s.entries))
-	for _, e := range s.entries {
-		entries = append(entries, e)
+	first, more := s.first, []*entry(nil)
+	for id, e := range s.more {
+		if e.id == id {
+			more = append(more, e)
+		}
 	}
 	s.mu.Unlock()
-	if len(entries) == 1 {
-		s.save(entries[0])
+	if first == nil {
+		return
+	}
+	if len(more) == 0 {
+		s.close(first)
 		return
 	}
 	var saves sync.WaitGroup
 	places := make(chan struct{}, maxCloses)
-	for _, e := range entries {
+	for _, e := range append(more, first) {
 		places <- struct{}{}
 		saves.Add(1)
 		go func() {
 			defer func() { <-places; saves.Done() }()
-			s.save(e)
+			s.close(e)
 		}()
 	}
 	saves.Wait()
 }
 
-// save saves what was changed in a session since it was loaded or saved.
-func (s *memcacheStore) save(e *entry) {
+// close saves what was changed in a session since it was loaded or saved.
+func (s *memcacheStore) close(e *entry) {
 	s.mu.Lock()
 	sess := e.sess
 	s.mu.Unlock()
-	if sess == nil {
-		return
+	if sess != nil {
+		s.report("save session", e.id, s.save(e.copy, sess, false))
 	}
-	timeout := sess.Timeout()
-	s.report("save session", e.id, e.copy.Save(s.ctx, live.Draft{
-		Encode: func(worth func(attrs map[string]any) bool) ([]byte, bool, error) { return s.form.encodeIf(sess, worth) },
-		Lifetime: live.Lifetime{
-			Used: sess.Accessed(), Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created(),
-		},
-	}))
 }
 
 // RemoveID removes the session with that id for good, as the Remove of a store

@@ -82,7 +82,7 @@ type MemcacheStoreOptions struct {
 	// CacheTimeout is how long one operation on the cache may take, with all
 	// attempts; 500 ms by default, and half of the time that is left until the
 	// context's deadline at most. After its first timeout a request does not call
-	// the cache any more. BackupTimeout is how long one attempt at an operation on
+	// the cache for a minute. BackupTimeout is how long one attempt at an operation on
 	// the backup may take; 5 s by default. A timeout is not tried again.
 	CacheTimeout, BackupTimeout time.Duration
 
@@ -94,14 +94,18 @@ type MemcacheStoreOptions struct {
 	// nobody is.
 	Trace *tier.Trace
 
-	// OnError gets every error that session.Store has no way to return. It is
-	// called in the goroutine that met the error, also after Close when that is
-	// a background save, and must be safe for concurrent use. The errors answer
-	// errors.Is for the errors of this package and never contain a session id. It should not use the store. A panic in it is logged
-	// together with the error. The default logs one record at error level to
-	// log/slog's default logger; where the app has set none, it is an entry of
-	// Cloud Logging with severity ERROR on App Engine, with the trace of the
-	// request, and on Cloud Run.
+	// OnError gets every error that the methods of session.Store have no way to
+	// return. It is called in the goroutine that met the error, for a background
+	// save even after Close, and must be safe for concurrent use. The errors answer
+	// errors.Is for the errors of this package and never contain a session id.
+	// OnError should not use the store. A panic in it is logged together with the
+	// error.
+	//
+	// The default writes one record at error level to log/slog's default logger. If
+	// the app has set none, the record is an entry of Cloud Logging with severity
+	// ERROR on App Engine, with the trace of the request, and on Cloud Run. One
+	// kind of error visitors can cause as often as they like: their cookie names an
+	// item of the app's own. The default counts these, and logs one a minute.
 	OnError func(ctx context.Context, err error)
 }
 

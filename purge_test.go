@@ -10,14 +10,21 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/gaelocal"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
 // putEntities saves n session entities of a kind that expired that long ago.
 func putEntities(t testing.TB, s *gaetest.Service, kind string, n int, ago time.Duration) {
+	t.Helper()
+	putEntitiesIn(t, s.Context(), kind, n, ago)
+}
+
+func putEntitiesIn(t testing.TB, ctx context.Context, kind string, n int, ago time.Duration) {
 	t.Helper()
 	expires := time.Now().Add(-ago)
 	for n > 0 {
@@ -25,11 +32,11 @@ func putEntities(t testing.TB, s *gaetest.Service, kind string, n int, ago time.
 		keys := make([]*datastore.Key, batch)
 		entities := make([]gaesession.SessEntity, batch)
 		for i := range keys {
-			keys[i] = datastore.NewKey(s.Context(), kind, fmt.Sprintf("%v-%d", ago, n-i), 0, nil)
+			keys[i] = datastore.NewKey(ctx, kind, fmt.Sprintf("%v-%d", ago, n-i), 0, nil)
 			// Some of them at the same instant, some apart.
 			entities[i] = gaesession.SessEntity{Expires: expires.Add(-time.Duration(i%7) * time.Second), Value: []byte("value")}
 		}
-		if _, err := datastore.PutMulti(s.Context(), keys, entities); err != nil {
+		if _, err := datastore.PutMulti(ctx, keys, entities); err != nil {
 			t.Fatal(err)
 		}
 		n -= batch
@@ -38,7 +45,12 @@ func putEntities(t testing.TB, s *gaetest.Service, kind string, n int, ago time.
 
 func countEntities(t testing.TB, s *gaetest.Service, kind string) int {
 	t.Helper()
-	n, err := datastore.NewQuery(kind).Count(s.Context())
+	return countEntitiesIn(t, s.Context(), kind)
+}
+
+func countEntitiesIn(t testing.TB, ctx context.Context, kind string) int {
+	t.Helper()
+	n, err := datastore.NewQuery(kind).Count(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,6 +166,13 @@ func TestPurgeDeletesInSeveralCallsAtOnceAndQueriesNothingTwice(t *testing.T) {
 	}
 }
 
+func TestDrainTakesNil(t *testing.T) {
+	//lint:ignore SA1012 that is the test
+	if err := gaesession.Drain(nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // purge asks the handler, in the name of that request.
 func purge(r *gaetest.Request, method string, header ...string) (status int, body map[string]any, err error) {
 	req := httptest.NewRequest(method, "/purge", nil).WithContext(r.Context())
@@ -168,8 +187,18 @@ func purge(r *gaetest.Request, method string, header ...string) (status int, bod
 	return w.Code, body, json.Unmarshal(w.Body.Bytes(), &body)
 }
 
+// purgeAll deletes what other tests have left in their namespaces: the handler
+// purges them all.
+func purgeAll(t *testing.T, s *gaetest.Service) {
+	t.Helper()
+	if status, body, err := purge(s.NewRequest(), http.MethodGet); status != 200 || err != nil {
+		t.Fatalf("got %d %v %v", status, body, err)
+	}
+}
+
 func TestPurgeHandlerAnswersWithJSON(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		purgeAll(t, s)
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			putEntities(t, s, "sess_", 3, time.Hour)
 			status, body, err := purge(s.NewRequest(), method)
@@ -178,6 +207,90 @@ func TestPurgeHandlerAnswersWithJSON(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestPurgeHandlerPurgesEveryNamespaceAndPurgeExpiredOne(t *testing.T) {
+	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		purgeAll(t, s)
+		tenants := []context.Context{s.Context()}
+		for _, namespace := range []string{"", "tenant-1", "tenant-2"} {
+			ctx, err := appengine.Namespace(s.Context(), namespace)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tenants = append(tenants, ctx)
+		}
+		put := func() {
+			t.Helper()
+			for i, ctx := range tenants {
+				putEntitiesIn(t, ctx, "sess_", i+1, time.Hour)
+				putEntitiesIn(t, ctx, "sess_", 1, -time.Hour)
+			}
+		}
+		put()
+		left := func(want ...int) {
+			t.Helper()
+			for i, ctx := range tenants {
+				if n := countEntitiesIn(t, ctx, "sess_"); n != want[i] {
+					t.Errorf("namespace %d has %d entities left, want %d", i, n, want[i])
+				}
+			}
+		}
+		got, err := gaesession.PurgeExpired(tenants[2], "")
+		if want := (gaesession.PurgeResult{Completed: true, Deleted: 3}); got != want || err != nil {
+			t.Errorf("PurgeExpired: got %+v, %v, want %+v", got, err, want)
+		}
+		left(2, 3, 1, 5)
+		put()
+		status, body, err := purge(s.NewRequest(), http.MethodGet)
+		if status != 200 || body["completed"] != true || body["deleted"] != 10.0 || err != nil {
+			t.Errorf("the handler: got %d %v %v, want 200, completed and 10 deleted", status, body, err)
+		}
+		left(1, 1, 1, 1)
+		for _, ctx := range tenants { // the default namespace outlives the test
+			if err := datastore.Delete(ctx, datastore.NewKey(ctx, "sess_", fmt.Sprintf("%v-%d", -time.Hour, 1), 0, nil)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestPurgeHandlerPurgesANamespaceAfterALargeOne(t *testing.T) {
+	gaelocal.StartForTest(t)
+	s := gaetest.Local(t)
+	large, err := appengine.Namespace(s.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	small, err := appengine.Namespace(s.Context(), "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	putEntitiesIn(t, large, "sess_", 3003, time.Hour)
+	putEntitiesIn(t, small, "sess_", 3, 2*time.Hour)
+	status, body, err := purge(s.NewRequest(), http.MethodGet)
+	if status != 200 || body["completed"] != true || body["deleted"] != 3006.0 || err != nil {
+		t.Errorf("got %d %v %v, want 200, completed and 3006 deleted", status, body, err)
+	}
+}
+
+func TestPurgeHandlerOfAnAppWithoutEntitiesHasCompleted(t *testing.T) {
+	gaelocal.StartForTest(t)
+	s := gaetest.Local(t)
+	if status, body, err := purge(s.NewRequest(), http.MethodGet); status != 200 || body["completed"] != true || body["deleted"] != 0.0 || err != nil {
+		t.Errorf("got %d %v %v, want 200, completed and none deleted", status, body, err)
+	}
+}
+
+func TestPurgeExpiredTakesNil(t *testing.T) {
+	gaelocal.StartForTest(t)
+	ctx := context.Background()
+	putEntitiesIn(t, ctx, "sess_", 2, time.Hour)
+	//lint:ignore SA1012 that is the test
+	got, err := gaesession.PurgeExpired(nil, "")
+	if want := (gaesession.PurgeResult{Completed: true, Deleted: 2}); got != want || err != nil {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
 }
 
 func TestPurgeHandlerRefusesOtherMethods(t *testing.T) {
@@ -205,6 +318,7 @@ func TestPurgeHandlerOnAppEngineIsForCronOnly(t *testing.T) {
 
 func TestAPurgeThatKeepsFailingEndsWithAnError(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		purgeAll(t, s)
 		putEntities(t, s, "sess_", 3, time.Hour)
 		for _, method := range []string{"RunQuery", "Delete"} {
 			r := s.NewRequest(gaetest.Fail(func(c gaetest.Call) bool { return c.Method == method }))

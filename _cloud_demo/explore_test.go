@@ -108,13 +108,16 @@ func (d *database) Before(c *interleave.Call) (others []string) {
 	if d.comparesVersions {
 		return nil
 	}
-	switch c.Name {
-	case "ds-put", "ds-delete", "commit":
-		return d.lockedBy(c.Key, c.Transaction)
-	case "txn-get":
-		return slices.DeleteFunc(d.lockedBy(c.Key, c.Transaction), func(id string) bool { return !d.transactions[id].won })
+	for _, key := range c.Keys {
+		switch c.Name {
+		case "ds-put", "ds-delete", "commit":
+			others = append(others, d.lockedBy(key, c.Transaction)...)
+		case "txn-get":
+			others = append(others, slices.DeleteFunc(d.lockedBy(key, c.Transaction), func(id string) bool { return !d.transactions[id].won })...)
+		}
 	}
-	return nil
+	slices.Sort(others)
+	return slices.Compact(others)
 }
 
 func (d *database) Locks() string {
@@ -177,7 +180,7 @@ func (d *database) Open(k interleave.Kept) (interleave.Instance, error) {
 		return nil, err
 	}
 	// What the database does is found out now, and not in one of the schedules.
-	err = b.Update(context.Background(), "none", nil, func(*tier.Record) (*tier.Record, error) { return nil, nil })
+	err = b.Update(context.Background(), []string{"none"}, nil, func([]*tier.Record) ([]*tier.Record, error) { return []*tier.Record{nil}, nil })
 	return process{b}, err
 }
 
@@ -187,8 +190,10 @@ func (d *database) do(ctx context.Context, k interleave.Kept, req any, res proto
 	var perform func() (proto.Message, error)
 	switch req := req.(type) {
 	case *pb.LookupRequest:
-		c.Name, c.ID, c.Transaction = "ds-get", idOf(k, req.Keys[0]), string(req.ReadOptions.GetTransaction())
-		c.Key = keyOf(req.Keys[0])
+		c.Name, c.Transaction = "ds-get", string(req.ReadOptions.GetTransaction())
+		for _, key := range req.Keys {
+			c.IDs, c.Keys = append(c.IDs, idOf(k, key)), append(c.Keys, keyOf(key))
+		}
 		if c.Transaction != "" {
 			c.Name = "txn-get"
 		}
@@ -204,9 +209,14 @@ func (d *database) do(ctx context.Context, k interleave.Kept, req any, res proto
 		}
 	case *pb.CommitRequest:
 		c.Transaction = string(req.GetTransaction())
-		written := d.nameCommit(&c, req)
-		c.ID, c.Value = idOf(k, written.key), written.properties[k.Value].GetBlobValue()
-		c.Key = keyOf(written.key)
+		c.Name = d.nameCommit(c.Transaction, req.Mutations[0])
+		for _, m := range req.Mutations {
+			key := m.GetDelete()
+			if e := entityOf(m); e != nil {
+				key, c.Values = e.Key, append(c.Values, e.Properties[k.Value].GetBlobValue())
+			}
+			c.IDs, c.Keys = append(c.IDs, idOf(k, key)), append(c.Keys, keyOf(key))
+		}
 		perform = func() (proto.Message, error) { return d.commit(req) }
 	case *pb.RunQueryRequest:
 		c.Name = "query"
@@ -232,27 +242,17 @@ func idOf(k interleave.Kept, key *pb.Key) string {
 	return strings.TrimPrefix(key.Path[0].GetName(), k.Prefix)
 }
 
-// written is what the first mutation of a commit writes.
-type written struct {
-	key        *pb.Key
-	properties map[string]*pb.Value // nil: it deletes
-}
-
-func (d *database) nameCommit(c *interleave.Call, req *pb.CommitRequest) written {
-	m := req.Mutations[0]
-	e := entityOf(m)
+// nameCommit names a commit by its transaction and its first mutation.
+func (d *database) nameCommit(transaction string, m *pb.Mutation) string {
 	switch {
-	case c.Transaction != "":
-		c.Name = "commit"
+	case transaction != "":
+		return "commit"
 	case m.GetDelete() != nil:
-		c.Name = "ds-delete"
-		return written{key: m.GetDelete()}
+		return "ds-delete"
 	case m.GetBaseVersion() != 0:
-		c.Name = "ds-swap"
-	default:
-		c.Name = "ds-put"
+		return "ds-swap"
 	}
-	return written{e.Key, e.Properties}
+	return "ds-put"
 }
 
 func entityOf(m *pb.Mutation) *pb.Entity {
@@ -292,20 +292,25 @@ func (d *database) in(id []byte) (*transaction, error) {
 }
 
 func (d *database) lookup(req *pb.LookupRequest) (proto.Message, error) {
-	key := keyOf(req.Keys[0])
-	if id := req.ReadOptions.GetTransaction(); id != nil {
-		t, err := d.in(id)
-		if err != nil {
-			return nil, err
+	res := &pb.LookupResponse{}
+	for _, k := range req.Keys {
+		key := keyOf(k)
+		if id := req.ReadOptions.GetTransaction(); id != nil {
+			t, err := d.in(id)
+			if err != nil {
+				return nil, err
+			}
+			if !d.comparesVersions {
+				t.read = append(t.read, key)
+			}
 		}
-		if !d.comparesVersions {
-			t.read = append(t.read, key)
+		if e := d.entities[key]; e != nil {
+			res.Found = append(res.Found, &pb.EntityResult{Entity: e.Entity, Version: e.version})
+		} else {
+			res.Missing = append(res.Missing, &pb.EntityResult{Entity: &pb.Entity{Key: k}})
 		}
 	}
-	if e := d.entities[key]; e != nil {
-		return &pb.LookupResponse{Found: []*pb.EntityResult{{Entity: e.Entity, Version: e.version}}}, nil
-	}
-	return &pb.LookupResponse{Missing: []*pb.EntityResult{{Entity: &pb.Entity{Key: req.Keys[0]}}}}, nil
+	return res, nil
 }
 
 func (d *database) commit(req *pb.CommitRequest) (proto.Message, error) {
@@ -323,10 +328,14 @@ func (d *database) commit(req *pb.CommitRequest) (proto.Message, error) {
 			return nil, status.Error(codes.Aborted, "aborted for a transaction that waits for this one")
 		}
 	}
+	before := maps.Clone(d.entities)
 	res := &pb.CommitResponse{}
 	for _, m := range req.Mutations {
 		version, err := d.mutate(m)
 		if err != nil {
+			if req.Mode == pb.CommitRequest_TRANSACTIONAL {
+				d.entities = before // all of it or nothing
+			}
 			return nil, err
 		}
 		res.MutationResults = append(res.MutationResults, &pb.MutationResult{Version: version})

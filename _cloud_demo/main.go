@@ -59,10 +59,10 @@ func run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, backup.Close()) }()
 	cache := tier.None
 	if addr := os.Getenv("REDIS_ADDR"); addr != "" {
-		client := redis.NewClient(&redis.Options{Addr: addr})
+		client := redis.NewClient(rediscache.ClientOptions(addr))
 		defer func() { err = errors.Join(err, client.Close()) }()
 		if cache, err = rediscache.New(ctx, client, &rediscache.Options{Prefix: "cloud_demo:"}); err != nil {
-			return fmt.Errorf("redis at %s: %w", addr, err)
+			return err
 		}
 		where += " and Redis"
 	}

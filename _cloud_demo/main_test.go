@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -25,42 +24,71 @@ import (
 
 func TestMain(m *testing.M) { emulators.Main(m) }
 
-// startRedis starts a redis-server that ends with the test.
+// A redisServer is a redis-server that ends with the test.
+type redisServer struct {
+	t       *testing.T
+	dir     string
+	address string
+	process *exec.Cmd
+	client  *redis.Client
+}
+
+// startRedis starts a redis-server and returns a client of it.
 func startRedis(t *testing.T) *redis.Client {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		if os.Getenv(emulators.Env) == "require" {
-			t.Fatal(err)
-		}
-		t.Skipf("no redis-server: %v", err)
-	}
+	return newRedis(t).client
+}
+
+func newRedis(t *testing.T) *redisServer {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, port, err := net.SplitHostPort(l.Addr().String())
-	if err := errors.Join(err, l.Close()); err != nil {
+	s := &redisServer{t: t, dir: t.TempDir(), address: l.Addr().String()}
+	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "--bind", host, "--port", port, "--dir", t.TempDir(), "--save", "")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	t.Cleanup(s.kill)
+	s.client = redis.NewClient(rediscache.ClientOptions(s.address))
+	t.Cleanup(func() { _ = s.client.Close() })
+	s.start()
+	return s
+}
+
+func (s *redisServer) start() {
+	s.t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		if os.Getenv(emulators.Env) == "require" {
+			s.t.Fatal(err)
+		}
+		s.t.Skipf("no redis-server: %v", err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	client := redis.NewClient(&redis.Options{Addr: net.JoinHostPort(host, port)})
-	t.Cleanup(func() { _ = client.Close() })
+	host, port, err := net.SplitHostPort(s.address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.process = exec.Command(path, "--bind", host, "--port", port, "--dir", s.dir, "--save", "")
+	if err := s.process.Start(); err != nil {
+		s.t.Fatal(err)
+	}
 	for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		err := client.Ping(context.Background()).Err()
+		err := s.client.Ping(context.Background()).Err()
 		if err == nil {
-			return client
+			return
 		}
 		if time.Now().After(until) {
-			t.Fatalf("redis-server does not answer: %v", err)
+			s.t.Fatalf("redis-server does not answer: %v", err)
 		}
+	}
+}
+
+func (s *redisServer) kill() {
+	if s.process != nil {
+		_ = s.process.Process.Kill() // also a stopped one
+		_ = s.process.Wait()
+		s.process = nil
 	}
 }
 

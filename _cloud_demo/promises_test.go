@@ -17,7 +17,6 @@ import (
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/clouddatastore"
 	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
@@ -76,7 +75,9 @@ func (s services) flush(t *testing.T) {
 	}
 }
 
-func instance() context.Context { return instance.With(context.Background(), instance.Instance{Name: new(int)}) }
+func anInstance() context.Context {
+	return instance.With(context.Background(), instance.Instance{Name: new(int)})
+}
 
 // An iczaClient has a session of icza/session.
 type iczaClient struct {
@@ -88,7 +89,7 @@ type iczaClient struct {
 func (c *iczaClient) store() (session.Store, func() error) {
 	var mu sync.Mutex
 	var errs []error
-	return gaesession.NewMemcacheStoreOptions(instance(), &gaesession.MemcacheStoreOptions{
+	return gaesession.NewMemcacheStoreOptions(anInstance(), &gaesession.MemcacheStoreOptions{
 			Cache: c.cache, Backup: c.backup, AsyncDatastoreSave: c.async,
 			OnError: func(_ context.Context, err error) { mu.Lock(); defer mu.Unlock(); errs = append(errs, err) },
 		}), func() error {
@@ -129,7 +130,7 @@ type gorillaClient struct {
 }
 
 func (c *gorillaClient) do(f func(s *sessions.Session)) error {
-	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(instance())
+	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(anInstance())
 	c.mu.Lock()
 	if c.cookie != "" {
 		r.Header.Set("Cookie", c.cookie)
@@ -227,7 +228,7 @@ func TestThePromisesHoldOnTheCloudDatastoreAPI(t *testing.T) {
 					must(c.logout())
 					set("n", 1)
 				})
-				if !errors.Is(err, tiered.ErrRemoved) {
+				if !errors.Is(err, tier.ErrRemoved) {
 					t.Errorf("a change of the removed session: got %v, want ErrRemoved", err)
 				}
 				for _, flushed := range []bool{false, true} {

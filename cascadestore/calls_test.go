@@ -61,7 +61,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 					return s.Save(r, w)
 				})
 			})
-		}, counts{9, 3, 6, 0, 9}},
+		}, counts{10, 3, 5, 0, 10}},
 		{"New three times", false, func(a *app, b *browser) *visit {
 			return b.visit(func(_ http.ResponseWriter, r *http.Request) {
 				for range 3 {

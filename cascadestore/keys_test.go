@@ -2,6 +2,7 @@ package cascadestore_test
 
 import (
 	"encoding/gob"
+	"encoding/hex"
 	"math"
 	"net/http"
 	"reflect"
@@ -181,6 +182,26 @@ func TestAValueThatIsNaNIsNoChange(t *testing.T) {
 type panickingKey struct{ N int }
 
 func (k panickingKey) MarshalText() ([]byte, error) { panic("MarshalText") }
+
+// Earlier versions told keys apart by a hash of 64 bits, for which a visitor who
+// may name a key finds another one at no cost.
+func TestAKeyThatAVisitorNamesUndoesNoOther(t *testing.T) {
+	name, err := hex.DecodeString("6e6f74653a6234626d756c3a010e020d05060e050c7e051007") // "note:…"
+	if err != nil {
+		t.Fatal(err)
+	}
+	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"user": "bob"})
+		err := b.use(func(_ *http.Request, s *sessions.Session) {
+			b.clone().mustChange(t, values{"coupon_used": true})
+			s.Values[string(name)] = "x"
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		b.expect(t, backends, values{"user": "bob", "coupon_used": true, string(name): "x"})
+	})
+}
 
 func TestAKeyWhoseMethodsPanicIsAKeyAllTheSame(t *testing.T) {
 	gob.Register(panickingKey{}) // gob does not ask MarshalText

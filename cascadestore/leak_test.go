@@ -7,7 +7,7 @@ import (
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
-// See TestDrainWaitsUntilMemcacheHasBeenTold for the exception.
+// See TestDrainTellsMemcacheWhatItWasNotTold for the exception.
 func TestNoGoroutineOutlivesItsRequest(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
 	b := a.login(t, values{"n": 0})

@@ -16,21 +16,21 @@ import (
 // Get returns the session of that name from gorilla's registry, or what New
 // returns, which then is in the registry.
 func (cs *CascadeStore) Get(r *http.Request, name string) (*sessions.Session, error) {
-	return sessions.GetRegistry(r).Get(cs, name)
+	return sessions.GetRegistry(r).Get(requestOf(r).registered(cs, name), name)
 }
 
 // New returns the session that the request's cookie of that name belongs to, or
 // a new one, with IsNew set and an id that nobody knows, when there is none. It
 // is never nil. An error comes with a new session:
 //
-//   - what securecookie says, when the cookie is forged, expired or damaged;
+//   - what securecookie says, when the cookie is forged or damaged;
 //   - ErrUndecodable, when this instance cannot read what is stored;
 //   - ErrUnavailable, when services fail and nobody can tell whether the session
 //     exists.
 //
-// After the last two the session may be removed but not saved: Save returns the
-// error again, and the cookie stays as it is. Where several cookies have that
-// name, New tries the first three.
+// After the last two the session can be removed but not saved: Save returns the
+// error again, and the cookie stays as it is. If several cookies have that name,
+// New tries the first three.
 //
 // New logs the failure of a service that another service made up for. It copies
 // the session back into Memcache if that had lost it, and into Datastore if that
@@ -40,9 +40,9 @@ func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, er
 		return cs.blank(name), err
 	}
 	ctx := appengine.NewContext(r)
-	n := requestOf(r).sessions(ctx, cs, name)
-	session, err := cs.find(ctx, n, r, name)
-	return session, cs.logs().returned(ctx, err)
+	req := requestOf(r)
+	session, err := cs.find(ctx, req.sessions(ctx, cs, name), r, name)
+	return req.made(session), cs.logs().returned(ctx, err)
 }
 
 // blank returns an empty session.
@@ -146,7 +146,7 @@ func (cs *CascadeStore) load(ctx context.Context, n *named, name, id string) (*s
 			cs.logs().fail(ctx, describe("load session", id, err))
 		}
 	}
-	if !t.copy.Exists() {
+	if !t.copy.Exists() || cs.hasEnded(t) {
 		cs.logs().step(ctx, "not found", id)
 		return nil, nil
 	}

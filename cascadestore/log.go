@@ -35,9 +35,16 @@ func (l logs) fail(ctx context.Context, err error) {
 }
 
 // returned gives an error that is returned a stack trace, and logs it when every
-// step is logged.
+// step is logged. A cookie that was forged is no error of the app: visitors can
+// send as many as they like.
 func (l logs) returned(ctx context.Context, err error) error {
-	if err = trace(err); l.steps {
+	err = trace(err)
+	var forged cookieError
+	switch {
+	case !l.steps:
+	case errors.As(err, &forged) && forged.IsDecode():
+		l.to().DebugContext(ctx, "session store: cookie", "error", forged.MultiError)
+	default:
 		l.fail(ctx, err)
 	}
 	return err

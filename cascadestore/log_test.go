@@ -94,7 +94,7 @@ func TestLogsTellEveryStepWhenAskedTo(t *testing.T) {
 	log, ids := allThatIsLogged(t)
 	for _, want := range []string{
 		"cache get", "cache set", "cache add", "cache compare-and-swap", "backup get", "backup put", "backup insert",
-		"backup update", "create", "save change", "new id", "remove",
+		"backup update", "session store: save", "new id", "remove",
 		"level=DEBUG", "level=ERROR", "stack=", "session was removed", "too big",
 	} {
 		if !strings.Contains(log, want) {
@@ -123,6 +123,25 @@ func TestLogsTellOnlyWhatNobodyReturns(t *testing.T) {
 			if strings.Contains(log, id) {
 				t.Error("the log contains a session id")
 			}
+		}
+	}
+}
+
+// Visitors can send as many of them as they like.
+func TestAForgedCookieIsNoErrorInTheLog(t *testing.T) {
+	for _, steps := range []string{"false", "true"} {
+		t.Setenv(cascadestore.CkDoDisplayLogging, steps)
+		a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+		var out logBuffer
+		a.store.Logger = out.logger()
+		b := a.newBrowser()
+		b.setCookie(forgedCookie(sessionName))
+		if _, err := b.read(); err == nil {
+			t.Error("no error for a forged cookie")
+		}
+		log := out.String()
+		if strings.Contains(log, "level=ERROR") || strings.Contains(log, "level=DEBUG") != (steps == "true") {
+			t.Errorf("steps %s: logged %q", steps, log)
 		}
 	}
 }

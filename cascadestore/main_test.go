@@ -50,6 +50,8 @@ func newApp(t testing.TB, s *gaetest.Service, backends int) *app {
 	if err := store.Err(); err != nil {
 		t.Fatal(err)
 	}
+	// A busy machine may take longer than the default.
+	store.CacheTimeout, store.BackupTimeout = time.Minute, time.Minute
 	return newAppWith(t, s, store)
 }
 

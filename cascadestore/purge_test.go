@@ -1,6 +1,7 @@
 package cascadestore_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -8,7 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/appengine/v2"
+
 	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/gaelocal"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
@@ -32,21 +36,44 @@ func TestPurgeDeletesWhatExpired(t *testing.T) {
 	})
 }
 
-func TestPurgeHandlerAnswersWithJSON(t *testing.T) {
-	s := gaetest.Local(t)
-	putEntity(t, s.Context(), "OLD", &entity{[]byte("x"), time.Now().Add(-time.Hour)})
+func TestPurgeHandlerPurgesEveryNamespaceAndAnswersWithJSON(t *testing.T) {
+	gaelocal.StartForTest(t)
+	for _, namespace := range []string{"", "tenant-1", "tenant-2"} {
+		ctx, err := appengine.Namespace(context.Background(), namespace)
+		if err != nil {
+			t.Fatal(err)
+		}
+		putEntity(t, ctx, "OLD", &entity{[]byte("x"), time.Now().Add(-time.Hour)})
+	}
 	serve := func(method string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(method, "/", nil).WithContext(s.Context())
+		r := httptest.NewRequest(method, "/", nil)
 		r.Header.Set("X-Appengine-Cron", "true")
 		cascadestore.PurgeHandler()(w, r)
 		return w
 	}
 	w := serve(http.MethodGet)
-	if got, want := strings.TrimSpace(w.Body.String()), `{"completed":true,"deleted":1}`; w.Code != http.StatusOK || got != want {
+	if got, want := strings.TrimSpace(w.Body.String()), `{"completed":true,"deleted":3}`; w.Code != http.StatusOK || got != want {
 		t.Errorf("got %d %s, want %s", w.Code, got, want)
 	}
 	if w := serve(http.MethodPut); w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("PUT: got %d, want 405", w.Code)
+	}
+}
+
+func TestPurgeExpiredTakesNil(t *testing.T) {
+	gaelocal.StartForTest(t)
+	putEntity(t, context.Background(), "OLD", &entity{[]byte("x"), time.Now().Add(-time.Hour)})
+	//lint:ignore SA1012 that is the test
+	got, err := cascadestore.PurgeExpired(nil)
+	if want := (cascadestore.PurgeResult{Completed: true, Deleted: 1}); got != want || err != nil {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+}
+
+func TestDrainTakesNil(t *testing.T) {
+	//lint:ignore SA1012 that is the test
+	if err := cascadestore.Drain(nil); err != nil {
+		t.Error(err)
 	}
 }

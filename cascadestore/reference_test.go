@@ -21,10 +21,10 @@ import (
 // FilesystemStore: the same requests go to it and to a CascadeStore, and after
 // each one everything that can be seen has to be the same, the cookies included.
 //
-// They are meant to differ in three things, which have tests of their own: a
+// They are meant to differ in four things, which have tests of their own: a
 // MaxAge of 0 is the end of a session only there; a cookie whose session is gone
-// is an error only there, and its id is used again; and a session has its id
-// before it is saved only here.
+// is an error only there, and its id is used again; a session has its id before
+// it is saved only here; and only here it keeps the MaxAge that was chosen for it.
 
 // A world is a store and a browser.
 type world struct {
@@ -33,6 +33,7 @@ type world struct {
 	codecs  []securecookie.Codec
 	server  *httptest.Server
 	cookies map[string]string
+	maxAges map[string]int // of sessions, by id, where the store does not keep them
 	next    http.HandlerFunc
 }
 
@@ -97,11 +98,15 @@ func (w *world) do(t *testing.T, st step) (got seen) {
 	t.Helper()
 	w.next = func(rw http.ResponseWriter, r *http.Request) {
 		var saveErrs []string
+		var used []*sessions.Session
 		for _, u := range st.uses {
 			s, err := sessions.GetRegistry(r).Get(w.store, u.name)
 			see := seenSession{Name: u.name, IsNew: s.IsNew, Values: map[any]any{}}
 			if err != nil {
 				see.Err = err.Error()
+			}
+			if maxAge, ok := w.maxAges[s.ID]; ok && !s.IsNew {
+				s.Options.MaxAge = maxAge
 			}
 			for k, v := range s.Values {
 				see.Values[k] = v
@@ -131,10 +136,16 @@ func (w *world) do(t *testing.T, st step) (got seen) {
 				}
 			}
 			got.Sessions = append(got.Sessions, see)
+			used = append(used, s)
 		}
 		if st.save == "all" {
 			if err := sessions.Save(r, rw); err != nil {
 				saveErrs = append(saveErrs, err.Error())
+			}
+		}
+		if w.maxAges != nil && st.save != "no" {
+			for _, s := range used {
+				w.maxAges[s.ID] = s.Options.MaxAge
 			}
 		}
 		if len(saveErrs) > 0 {
@@ -210,6 +221,7 @@ func TestARequestSeesWhatItWouldSeeWithFilesystemStore(t *testing.T) {
 						newWorld(t, "FilesystemStore", files, files.Codecs, func() *gaetest.Request { return s.NewRequest() }),
 						newWorld(t, "CascadeStore", cascade, cascade.Codecs, func() *gaetest.Request { return s.NewRequest() }),
 					}
+					worlds[0].maxAges = map[string]int{}
 					rnd := rand.New(rand.NewSource(int64(run)))
 					for i := range steps {
 						st := randomStep(rnd)

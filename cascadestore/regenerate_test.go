@@ -27,21 +27,24 @@ func TestRegenerateIDMovesTheValuesAndRemovesTheOldID(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"basket": []string{"book"}})
 		old := b.clone()
-		var before, after string
-		err := b.use(func(r *http.Request, s *sessions.Session) {
-			before = s.ID
-			s.Values["user"] = "ann"
-			if err := a.store.RegenerateID(r, s); err != nil {
-				t.Error(err)
-			}
-			after = s.ID
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			b.with(r, func(s *sessions.Session) error {
+				before := s.ID
+				s.Values["user"] = "ann"
+				if err := a.store.RegenerateID(r, s); err != nil {
+					t.Error(err)
+				}
+				if s.ID != before {
+					t.Error("the id has changed before Save")
+				}
+				old.expectNow(t, "before Save", values{"basket": []string{"book"}})
+				err := s.Save(r, w)
+				if s.ID == before {
+					t.Error("the id is the same")
+				}
+				return err
+			})
 		})
-		if err != nil {
-			t.Error(err)
-		}
-		if before == after {
-			t.Error("the id is the same")
-		}
 		b.expect(t, backends, values{"basket": []string{"book"}, "user": "ann"})
 		old.expect(t, backends, nil)
 	})
@@ -112,7 +115,13 @@ func TestRegenerateIDOfARemovedSessionIsErrRemoved(t *testing.T) {
 				t.Error(gerr)
 			}
 			b.clone().mustLogout(t)
-			err = a.store.RegenerateID(r, s)
+			if err := a.store.RegenerateID(r, s); err != nil {
+				t.Error(err)
+			}
+			err = s.Save(r, w)
+			if err := a.store.RegenerateID(r, s); !errors.Is(err, cascadestore.ErrRemoved) {
+				t.Errorf("RegenerateID when that is known: got %v, want ErrRemoved", err)
+			}
 		})
 		if !errors.Is(err, cascadestore.ErrRemoved) {
 			t.Errorf("got %v, want ErrRemoved", err)
@@ -141,26 +150,39 @@ func TestRegenerateIDOfANewSessionMakesNoCalls(t *testing.T) {
 	}
 }
 
-func TestWhenDatastoreIsDownRegenerateIDLeavesTheSessionAsItIs(t *testing.T) {
+func TestWhenDatastoreIsDownASessionKeepsItsCookieAndItsIDUntilItIsSaved(t *testing.T) {
 	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})
 		old := b.clone()
-		var err error
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
-			s, gerr := a.store.Get(r, sessionName)
-			if gerr != nil {
-				t.Error(gerr)
-			}
-			id := s.ID
-			err = a.store.RegenerateID(r, s)
-			if s.ID != id {
-				t.Error("the session has another id")
-			}
-		}, gaetest.Fail(gaetest.Datastore))
-		if !errors.Is(err, gaetest.ErrFailed) {
-			t.Errorf("got %v, want the error of Datastore", err)
+		var up atomic.Bool
+		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+			b.with(r, func(s *sessions.Session) error {
+				id := s.ID
+				s.Values["user"] = "ann"
+				if err := a.store.RegenerateID(r, s); err != nil {
+					t.Error(err)
+				}
+				if err := s.Save(r, w); !errors.Is(err, cascadestore.ErrNotSaved) || !errors.Is(err, gaetest.ErrFailed) {
+					t.Errorf("got %v, want ErrNotSaved and the error of Datastore", err)
+				}
+				if s.ID != id || len(w.Header()["Set-Cookie"]) > 0 {
+					t.Error("the session has another id, or a cookie was written")
+				}
+				// An attacker may know the old id: nothing of the login is kept under it.
+				old.expectNow(t, "meanwhile", values{"n": 0})
+				up.Store(true)
+				err := s.Save(r, w)
+				if s.ID == id {
+					t.Error("the second Save has not changed the id")
+				}
+				return err
+			})
+		}, gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Datastore(c) && !up.Load() }))
+		if n := len(v.response.Cookies()); n != 1 {
+			t.Errorf("got %d cookies, want one", n)
 		}
-		old.expect(t, backends, values{"n": 0})
+		b.expect(t, backends, values{"n": 0, "user": "ann"})
+		old.expect(t, backends, nil)
 	})
 }
 
@@ -243,13 +265,17 @@ func TestRegenerateIDIsWholeOrNotAtAllWhenItsContextEnds(t *testing.T) {
 			}
 			var moved bool
 			var err error
-			b.visit(func(_ http.ResponseWriter, r *http.Request) {
+			b.visit(func(w http.ResponseWriter, r *http.Request) {
 				ctx, cancel := context.WithCancel(r.Context())
 				defer cancel()
 				end = cancel
-				b.with(r.WithContext(ctx), func(s *sessions.Session) error {
+				r = r.WithContext(ctx)
+				b.with(r, func(s *sessions.Session) error {
 					id := s.ID
-					err = a.store.RegenerateID(r.WithContext(ctx), s)
+					if err := a.store.RegenerateID(r, s); err != nil {
+						t.Error(err)
+					}
+					err = s.Save(r, w)
 					moved = s.ID != id
 					return nil
 				})

@@ -14,8 +14,16 @@ import (
 // lives in gorilla's registry, which lives in the request's context. So every
 // copy of the HTTP request leads to it, and it is gone with them.
 type request struct {
-	named   map[storeName]*named
-	foreign map[*sessions.Session]*track // sessions that were not made for this request
+	named map[storeName]*named
+	// inRegistry has the store of the session that gorilla's registry has of each
+	// name, if Get has put it there.
+	inRegistry map[storeName]*tracked
+	// tracks are those of sessions that do not know theirs: the registry has set
+	// another store, or they were not made for this request.
+	tracks map[*sessions.Session]*track
+	// last is what New returned last, and lastTrack its track.
+	last      *sessions.Session
+	lastTrack *track
 }
 
 // A storeName names the sessions that one cookie may name.
@@ -43,10 +51,31 @@ type track struct {
 }
 
 // A tracked is the store of one session: it knows which session it is. So what
-// the store knows of a session is gone with it.
+// the store knows of a session goes wherever it goes, and is gone with it.
 type tracked struct {
 	*CascadeStore
-	track *track
+	track *track // nil: it has none yet
+}
+
+// New is for gorilla's registry, which puts this store in place of that of the
+// session.
+func (s *tracked) New(r *http.Request, name string) (*sessions.Session, error) {
+	session, err := s.CascadeStore.New(r, name)
+	if own, ok := session.Store().(*tracked); ok && s.track == nil {
+		s.track = own.track
+	}
+	return session, err
+}
+
+// registered returns the store that the session of that name is to have in
+// gorilla's registry.
+func (req *request) registered(cs *CascadeStore, name string) *tracked {
+	s := req.inRegistry[storeName{cs, name}]
+	if s == nil {
+		s = &tracked{CascadeStore: cs}
+		req.inRegistry[storeName{cs, name}] = s
+	}
+	return s
 }
 
 // requestOf returns what is known of r's sessions.
@@ -54,6 +83,7 @@ func requestOf(r *http.Request) *request {
 	holder, err := sessions.GetRegistry(r).Get(requestHolder{}, holderName)
 	if err == nil {
 		if req, ok := holder.Values[holderName].(*request); ok {
+			req.adopt()
 			return req
 		}
 	}
@@ -63,7 +93,31 @@ func requestOf(r *http.Request) *request {
 }
 
 func newRequest() *request {
-	return &request{named: make(map[storeName]*named), foreign: make(map[*sessions.Session]*track)}
+	return &request{
+		named:      make(map[storeName]*named),
+		inRegistry: make(map[storeName]*tracked),
+		tracks:     make(map[*sessions.Session]*track),
+	}
+}
+
+// made notes that New returns a session.
+func (req *request) made(session *sessions.Session) *sessions.Session {
+	if own, ok := session.Store().(*tracked); ok {
+		req.last, req.lastTrack = session, own.track
+	}
+	return session
+}
+
+// adopt keeps the track of what New returned last, if gorilla's registry has set
+// another store: that of an app which has put a store of its own around this one.
+func (req *request) adopt() {
+	if req.last == nil {
+		return
+	}
+	if _, ok := req.last.Store().(*tracked); !ok {
+		req.tracks[req.last] = req.lastTrack
+	}
+	req.last, req.lastTrack = nil, nil
 }
 
 // holderName is the name that the request goes by in gorilla's registry. No
@@ -99,17 +153,17 @@ func (req *request) sessions(ctx context.Context, cs *CascadeStore, name string)
 // track returns the track of a session; one of a session that the services may
 // know if it was not made for this request, or if the app has changed its id.
 func (req *request) track(n *named, cs *CascadeStore, session *sessions.Session) *track {
-	if own, ok := session.Store().(*tracked); ok && own.CascadeStore == cs && own.track.id == session.ID {
+	if own, ok := session.Store().(*tracked); ok && own.CascadeStore == cs && own.track != nil && own.track.id == session.ID {
 		return own.track
 	}
-	t := req.foreign[session]
+	t := req.tracks[session]
 	if t == nil || t.id != session.ID {
 		if t = (&track{copy: n.live.Unknown(session.ID), id: session.ID}); session.ID == "" {
 			t.id = newID()
 			t.copy = n.live.Fresh(t.id)
 			session.ID = t.id
 		}
-		req.foreign[session] = t
+		req.tracks[session] = t
 	}
 	return t
 }

@@ -115,8 +115,11 @@ func TestASessionThatOthersRemovedIsNotSeenAgainOnceThatIsKnown(t *testing.T) {
 			s.Values["n"] = 1
 			return s.Save(r, w)
 		},
-		"RegenerateID": func(a *app, _ http.ResponseWriter, r *http.Request, s *sessions.Session) error {
-			return a.store.RegenerateID(r, s)
+		"Save under a new id": func(a *app, w http.ResponseWriter, r *http.Request, s *sessions.Session) error {
+			if err := a.store.RegenerateID(r, s); err != nil {
+				return err
+			}
+			return s.Save(r, w)
 		},
 	} {
 		a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
@@ -150,8 +153,8 @@ func TestARegeneratedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 				if err := a.store.RegenerateID(r, s); err != nil {
 					t.Error(err)
 				}
-				if got := again(t, a, r); !got.IsNew || got.ID == s.ID {
-					t.Error("the session was found before it was saved under its new id")
+				if got := again(t, a, r); got.ID != s.ID || got.Values["n"] != 1 {
+					t.Errorf("got %v, want the session as it was saved, under the id that it has", got.Values)
 				}
 			}
 			if err := s.Save(r, w); err != nil {

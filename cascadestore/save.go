@@ -13,6 +13,7 @@ import (
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/sessionid"
 )
 
 // Save saves the session in all backends and writes its cookie, so it has to be
@@ -67,17 +68,17 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 		return errInvalidID
 	}
 	f := form{cs, session.Name()}
-	now, maxAge := time.Now(), cs.maxAge(session.Options)
+	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
 	cs.logs().step(ctx, "save", t.id)
 	err := t.copy.Save(ctx, live.Draft{
-		Encode: func(worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
 			if !worth(byName(session.Values)) {
 				return nil, false, nil
 			}
 			value, err := f.encode(session)
 			return value, false, err
 		},
-		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: maxAge / 10, Born: now},
+		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
 		Again:    true,
 		Adopt: func(value []byte) error {
@@ -89,6 +90,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 		},
 	})
 	if moved := t.copy.ID(); moved != t.id {
+		cs.logs().step(ctx, "new id", moved, "old", sessionid.Hash(t.id))
 		t.id, session.ID = moved, moved
 		n.known[moved] = t.copy
 	}
@@ -147,9 +149,9 @@ func (cs *CascadeStore) setOptions(session *sessions.Session) {
 	}
 }
 
-// maxAge is how long the services keep a session after it was saved.
-func (cs *CascadeStore) maxAge(o *sessions.Options) time.Duration {
-	seconds := o.MaxAge
+// maxAge is how long a session lives in the services after it was saved, by its
+// Options.MaxAge.
+func (cs *CascadeStore) maxAge(seconds int) time.Duration {
 	if seconds == 0 {
 		seconds = cs.DefaultMaxAge
 		if seconds < 1 {
@@ -158,6 +160,21 @@ func (cs *CascadeStore) maxAge(o *sessions.Options) time.Duration {
 	}
 	const longest = 100 * 365 * 24 * time.Hour // so that nothing overflows
 	return time.Duration(min(int64(seconds), int64(longest/time.Second))) * time.Second
+}
+
+// refreshInterval is how old the time at which a session was saved last may
+// become in the services. They keep a session for that much longer.
+func refreshInterval(maxAge time.Duration) time.Duration { return maxAge / 10 }
+
+// hasEnded reports whether a session that was loaded has not been saved for its
+// MaxAge: that of the store may be lower than it was.
+func (cs *CascadeStore) hasEnded(t *track) bool {
+	seconds := cs.defaultOptions().MaxAge
+	if own, ok := t.copy.MaxAge(); ok {
+		seconds = int(own)
+	}
+	maxAge, used := cs.maxAge(seconds), t.copy.Used()
+	return seconds >= 0 && !used.IsZero() && time.Since(used) > maxAge+refreshInterval(maxAge)
 }
 
 // ownMaxAge is the MaxAge that the app has chosen for this session; nil: none.

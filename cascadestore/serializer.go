@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/gorilla/sessions"
+
+	"github.com/gaesession/gaesession/internal/gobcodec"
 )
 
 // SessionSerializer turns a session's Values into bytes and back. A session is
@@ -31,8 +33,13 @@ func (GobSerializer) Serialize(ss *sessions.Session) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Deserialize implements SessionSerializer.
+// Deserialize implements SessionSerializer. It refuses bytes that claim to hold
+// more than they can.
 func (GobSerializer) Deserialize(d []byte, ss *sessions.Session) error {
+	d, err := gobcodec.Checked(d)
+	if err != nil {
+		return err
+	}
 	return gob.NewDecoder(bytes.NewReader(d)).Decode(&ss.Values)
 }
 

@@ -91,9 +91,9 @@ type CascadeStore struct {
 
 	// Logger gets the errors that no method returns, at error level and with a
 	// stack trace as attribute "stack". If the environment variable
-	// SessionCascadeDisplayLogging is true, it also gets each step at debug level,
-	// and the errors that are returned. Session ids are never written, only a
-	// short hash of them.
+	// SessionCascadeDisplayLogging is true, it also gets the errors that are
+	// returned, and at debug level each step and each forged cookie. Session ids are
+	// never written, only a short hash of them.
 	//
 	// Nil, the default, means log/slog's default logger, if the app has set one.
 	// Otherwise errors are written in the form that Cloud Logging knows, on App
@@ -106,7 +106,7 @@ type CascadeStore struct {
 // for encryption, of 16, 24 or 32 bytes, which may be nil or, in the last pair,
 // left out. The first pair signs new cookies, the others are for cookies that
 // were signed before; see securecookie.CodecsFromPairs. The signatures have no
-// age: the services end a session.
+// age: the services know when a session ends.
 //
 // A shorter authentication key works, as it did with the original package, but
 // may be guessed by somebody who has a cookie. NewCascadeStore logs a warning
@@ -236,11 +236,11 @@ func (cs *CascadeStore) StrictErr() error {
 }
 
 // SetMaxLength sets how many bytes a serialized session may have; 0 means that
-// there is no limit but those of the services, about 900 KiB. A session that is
-// longer, and longer than it was when it was loaded, is refused with
-// ErrValueTooBig; what the changes of several requests come to together is not. A
-// negative l is ignored. The default is MaxValueLength. The cookie, which holds
-// the id only, has nothing to do with it.
+// only the limits of the services apply, about 895 KiB. Save returns ErrValueTooBig
+// for a session that is longer, and longer than it was when it was loaded. It does
+// not refuse what the changes of several requests come to together, nor a session
+// that gets a new id. A negative l is ignored. The default is MaxValueLength. The
+// cookie contains the id only, so the limit does not concern it.
 func (cs *CascadeStore) SetMaxLength(l int) {
 	if l >= 0 {
 		cs.maxLength = l
@@ -266,8 +266,8 @@ func (cs *CascadeStore) SetSerializer(ss SessionSerializer) {
 // DefaultExpireSeconds; 0 means that the cookie ends with the browser's session,
 // and the services go by DefaultMaxAge.
 //
-// A MaxAge that is lowered ends sessions when they are saved next: the services
-// keep those that were saved before for as long as they were to live then.
+// A lower MaxAge counts for existing sessions at once: one that was not saved for
+// so long has ended. A higher one counts for those that are saved from then on.
 //
 // To remove a session set its own Options.MaxAge to -1 and save it.
 func (cs *CascadeStore) SetMaxAge(v int) {

@@ -5,10 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"slices"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/gorilla/sessions"
 
@@ -19,188 +16,61 @@ import (
 
 // Sessions on other services than App Engine's.
 
-// memory is a cache, and memoryBackup a backup, in the memory of this process.
-type memory struct {
-	mu    sync.Mutex
-	items map[string]memoryItem
+// A service is one in the memory of this process, whose calls are counted.
+type service struct {
 	calls int
 	down  bool
-	next  int // the next version
 }
 
 var errDown = errors.New("the service is down")
 
-type memoryItem struct {
-	tier.Item
-	until time.Time
+func (s *service) call() error {
+	if s.calls++; s.down {
+		return errDown
+	}
+	return nil
 }
 
-// enter begins a call, which leave ends.
-func (m *memory) enter(ctx context.Context) (leave func(), err error) {
-	m.mu.Lock()
-	m.calls++
-	if err = ctx.Err(); err == nil && m.down {
-		err = errDown
-	}
-	return m.mu.Unlock, err
+// memory is a cache.
+type memory struct {
+	service
+	*tiertest.MemoryCache
 }
 
-func (m *memory) store(id string, it tier.Item, ttl time.Duration) {
-	if m.items == nil {
-		m.items = map[string]memoryItem{}
-	}
-	m.next++
-	it = tier.Item{Flags: it.Flags, Value: slices.Clone(it.Value), Token: m.next}
-	m.items[id] = memoryItem{it, time.Now().Add(ttl)}
-}
-
-// at returns what is there, with bytes of its own.
-func (m *memory) at(id string) (it tier.Item, ok bool) {
-	kept, ok := m.items[id]
-	if !ok || !time.Now().Before(kept.until) {
-		return it, false
-	}
-	it = kept.Item
-	it.Value = slices.Clone(it.Value)
-	return it, true
-}
+func newMemory() *memory { return &memory{MemoryCache: tiertest.NewCache()} }
 
 func (m *memory) Get(ctx context.Context, id string) (*tier.Item, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	it, ok := m.at(id)
-	if err != nil || !ok {
+	if err := m.call(); err != nil {
 		return nil, err
 	}
-	return &it, nil
+	return m.MemoryCache.Get(ctx, id)
 }
 
-func (m *memory) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err == nil {
-		m.store(id, it, ttl)
-	}
-	return err
-}
-
-func (m *memory) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if _, ok := m.at(id); err != nil || ok {
-		return false, err
-	}
-	m.store(id, it, ttl)
-	return true, nil
-}
-
-func (m *memory) CompareAndSwap(ctx context.Context, id string, old *tier.Item, it tier.Item, ttl time.Duration) (tier.Outcome, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	now, ok := m.at(id)
-	switch {
-	case err != nil:
-		return 0, err
-	case !ok:
-		return tier.Absent, nil
-	case now.Token != old.Token:
-		return tier.Conflict, nil
-	}
-	m.store(id, it, ttl)
-	return tier.Stored, nil
-}
-
-func (m *memory) Fits(string, int) bool  { return true }
 func (m *memory) ValidID(id string) bool { return id != "" && id != "no id for a cache" }
 
+// memoryBackup is a backup.
 type memoryBackup struct {
-	mu      sync.Mutex
-	records map[string]tier.Record
-	calls   int
-	down    bool
+	service
+	*tiertest.MemoryBackup
 }
 
-func (m *memoryBackup) enter(ctx context.Context) (leave func(), err error) {
-	m.mu.Lock()
-	m.calls++
-	if err = ctx.Err(); err == nil && m.down {
-		err = errDown
-	}
-	return m.mu.Unlock, err
-}
-
-func (m *memoryBackup) store(id string, r tier.Record) {
-	if m.records == nil {
-		m.records = map[string]tier.Record{}
-	}
-	m.records[id] = tier.Record{Value: slices.Clone(r.Value), Expires: r.Expires.Truncate(time.Microsecond)}
-}
-
-func (m *memoryBackup) get(id string) *tier.Record {
-	r, ok := m.records[id]
-	if !ok {
-		return nil
-	}
-	r.Value = slices.Clone(r.Value)
-	return &r
-}
+func newMemoryBackup() *memoryBackup { return &memoryBackup{MemoryBackup: tiertest.NewBackup()} }
 
 func (m *memoryBackup) Get(ctx context.Context, id string) (*tier.Record, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
+	if err := m.call(); err != nil {
 		return nil, err
 	}
-	return m.get(id), nil
+	return m.MemoryBackup.Get(ctx, id)
 }
 
-func (m *memoryBackup) Put(ctx context.Context, id string, r tier.Record) error {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err == nil {
-		m.store(id, r)
-	}
-	return err
-}
-
-func (m *memoryBackup) Insert(ctx context.Context, id string, r tier.Record) error {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err == nil && m.get(id) != nil {
-		err = tier.ErrExists
-	}
-	if err == nil {
-		m.store(id, r)
-	}
-	return err
-}
-
-func (m *memoryBackup) Update(ctx context.Context, id string, _ *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
+func (m *memoryBackup) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) error {
+	if err := m.call(); err != nil {
 		return err
 	}
-	next, err := f(m.get(id))
-	if err == nil && next != nil {
-		m.store(id, *next)
-	}
-	return err
+	return m.MemoryBackup.Update(ctx, ids, guess, f)
 }
 
-func (m *memoryBackup) Fits(string, int) bool  { return true }
 func (m *memoryBackup) ValidID(id string) bool { return id != "" && id != "no id for a backup" }
-
-func TestTheServicesInMemoryKeepTheContract(t *testing.T) {
-	t.Run("cache", func(t *testing.T) {
-		t.Parallel()
-		tiertest.TestCache(t, func(*testing.T) tier.Cache { return &memory{} })
-	})
-	t.Run("backup", func(t *testing.T) {
-		t.Parallel()
-		tiertest.TestBackup(t, func(*testing.T) tier.Backup { return &memoryBackup{} })
-	})
-}
 
 // A visitor makes requests that belong to no App Engine.
 type visitor struct {
@@ -254,7 +124,7 @@ func (v *visitor) expect(t testing.TB, want values) {
 func TestSessionsLiveOnOtherServices(t *testing.T) {
 	for name, withCache := range map[string]bool{"with a cache": true, "without one": false} {
 		t.Run(name, func(t *testing.T) {
-			fast, durable := &memory{}, &memoryBackup{}
+			fast, durable := newMemory(), newMemoryBackup()
 			var cache tier.Cache = tier.None
 			if withCache {
 				cache = fast
@@ -274,7 +144,7 @@ func TestSessionsLiveOnOtherServices(t *testing.T) {
 			}
 			want := values{"n": 0, "theirs": 1, "mine": 1}
 			v.expect(t, want)
-			fast.items = nil
+			fast.Flush()
 			v.expect(t, want)
 
 			durable.calls = 0
@@ -312,14 +182,14 @@ func TestSessionsLiveOnOtherServices(t *testing.T) {
 				t.Error(err)
 			}
 			old.expect(t, nil)
-			fast.items = nil
+			fast.Flush()
 			old.expect(t, nil)
 		})
 	}
 }
 
 func TestOtherServicesRejectIDsOfTheirOwn(t *testing.T) {
-	fast, durable := &memory{}, &memoryBackup{}
+	fast, durable := newMemory(), newMemoryBackup()
 	for id, stores := range map[string]map[tier.Cache]bool{ // whether the id is valid
 		"no id for a cache":                  {fast: false, tier.None: true},
 		"no id for a backup":                 {fast: false, tier.None: false},
@@ -338,7 +208,7 @@ func TestOtherServicesRejectIDsOfTheirOwn(t *testing.T) {
 
 func TestAStoreNeedsItsServices(t *testing.T) {
 	captureDefaultLog(t)
-	expectUnusable(t, cascadestore.NewTieredStore(nil, &memoryBackup{}, hashKey), "no cache")
+	expectUnusable(t, cascadestore.NewTieredStore(nil, newMemoryBackup(), hashKey), "no cache")
 	expectUnusable(t, cascadestore.NewTieredStore(tier.None, nil, hashKey), "no backup")
 	// All that is wrong is told.
 	expectUnusable(t, cascadestore.NewTieredStore(nil, nil), "no cache", "no authentication key")

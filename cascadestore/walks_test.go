@@ -149,7 +149,11 @@ func (w *walker) run(a *actor, n int, cookie *http.Cookie) {
 			return nil
 		}})
 	}
-	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(w.s.NewSimulatedRequest(w.latency, hooks...).Context())
+	request := w.s.NewSimulatedRequest(w.latency, hooks...)
+	if a.dies {
+		defer request.Die()
+	}
+	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(request.Context())
 	if cookie != nil {
 		r.AddCookie(cookie)
 	}

@@ -62,8 +62,8 @@ type Backup struct {
 	// it may have been applied. So this is its generated stub.
 	client pb.DatastoreClient
 
-	conditional atomic.Pointer[bool] // nil: not known yet
-	probing     chan struct{}        // held by who finds it out
+	conditional atomic.Pointer[bool] // whether the database compares versions; nil: not known yet
+	probing     chan struct{}        // held by the update that finds out
 
 	// Transactions on one record queue here. In a database that locks what was
 	// read, two that overlap wait for each other until one is aborted, in
@@ -152,8 +152,8 @@ var strong = &pb.ReadOptions{
 	ConsistencyType: &pb.ReadOptions_ReadConsistency_{ReadConsistency: pb.ReadOptions_STRONG},
 }
 
-// lookup returns the records in the order of ids. It makes one call, and another
-// one for what the service has deferred, since an answer has a limit.
+// lookup returns the records in the order of ids; nil where there is none. It
+// makes one call, and others only if the service defers some of the keys.
 func (b *Backup) lookup(ctx context.Context, ids []string, o *pb.ReadOptions) ([]*tier.Record, error) {
 	var (
 		records = make([]*tier.Record, len(ids))
@@ -229,9 +229,9 @@ func (b *Backup) check(id string, r *tier.Record) error {
 	return nil
 }
 
-// commit makes mutations with one call, and returns a result for each: all of
-// them or none. They are part of a transaction unless that is nil. Where the
-// database finds a conflict the error has the code FailedPrecondition.
+// commit makes all mutations or none, with one call, and returns a result for
+// each. It ends the transaction if there is one. Where the database finds a
+// conflict the error has the code FailedPrecondition.
 func (b *Backup) commit(ctx context.Context, what string, ids []string, transaction []byte, mutations ...*pb.Mutation) ([]*pb.MutationResult, error) {
 	req := &pb.CommitRequest{
 		ProjectId: b.project, DatabaseId: b.options.Database,
@@ -271,12 +271,13 @@ func call[Request, Response any](ctx context.Context, b *Backup, what string, id
 	return res, describe(what, ids, p.sent.Load() || !p.begun.Load(), err)
 }
 
-// progress is how far a call got.
+// progress tells how far gRPC got with a call. An interceptor may answer one that
+// gRPC has never begun.
 type progress struct{ begun, sent atomic.Bool }
 
 type progressKey struct{}
 
-// A watcher notes the progress of calls.
+// A watcher notes the progress of calls in their contexts.
 type watcher struct{}
 
 func (watcher) HandleRPC(ctx context.Context, s stats.RPCStats) {

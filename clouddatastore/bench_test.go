@@ -12,7 +12,7 @@ import (
 )
 
 // A change of a session of 4 KB, on Google's emulators on this machine: they
-// show what the calls cost beside each other, not what they cost at Google.
+// show what the calls cost relative to each other, not what they cost at Google.
 func BenchmarkUpdate(b *testing.B) {
 	for _, d := range databases() {
 		b.Run(d.String(), func(b *testing.B) {

@@ -1,56 +1,64 @@
 // Package clouddatastore keeps sessions in Datastore, or in Firestore in
-// Datastore mode, by the Cloud Datastore API: on Cloud Run, on App Engine
+// Datastore mode, through the Cloud Datastore API: on Cloud Run, on App Engine
 // without its bundled services, or anywhere else.
 //
 //	backup, err := clouddatastore.New(ctx, "my-project", nil)
 //
-// What it writes is what App Engine's own API writes. So an app may change from
-// one to the other instance by instance, in either direction, and its sessions
-// go on. [Options] says what to set for the sessions of cascadestore.
+// It writes what App Engine's own API writes. So an app may move from one API to
+// the other, instance by instance and in either direction, and keeps its
+// sessions. [Options] says what to set for the sessions of cascadestore.
 //
-// # One commit, conditional on a version
+// # Commits on condition of a version
 //
-// Every entity has a version, which the service makes another with each change.
-// A record's Token is that version. An update of a record whose token is known
-// is one commit without a transaction, made only if that version is still
-// there; otherwise the record is looked up, the change is made again, and
-// committed on condition of the version that was read. After ten attempts, with
-// a wait between them that is drawn at random and grows, the update gives up with
-// [tier.ErrContention].
+// The service gives an entity a new version with each change. A record's Token
+// stands for that version. If a guess is right, an update is one commit, on
+// condition that the record still has the version that the guess names, or that
+// there is no record. All other updates look up their records and call their
+// function. They commit on condition that each record which they replace still
+// has the version that was read. Several records are replaced in a single-use
+// transaction: all of them or none. If a commit is refused, the update begins
+// again with a lookup, after a wait that is drawn at random from a range which
+// doubles each time. After ten attempts it gives up with [tier.ErrContention].
 //
-//	get                          lookup
-//	put, insert                  commit
-//	insert of an existing id     commit, lookup
-//	update, token known          commit
-//	update, token unknown        lookup, commit
-//	update, token out of date    commit, lookup, commit
+//	get                             lookup
+//	put, insert                     commit
+//	insert of an existing id        commit, lookup
+//	update, guess right             commit
+//	update, no guess                lookup, commit
+//	update, guess out of date       commit, lookup, commit
+//	update, another backup's token  lookup, commit
 //
-// A database may ignore that condition without a word. So before its first
-// update a Backup finds out what its database does, with three writes of an
-// entity of its own, of kind gaesession_probe, and its deletion. Where the
-// condition is ignored, updates are transactions: begin, lookup, commit, and
-// rollback where nothing is to be written. Nothing but those calls happens
-// inside them, and they take 30 seconds at most, since a database with
-// pessimistic locks makes others wait meanwhile.
+// A database may ignore such conditions and say nothing. So before its first
+// update a Backup finds out what its database does. It makes six commits, the
+// last of them a deletion, to two entities of the kind gaesession_probe, which
+// nobody else knows. If a commit fails for another reason than its condition, so
+// does the update, and the next update tries again. Where the database ignores
+// conditions, or makes some of several mutations when another is refused,
+// updates are transactions: begin, lookup, commit, and rollback where there is
+// nothing to write. They make no other calls, and take 30 seconds at most, since
+// a database with pessimistic locks makes others wait meanwhile.
 //
 // Google's Datastore emulator compares versions, with and without
 // --firestore_in_datastore_mode, and so does its Firestore emulator in Datastore
-// mode, if the commit asks to fail on a conflict, as these do. All tests run on
-// the three of them, and on two that are made to ignore versions.
+// mode. All tests run on the three of them, and on two that are made to ignore
+// versions.
 //
 // # Errors
 //
-// A call that may have had its effect is not made again, except for a purge's
-// deletes. Where a service's message may name the session it is withheld. Errors
-// carry the sentinels of package tier and gRPC's status code, as
-// [google.golang.org/grpc/status.Code] returns it.
+// A call takes 30 seconds at most, or until its context ends. A Backup never
+// repeats a call that may have had its effect; only a purge repeats its deletes.
+//
+// Errors carry the sentinels of package tier and gRPC's status code, as
+// [google.golang.org/grpc/status.Code] returns it. [tier.ErrUnreachable] means
+// that gRPC had no connection, or no access token, and sent nothing. Where a
+// service's message may name a session, the message is withheld.
 //
 // # Limits
 //
 // A session takes about 1 MiB less 300 bytes. A session id is at most 1500 bytes
-// of UTF-8, Prefix included.
+// of UTF-8, Prefix included. One update writes at most 10 MiB.
 //
-// A database in Firestore's native mode is refused by Google.
+// Google refuses databases in Firestore's native mode.
 //
 // # Old sessions
 //

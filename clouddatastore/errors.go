@@ -25,11 +25,12 @@ func describe(what string, ids []string, sent bool, err error) error {
 		return nil
 	}
 	code, message := status.Code(err), status.Convert(err).Message()
+	sentinel := sentinelOf(code, message, sent)
 	if slices.ContainsFunc(ids, func(id string) bool { return quotes(message, id) }) {
 		message = "message withheld, it may name the session"
 	}
 	err = fmt.Errorf("clouddatastore: %s: %w", what, status.Error(code, message))
-	if sentinel := sentinelOf(code, message, sent); sentinel != nil {
+	if sentinel != nil {
 		err = fmt.Errorf("%w: %w", sentinel, err)
 	}
 	return err
@@ -39,18 +40,18 @@ func describe(what string, ids []string, sent bool, err error) error {
 func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
 
 func sentinelOf(code codes.Code, message string, sent bool) error {
-	switch code {
-	case codes.Unavailable, codes.Unauthenticated:
-		if !sent { // no connection, or no access token for the call
-			return tier.ErrUnreachable
-		}
+	if !sent && (code == codes.Unavailable || code == codes.Unauthenticated) {
+		return tier.ErrUnreachable // no connection, or no access token for the call
 	}
 	switch code {
 	case codes.Aborted:
 		return tier.ErrContention
 	case codes.InvalidArgument:
-		if tooLarge.MatchString(message) {
+		switch {
+		case tooLarge.MatchString(message):
 			return tier.ErrTooLarge
+		case strings.Contains(strings.ToLower(message), "transaction"): // that it was closed, say
+			return tier.ErrContention
 		}
 		return tier.ErrRejected
 	case codes.PermissionDenied, codes.Unauthenticated, codes.NotFound, codes.FailedPrecondition, codes.Unimplemented:

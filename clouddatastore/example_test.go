@@ -12,8 +12,8 @@ import (
 	"github.com/gaesession/gaesession/clouddatastore"
 )
 
-// Cloud Scheduler calls with an OIDC token of a service account of the
-// project's:
+// Cloud Scheduler authenticates with an OIDC token of one of the project's service
+// accounts:
 //
 //	gcloud scheduler jobs create http purge-sessions --schedule="*/30 * * * *" \
 //		--uri=https://my-app.run.app/purge --attempt-deadline=10m \

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 
@@ -141,7 +142,12 @@ func (f *fake) Commit(_ context.Context, req *pb.CommitRequest) (*pb.CommitRespo
 
 func (f *fake) refuses(m *pb.Mutation) error {
 	there := f.entities[pathOf(keyOf(m))]
+	name := keyOf(m).Path[0].GetName()
 	switch {
+	case len(name) >= 4 && strings.HasPrefix(name, "__") && strings.HasSuffix(name, "__"):
+		return status.Error(codes.InvalidArgument, "a reserved name")
+	case there != nil && m.GetBaseVersion() > there.Version:
+		return status.Error(codes.InvalidArgument, "a base version that is greater than the stored version")
 	case m.ConflictDetectionStrategy != nil && m.GetBaseVersion() != there.GetVersion():
 		return status.Error(codes.FailedPrecondition, "another version is stored")
 	case m.GetInsert() != nil && there != nil:

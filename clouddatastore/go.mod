@@ -5,7 +5,6 @@ go 1.26.0
 require (
 	cloud.google.com/go/datastore v1.27.1
 	github.com/gaesession/gaesession v0.0.0
-	golang.org/x/sync v0.22.0
 	google.golang.org/api v0.288.0
 	google.golang.org/appengine/v2 v2.0.6
 	google.golang.org/grpc v1.83.2
@@ -34,6 +33,7 @@ require (
 	golang.org/x/crypto v0.55.0 // indirect
 	golang.org/x/net v0.58.0 // indirect
 	golang.org/x/oauth2 v0.36.0 // indirect
+	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/sys v0.47.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 	golang.org/x/time v0.15.0 // indirect

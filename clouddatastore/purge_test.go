@@ -47,6 +47,19 @@ func entities(t *testing.T, d database, namespace, kind string) int {
 	return len(res.Batch.EntityResults)
 }
 
+// deleteEntity deletes a record, as a purge does.
+func deleteEntity(t *testing.T, d database, namespace, id string) {
+	t.Helper()
+	_, err := stub(t, d).Commit(context.Background(), &pb.CommitRequest{
+		ProjectId: project, Mode: pb.CommitRequest_NON_TRANSACTIONAL,
+		Mutations: []*pb.Mutation{{Operation: &pb.Mutation_Delete{Delete: &pb.Key{
+			PartitionId: &pb.PartitionId{ProjectId: project, NamespaceId: namespace},
+			Path:        []*pb.Key_PathElement{{Kind: "sess_", IdType: &pb.Key_PathElement_Name{Name: id}}},
+		}}}},
+	})
+	must(t, err)
+}
+
 // fill writes records that end then.
 func fill(t *testing.T, d database, namespace string, n int, ends time.Time) (ids []string) {
 	t.Helper()

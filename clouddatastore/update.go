@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	pb "cloud.google.com/go/datastore/apiv1/datastorepb"
@@ -23,9 +22,9 @@ const (
 	// Before each further round it waits for up to firstWait, then for up to twice
 	// that, and so on.
 	firstWait, longestWait = 20 * time.Millisecond, 2 * time.Second
-	// transactionTime is what a transaction may take, that others may wait for.
+	// transactionTime is how long a transaction may take: others may wait for it.
 	transactionTime = 30 * time.Second
-	// rollbackTime is what its end may take after that of the request.
+	// rollbackTime is how long a rollback may outlast the request.
 	rollbackTime = 5 * time.Second
 )
 
@@ -42,7 +41,7 @@ func (b *Backup) Update(ctx context.Context, ids []string, guess *tier.Guess, f 
 		}
 	}
 	if guess != nil && (len(ids) != 1 || guess.Next == nil) {
-		guess = nil // not what the contract allows: it saves no call
+		guess = nil // the contract has no such guess
 	}
 	ctx, cancel := context.WithTimeout(ctx, tier.UpdateTime)
 	defer cancel()
@@ -74,9 +73,9 @@ func (b *Backup) Update(ctx context.Context, ids []string, guess *tier.Guess, f 
 	}
 }
 
-// next returns a function of what was read: guess.Next where that is what was
-// guessed, otherwise what f makes of it. What it returns without an error the
-// service takes.
+// next returns a function of what was read. It returns guess.Next if that is the
+// version that was guessed, and otherwise what f makes of it, in either case only
+// what the service takes.
 func (b *Backup) next(ids []string, guess *tier.Guess, f updateFunc) updateFunc {
 	return func(current []*tier.Record) (next []*tier.Record, err error) {
 		if guess != nil && isVersion(current[0], guess.Token) {
@@ -102,7 +101,8 @@ func (b *Backup) next(ids []string, guess *tier.Guess, f updateFunc) updateFunc 
 	}
 }
 
-// tryGuess commits a guess without a lookup. wrong says that nothing was written.
+// tryGuess commits a guess without a lookup. wrong says that nothing was written,
+// and that it takes a lookup to tell why.
 func (b *Backup) tryGuess(ctx context.Context, ids []string, guess *tier.Guess) (wrong bool, err error) {
 	if b.check(ids[0], guess.Next) != nil || len(guess.Token) > 0 && version(guess.Token) == 0 {
 		return true, nil
@@ -112,7 +112,8 @@ func (b *Backup) tryGuess(ctx context.Context, ids []string, guess *tier.Guess) 
 		guessed = &tier.Record{Token: guess.Token}
 	}
 	err = b.replace(ctx, ids, []*tier.Record{guessed}, []*tier.Record{guess.Next}, nil)
-	return conflicts(err), err
+	// A version that is later than the one that is there is an invalid argument.
+	return conflicts(err) || status.Code(err) == codes.InvalidArgument, err
 }
 
 // updateConditionally commits on condition that each record which it replaces is
@@ -210,7 +211,7 @@ func (b *Backup) queue(ctx context.Context, ids []string) (leave func(), err err
 	for i, id := range ids {
 		places[i] = int(crc32.ChecksumIEEE([]byte(id)) % uint32(len(b.queues)))
 	}
-	slices.Sort(places) // the same order for everybody, so that nobody waits in a circle
+	slices.Sort(places) // in one order, so that no two wait for each other
 	places = slices.Compact(places)
 	taken := 0
 	leave = func() {
@@ -230,9 +231,9 @@ func (b *Backup) queue(ctx context.Context, ids []string) (leave func(), err err
 	return leave, nil
 }
 
-// updateInTransaction lets nothing wait inside the transaction: the database may
-// hold others up until it ends. contended says that it has ended for others'
-// sake, without an effect.
+// updateInTransaction replaces the records in a transaction, and waits for nothing
+// else inside it: the database may hold others up until it ends. contended says
+// that the database has ended it without an effect, for the sake of others.
 func (b *Backup) updateInTransaction(ctx context.Context, ids []string, next updateFunc) (contended, err error) {
 	ctx, cancel := context.WithTimeout(ctx, transactionTime)
 	defer cancel()
@@ -268,21 +269,17 @@ func (b *Backup) updateInTransaction(ctx context.Context, ids []string, next upd
 	return nil, nil
 }
 
-// ended tells what ended a transaction for others' sake from other errors.
+// ended tells an error of a transaction that the database has ended for the sake
+// of others from other errors.
 func ended(err error) (contended, other error) {
-	switch status.Code(err) {
-	case codes.Aborted:
+	if errors.Is(err, tier.ErrContention) {
 		return err, nil
-	case codes.InvalidArgument: // "Transaction is invalid or closed", say
-		if strings.Contains(strings.ToLower(err.Error()), "transaction") {
-			return err, nil
-		}
 	}
 	return nil, err
 }
 
-// rollback ends a transaction also when the request has ended. When it fails the
-// database ends it after a minute.
+// rollback ends a transaction even if the request has ended. If it fails, the
+// database ends the transaction after a minute.
 func (b *Backup) rollback(ctx context.Context, ids []string, transaction []byte) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 	defer cancel()
@@ -306,8 +303,9 @@ func again(ctx context.Context, round int, contended error) error {
 	}
 }
 
-// jitter draws a time from zero to limit. The clock is the seed: rivals read it in
-// different nanoseconds, and in a test whose clock is repeatable so is the wait.
+// jitter draws a time from zero to limit. The clock is the seed: rivals read it at
+// different nanoseconds, and in a test that has its own clock the wait is the same
+// each time.
 func jitter(limit time.Duration) time.Duration {
 	return time.Duration(rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)).Int64N(int64(limit)))
 }

@@ -26,10 +26,10 @@
 // datastore_v3: Put, Get, Delete, AllocateIds, BeginTransaction, Commit,
 // Rollback, RunQuery, Next, Count; queries by kind, ancestor, filters and
 // orders on indexed properties and on __key__, keys only, projections, limits,
-// offsets, cursors. Everything is strongly consistent. A transaction sees each
-// entity group as it was when it first read it and none of its own writes; its
-// commit fails if a group that it has read was changed meanwhile, be it by a
-// transaction or not.
+// offsets, cursors; datastore.Namespaces, whatever namespace the query is made
+// in. Everything is strongly consistent. A transaction sees each entity group as
+// it was when it first read it and none of its own writes; its commit fails if a
+// group that it has read was changed meanwhile, be it by a transaction or not.
 //
 // Any other service or method answers App Engine's own "call not found" error.
 //
@@ -39,6 +39,12 @@
 // opened.
 //
 // # For tests
+//
+// StartForTest is one line at the beginning of a test:
+//
+//	func TestCheckout(t *testing.T) {
+//		server := gaelocal.StartForTest(t)
+//		...
 //
 // Hooks see every call, can fail it before or after it is applied, and can hold
 // it up while something else happens. Latency delays calls; AppEngineLatency is
@@ -58,8 +64,9 @@
 // # What it is not
 //
 // It is no service for others: there is no authentication, it belongs on
-// loopback. It does not demand composite indexes, which App Engine does
-// (index.yaml), has no quotas and is never eventually consistent.
+// loopback. Requests that a web page in a browser may have made get status 403.
+// It does not demand composite indexes, which App Engine does (index.yaml), has
+// no quotas and is never eventually consistent.
 //
 // # Differences to Google's development server
 //
@@ -75,8 +82,9 @@
 //     which one is too large stores none of them.
 //   - Increment does not take underscores within a number.
 //   - Memcache's Stats count items that Increment has made.
-//   - Queries of the metadata kinds __kind__, __property__, __namespace__ and
-//     __entity_group__ are refused.
+//   - Queries of the metadata kinds __kind__, __property__ and __entity_group__
+//     are refused, and those of __namespace__ answer only namespaces that have
+//     entities; that server answers those that ever had any.
 //   - The answers of Put, Delete, Get and Commit have no versions and costs, which
 //     clients in Go do not read, and datastore_v3 has a Count.
 //   - A query that asks for no batch size gets 300 results at once, not 20.

@@ -72,3 +72,47 @@ func (s *Server) Setenv() (restore func(), err error) {
 	}
 	return restore, nil
 }
+
+// TestingT is what [StartForTest] needs of a *testing.T or *testing.B.
+type TestingT interface {
+	Helper()
+	Cleanup(f func())
+	Setenv(name, value string)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// StartForTest starts a server for a test, in memory on a free port unless an
+// Options says otherwise, and points this process at it: the memcache and
+// datastore packages of google.golang.org/appengine/v2 then work with any
+// context, such as context.Background(). When the test and its subtests have
+// ended, the server is closed and the environment is what it was before.
+//
+// The environment belongs to the whole process, so the test cannot be parallel,
+// nor one of its parents. Where many tests share a server, start it in TestMain:
+//
+//	server, err := gaelocal.Start(gaelocal.Options{})
+//	...
+//	_, err = server.Setenv()
+//
+// It fails the test if the server cannot be started.
+func StartForTest(t TestingT, o ...Options) *Server {
+	t.Helper()
+	if len(o) > 1 {
+		t.Fatalf("gaelocal: StartForTest takes one Options, not %d", len(o))
+	}
+	s, err := Start(append(o, Options{})[0])
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	for _, kv := range s.Environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	return s
+}

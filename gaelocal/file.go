@@ -53,43 +53,30 @@ type file struct {
 // openFile opens the data file, or creates it, and hands all entities of the
 // application to load, in the order of their keys.
 func openFile(path, appID string, ids *ids, load func(*entity)) (f *file, err error) {
-	_, statErr := os.Stat(path)
 	var handle *os.File
-	fail := func(reason error) error {
-		if handle != nil {
-			// Lets go of the lock; bbolt may or may not have closed it.
-			if err := handle.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-				reason = errors.Join(reason, err)
-			}
-		}
-		return reason
-	}
-	// A damaged file makes bbolt panic, and one that is cut off makes reading
-	// its memory map fault.
+	// What the check cannot foresee, such as a disk that fails, makes reading
+	// bbolt's memory map fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			f, err = nil, fail(fmt.Errorf("gaelocal: the data file %s is damaged: %v", path, r))
+			f, err = nil, fmt.Errorf("gaelocal: the data file %s is damaged: %v", path, r)
+		}
+		if err != nil && handle != nil {
+			// Lets go of the lock; bbolt may or may not have closed it.
+			if cerr := handle.Close(); cerr != nil && !errors.Is(cerr, os.ErrClosed) {
+				err = errors.Join(err, cerr)
+			}
 		}
 	}()
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:        lockTimeout,
-		NoFreelistSync: true, // opening reads the whole file anyway
-		FreelistType:   bolt.FreelistMapType,
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			var err error
-			handle, err = os.OpenFile(name, flag, mode)
-			return handle, err
-		},
-	})
-	switch {
-	case err == nil:
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fail(fmt.Errorf("gaelocal: the data file %s is in use by another process", path))
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fail(fmt.Errorf("gaelocal: the data file %s is damaged, or not one of gaelocal: %w", path, err))
-	default:
-		return nil, fail(fmt.Errorf("gaelocal: cannot open the data file %s: %w", path, err))
+	info, statErr := os.Stat(path)
+	if statErr == nil && info.Mode().IsRegular() && info.Size() > 0 {
+		if err := checkFile(path, &handle); err != nil {
+			return nil, err
+		}
+	}
+	db, err := openBolt(path, false, &handle)
+	if err != nil {
+		return nil, err
 	}
 	if err := warnIfShared(handle); err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -104,6 +91,48 @@ func openFile(path, appID string, ids *ids, load func(*entity)) (f *file, err er
 		}
 	}
 	return f, nil
+}
+
+// openBolt opens the file at path, which is then locked, and sets handle to it.
+func openBolt(path string, readOnly bool, handle **os.File) (*bolt.DB, error) {
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
+		ReadOnly:       readOnly,
+		Timeout:        lockTimeout,
+		NoFreelistSync: true, // opening reads the whole file anyway
+		FreelistType:   bolt.FreelistMapType,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			var err error
+			*handle, err = os.OpenFile(name, flag, mode)
+			return *handle, err
+		},
+	})
+	switch {
+	case err == nil:
+		return db, nil
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("gaelocal: the data file %s is in use by another process", path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, fmt.Errorf("gaelocal: the data file %s is damaged, or not one of gaelocal: %w", path, err)
+	default:
+		return nil, fmt.Errorf("gaelocal: cannot open the data file %s: %w", path, err)
+	}
+}
+
+// checkFile returns an error if the file is damaged. bbolt opens it to read, for
+// which it looks at the two meta pages alone, so that it is locked meanwhile.
+func checkFile(path string, handle **os.File) error {
+	db, err := openBolt(path, true, handle)
+	if err != nil {
+		return err
+	}
+	info, err := (*handle).Stat()
+	if err == nil {
+		err = checkPages(*handle, info.Size(), db.Info().PageSize)
+	}
+	if err = errors.Join(err, db.Close()); err != nil {
+		return fmt.Errorf("gaelocal: the data file %s is damaged: %w", path, err)
+	}
+	return nil
 }
 
 // warnIfShared logs a warning if others than the owner have access to the file:

@@ -59,13 +59,13 @@ func FuzzRPCBody(f *testing.F) {
 // and the next client is served.
 func FuzzConnection(f *testing.F) {
 	body := remoteRequest("memcache", "Stats", nil)
-	plain := fmt.Sprintf("POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	plain := fmt.Sprintf("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 	f.Add([]byte(plain))
 	f.Add([]byte(plain + plain))
-	f.Add([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n" + plain))
-	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"))
-	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n"))
-	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"))
+	f.Add([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + plain))
+	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"))
+	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n"))
+	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n"))
 	f.Add([]byte("POST /rpc_http HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx"))
 	f.Add([]byte("\r\n\r\n\r\n"))
 	s := fuzzedServer(f)

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,18 +37,17 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := conn.SetReadDeadline(time.Now().Add(s.patience)); err != nil {
 		return // the client is gone
 	}
+	refusal := refuse(r)
 	switch {
+	case refusal != "":
+		http.Error(w, "gaelocal: "+refusal, http.StatusForbidden)
+		return
 	case r.URL.Path != apiPath:
 		http.Error(w, "gaelocal serves App Engine's APIs at "+apiPath, http.StatusNotFound)
 		return
 	case r.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
 		http.Error(w, "gaelocal: only POST", http.StatusMethodNotAllowed)
-		return
-	case r.Header.Get("Origin") != "":
-		// An app's client library never sends it; a web page of somebody
-		// else's, open in the developer's browser, always does.
-		http.Error(w, "gaelocal: not for web pages", http.StatusForbidden)
 		return
 	}
 	body, failed := readBody(w, r)
@@ -65,6 +67,40 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = s.answer(r.Context(), body.b)
 	}
 	writeAnswer(w, conn, answer, s.patience)
+}
+
+// refuse returns why a request is refused that a web page in the developer's
+// browser may have made, and an app's client library never makes; otherwise it
+// returns nothing. Browsers send Origin with each POST of a page, or say in
+// Sec-Fetch-Site where the page is from. A page whose own host name leads to
+// this machine (DNS rebinding) is of one site with the server, but has that name
+// as the Host, and no address.
+func refuse(r *http.Request) (reason string) {
+	switch site := r.Header.Get("Sec-Fetch-Site"); {
+	case r.Header.Get("Origin") != "", site == "cross-site", site == "same-site":
+		return "not for web pages"
+	case !isOwnHost(r):
+		return "the request's Host is not this machine"
+	}
+	return ""
+}
+
+// isOwnHost reports whether a request's Host is loopback, or the address at
+// which it has arrived, which is another one if Options.Addr says so.
+func isOwnHost(r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil { // no port
+		host = strings.Trim(r.Host, "[]")
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return addr.Unmap().IsLoopback() || ok && addr.Unmap() == local.AddrPort().Addr().Unmap()
 }
 
 // writeAnswer writes an answer and sees it off, so that Close does not cut it.

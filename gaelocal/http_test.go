@@ -32,7 +32,12 @@ type wireConn struct {
 
 func dial(t *testing.T, s *gaelocal.Server) *wireConn {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.Addr())
+	return dialAt(t, s.Addr())
+}
+
+func dialAt(t *testing.T, addr string) *wireConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
 	noError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	noError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
@@ -68,7 +73,7 @@ func (c *wireConn) wantEnd(name string) {
 // begun to read that.
 func (c *wireConn) halfCall() {
 	c.t.Helper()
-	c.write("POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+	c.write("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
 	if line, err := c.in.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" {
 		c.t.Fatalf("the server answered %q, %v, want that it waits for the body", line, err)
 	}
@@ -81,7 +86,7 @@ func wireCall(t *testing.T, service, method string, request proto.Message) strin
 	noError(t, err)
 	body, err := proto.Marshal(&wire.Request{ServiceName: &service, Method: &method, Request: append([]byte{}, inner...)})
 	noError(t, err)
-	return fmt.Sprintf("POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	return fmt.Sprintf("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
 // startOn starts a server that has little patience. The test closes it.
@@ -105,7 +110,7 @@ func TestCloseEndsConnectionsWithoutACall(t *testing.T) {
 	unused, begun, half, used := dial(t, s), dial(t, s), dial(t, s), dial(t, s)
 	begun.write("POST /rpc")
 	half.halfCall()
-	used.write("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	used.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	if got := used.status(); got != http.StatusNotFound {
 		t.Errorf("status %d, want %d", got, http.StatusNotFound)
 	}
@@ -120,7 +125,7 @@ func TestARequestThatStopsHalfWayIsGivenUp(t *testing.T) {
 	s := startOn(t, listen(t), 50*time.Millisecond)
 	call, other := dial(t, s), dial(t, s)
 	call.halfCall()
-	other.write("POST /other HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+	other.write("POST /other HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
 	call.wantEnd("call's")
 	other.wantEnd("other")
 }
@@ -194,6 +199,18 @@ type elsewhere struct {
 
 func (l elsewhere) Addr() net.Addr { return &net.TCPAddr{IP: l.ip, Port: 8080} }
 
+func (l elsewhere) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return elsewhereConn{conn, l.Addr()}, err
+}
+
+type elsewhereConn struct {
+	net.Conn
+	local net.Addr
+}
+
+func (c elsewhereConn) LocalAddr() net.Addr { return c.local }
+
 func TestListeningBeyondThisMachineIsWarnedOf(t *testing.T) {
 	for address, warned := range map[string]bool{
 		"127.0.0.1": false, "127.1.2.3": false, "::1": false,
@@ -228,6 +245,69 @@ func TestADataFileThatOthersCanOpenIsWarnedOf(t *testing.T) {
 		log := logged(open)
 		if strings.Count(log, "\n") != 1 || !strings.Contains(log, "level=WARN") || !strings.Contains(log, path) {
 			t.Errorf("mode %v logs %q, want one warning that names the file", mode, log)
+		}
+	}
+}
+
+func TestOnlyAppsAreServed(t *testing.T) {
+	s, _ := startLocal(t, gaelocal.Options{})
+	port := s.Addr()[strings.LastIndex(s.Addr(), ":"):]
+	header := func(name, value string) http.Header { return http.Header{name: {value}} }
+	for _, c := range []struct {
+		method, path, host string // an empty host is the server's address
+		header             http.Header
+		want               int
+	}{
+		{"GET", "/rpc_http", "", nil, http.StatusMethodNotAllowed},
+		{"POST", "/other", "", nil, http.StatusNotFound},
+		{"POST", "/rpc_http", "", header("Origin", "https://somebody.example"), http.StatusForbidden},
+		{"POST", "/rpc_http", "", header("Origin", "null"), http.StatusForbidden},
+		{"POST", "/rpc_http", "", header("Sec-Fetch-Site", "cross-site"), http.StatusForbidden},
+		{"POST", "/rpc_http", "", header("Sec-Fetch-Site", "same-site"), http.StatusForbidden},
+		{"GET", "/", "", header("Sec-Fetch-Site", "cross-site"), http.StatusForbidden},
+		{"POST", "/rpc_http", "", header("Sec-Fetch-Site", "none"), http.StatusOK},
+		{"POST", "/rpc_http", "", nil, http.StatusOK},
+		{"POST", "/rpc_http", "localhost", nil, http.StatusOK},
+		{"POST", "/rpc_http", "LocalHost" + port, nil, http.StatusOK},
+		{"POST", "/rpc_http", "127.8.9.10:1", nil, http.StatusOK},
+		{"POST", "/rpc_http", "[::1]", nil, http.StatusOK},
+		{"POST", "/rpc_http", "[::1]" + port, nil, http.StatusOK},
+		{"POST", "/rpc_http", "[::ffff:127.0.0.1]" + port, nil, http.StatusOK},
+		{"POST", "/rpc_http", "somebody.example" + port, nil, http.StatusForbidden},
+		{"POST", "/rpc_http", "localhost.somebody.example", nil, http.StatusForbidden},
+		{"POST", "/rpc_http", "127.0.0.1.somebody.example", nil, http.StatusForbidden},
+		{"POST", "/rpc_http", "0.0.0.0" + port, nil, http.StatusForbidden},
+		{"POST", "/rpc_http", "192.0.2.1" + port, nil, http.StatusForbidden},
+		{"POST", "/rpc_http", "[2001:db8::1]" + port, nil, http.StatusForbidden},
+		{"GET", "/", "somebody.example", nil, http.StatusForbidden},
+	} {
+		r, err := http.NewRequest(c.method, "http://"+s.Addr()+c.path, nil)
+		noError(t, err)
+		r.Host = c.host
+		for name := range c.header {
+			r.Header.Set(name, c.header.Get(name))
+		}
+		response, err := http.DefaultClient.Do(r)
+		noError(t, err)
+		response.Body.Close()
+		if response.StatusCode != c.want {
+			t.Errorf("%s %s with host %q and header %v: status %d, want %d", c.method, c.path, c.host, c.header, response.StatusCode, c.want)
+		}
+	}
+}
+
+func TestAServerBeyondLoopbackIsReachedByItsAddress(t *testing.T) {
+	l := listen(t)
+	startOn(t, elsewhere{l, net.IPv4(192, 0, 2, 1)}, time.Minute)
+	for host, want := range map[string]int{
+		"192.0.2.1:8080":        http.StatusNotFound,
+		"192.0.2.2:8080":        http.StatusForbidden,
+		"somebody.example:8080": http.StatusForbidden,
+	} {
+		c := dialAt(t, l.Addr().String())
+		c.write("GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n")
+		if got := c.status(); got != want {
+			t.Errorf("host %s: status %d, want %d", host, got, want)
 		}
 	}
 }

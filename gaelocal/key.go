@@ -26,8 +26,12 @@ const (
 	tagName = 2
 )
 
-// appendEscaped appends s so that it ends itself and keeps its order: a zero
-// byte becomes 0x00 0xff, the end is 0x00 0x01.
+const (
+	escapedZero = "\x00\xff"
+	escapedEnd  = "\x00\x01"
+)
+
+// appendEscaped appends s so that it ends itself and keeps its order.
 func appendEscaped(b []byte, s string) []byte {
 	for {
 		i := strings.IndexByte(s, 0)
@@ -35,11 +39,11 @@ func appendEscaped(b []byte, s string) []byte {
 			break
 		}
 		b = append(b, s[:i]...)
-		b = append(b, 0, 0xff)
+		b = append(b, escapedZero...)
 		s = s[i+1:]
 	}
 	b = append(b, s...)
-	return append(b, 0, 1)
+	return append(b, escapedEnd...)
 }
 
 func appendInt64(b []byte, v int64) []byte {

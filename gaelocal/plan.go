@@ -64,7 +64,7 @@ func (d *datastore) plan(q *wire.Query) (*plan, *Error) {
 		return nil, failed
 	}
 	if reservedName(q.GetKind()) && metadataKind(q.GetKind()) {
-		return nil, badRequest("gaelocal has no metadata: queries of kind %s are not supported", q.GetKind())
+		return nil, badRequest("gaelocal has no such metadata: queries of kind %s are not supported", q.GetKind())
 	}
 	p := &plan{
 		namespace: q.GetNameSpace(),
@@ -93,10 +93,11 @@ func (d *datastore) plan(q *wire.Query) (*plan, *Error) {
 }
 
 // metadataKind reports whether Datastore answers queries of a kind from what it
-// knows about the stored entities.
+// knows about the stored entities, and gaelocal does not. It answers those of
+// __namespace__.
 func metadataKind(kind string) bool {
 	switch kind {
-	case "__kind__", "__property__", "__namespace__", "__entity_group__":
+	case "__kind__", "__property__", "__entity_group__":
 		return true
 	default:
 		return false
@@ -173,7 +174,7 @@ func normalize(q *wire.Query) (*normalized, *Error) {
 // answered.
 func (d *datastore) checkQuery(q *wire.Query, n *normalized) *Error {
 	for _, check := range []func(*wire.Query, *normalized) *Error{
-		checkProjection, checkShape, d.checkAncestor, checkGrouping, checkFilters, checkInequality, checkKindless,
+		checkProjection, checkShape, d.checkAncestor, checkGrouping, checkFilters, checkInequality, checkKindless, checkNamespaces,
 	} {
 		if failed := check(q, n); failed != nil {
 			return failed

@@ -192,7 +192,15 @@ func (d *datastore) run(req *wire.Query) (*running, *Error) {
 		wanted = int(req.GetLimit()) + r.offset
 	}
 	search := &search{plan: p, start: r.start, end: end, wanted: wanted}
-	if pb := req.GetTransaction(); pb != nil {
+	if req.GetKind() == namespaceKind {
+		namespaces, failed := d.namespaces(req)
+		if failed != nil {
+			return nil, failed
+		}
+		for _, e := range namespaces {
+			search.add(e, nil, "")
+		}
+	} else if pb := req.GetTransaction(); pb != nil {
 		t, failed := d.transaction(pb)
 		if failed != nil {
 			return nil, failed

@@ -41,6 +41,7 @@ var datastoreScripts = map[string]func(*script){
 	"datastore/query projection":            queryProjection,
 	"datastore/query errors":                queryErrors,
 	"datastore/query metadata":              queryMetadata,
+	"datastore/query namespaces":            queryNamespaces,
 	"datastore/query large":                 queryLarge,
 }
 

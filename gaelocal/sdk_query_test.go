@@ -1,8 +1,10 @@
 package gaelocal_test
 
 import (
+	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -454,6 +456,52 @@ func queryMetadata(s *script) {
 	s.keys("kinds from", datastore.NewQuery("__kind__").Filter("__key__ >", s.key("__kind__", "M", 0, nil)))
 	s.keys("properties", datastore.NewQuery("__property__"))
 	s.all("properties of a kind", datastore.NewQuery("__property__").Ancestor(s.key("__kind__", "M", 0, nil)))
+}
+
+func queryNamespaces(s *script) {
+	first, last := s.space+"-1", s.space+"-2"
+	for _, name := range []string{"", first, last} {
+		ctx := s.side.context(name)
+		_, err := datastore.Put(ctx, datastore.NewKey(ctx, "Tenant", "t", 0, nil), entity(property("num", int64(1))))
+		s.ask("put", err)
+	}
+	at := func(name string, id int64) *datastore.Key { return s.key("__namespace__", name, id, nil) }
+	n := datastore.NewQuery("__namespace__")
+	in := n.Filter("__key__ >=", at(first, 0)).Filter("__key__ <=", at(last, 0)) // other scripts use others
+	s.keys("namespaces", in)
+	s.all("namespaces with entities", in)
+	s.count("namespaces", in)
+	s.keys("the default one", n.Filter("__key__ =", at("", 1)))
+	s.keys("before names", n.Filter("__key__ <", at("-", 0)))
+	s.keys("one", n.Filter("__key__ =", at(first, 0)))
+	s.keys("none", n.Filter("__key__ =", at("nobody", 0)))
+	s.keys("from", in.Filter("__key__ >", at(first, 0)))
+	s.keys("limit", in.Limit(1))
+	s.keys("offset", in.Offset(1))
+	s.keys("order", in.Order("__key__"))
+	s.walk("namespaces page by page", in.KeysOnly(), 1)
+
+	s.keys("descending", in.Order("-__key__"))
+	s.keys("order of a property", n.Order("num"))
+	s.keys("filter of a property", n.Filter("num =", 1))
+	s.all("projection", n.Project("num"))
+	s.keys("ancestor", n.Ancestor(at(first, 0)))
+	s.keys("key of another kind", n.Filter("__key__ >", s.key("Tenant", "t", 0, nil)))
+	s.keys("another id", n.Filter("__key__ =", at("", 2)))
+	s.keys("key below", n.Filter("__key__ =", s.key("__namespace__", "b", 0, at(first, 0))))
+	s.ask("in a transaction", datastore.RunInTransaction(s.ctx(), func(ctx context.Context) error {
+		_, err := n.Ancestor(at(first, 0)).KeysOnly().GetAll(ctx, nil)
+		return err
+	}, nil))
+
+	ctx := s.side.context(first)
+	keys, err := n.Filter("__key__ =", datastore.NewKey(ctx, "__namespace__", last, 0, nil)).KeysOnly().GetAll(ctx, nil)
+	s.note("asked in a namespace: %s %s", keysText(keys), errorText(err))
+	names, err := datastore.Namespaces(s.side.context())
+	s.note("all: %t %t %s", slices.Contains(names, ""), slices.Contains(names, last), errorText(err))
+	ctx = s.side.context(last)
+	s.ask("delete", datastore.Delete(ctx, datastore.NewKey(ctx, "Tenant", "t", 0, nil)))
+	s.keys("one without entities", n.Filter("__key__ =", at(last, 0)))
 }
 
 func queryLarge(s *script) {

@@ -52,20 +52,7 @@ func google(tb testing.TB) side {
 // local is a gaelocal server of the test's own.
 func local(tb testing.TB) side {
 	tb.Helper()
-	server, err := gaelocal.Start(gaelocal.Options{AppID: sdktest.AppID})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	restore, err := server.Setenv()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		restore()
-		if err := server.Close(); err != nil {
-			tb.Errorf("close gaelocal: %v", err)
-		}
-	})
+	gaelocal.StartForTest(tb, gaelocal.Options{AppID: sdktest.AppID})
 	return side{"gaelocal", func(namespace ...string) context.Context {
 		ctx := context.Background()
 		for _, name := range namespace {

@@ -18,7 +18,8 @@ import (
 type Options struct {
 	// Addr is the address to listen at, "127.0.0.1:0" by default: loopback, any
 	// free port. The server knows no authentication; keep it on loopback. Start
-	// logs a warning if others than this machine can reach it.
+	// logs a warning if others than this machine can reach it. These must name
+	// it by its IP address: a request to another host name gets status 403.
 	Addr string
 
 	// Data is the path of the file that keeps the Datastore's entities. Empty
@@ -27,10 +28,7 @@ type Options struct {
 	// If the file does not exist, it is created, readable and writable for its
 	// owner only. Start logs a warning if others have access to it.
 	//
-	// Open only files that you trust. Start returns an error for a damaged
-	// file, but a file that was made to do harm can make bbolt, the database
-	// behind it, panic on a goroutine of its own. That ends the process, and
-	// nothing in the process can prevent it.
+	// Start reads the whole file, and returns an error if it is damaged.
 	Data string
 
 	// AppID is the application id, "local" by default. GAE_APPLICATION is

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand"
@@ -12,10 +13,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/appengine/v2"
+	"google.golang.org/appengine/v2/datastore"
+	"google.golang.org/appengine/v2/memcache"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/gaesession/gaesession/gaelocal"
@@ -25,21 +30,7 @@ import (
 // startLocal starts a server and points the process at it until the test ends.
 func startLocal(t testing.TB, o gaelocal.Options) (*gaelocal.Server, context.Context) {
 	t.Helper()
-	s, err := gaelocal.Start(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	restore, err := s.Setenv()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		restore()
-		if err := s.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-	})
-	return s, requestContext("")
+	return gaelocal.StartForTest(t, o), requestContext("")
 }
 
 // requestContext is the context of a request with an API ticket.
@@ -97,6 +88,70 @@ func TestSetenvPutsBackWhatWasThere(t *testing.T) {
 	}
 	if _, set := os.LookupEnv("API_PORT"); set {
 		t.Error("API_PORT is set after restore")
+	}
+}
+
+func TestAServerForATestIsReachedByAnyContextUntilTheTestEnds(t *testing.T) {
+	names := []string{"API_HOST", "API_PORT", "GAE_APPLICATION", "GAE_ENV"}
+	environ := func() (values []string) {
+		for _, name := range names {
+			values = append(values, os.Getenv(name))
+		}
+		return values
+	}
+	before := environ()
+	var s *gaelocal.Server
+	t.Run("test", func(t *testing.T) {
+		s = gaelocal.StartForTest(t)
+		ctx := context.Background()
+		key, err := datastore.Put(ctx, datastore.NewKey(ctx, "K", "n", 0, nil), &counter{7})
+		noError(t, err)
+		if got := getCounter(t, ctx, key); got != 7 {
+			t.Errorf("got %d, want 7", got)
+		}
+		noError(t, memcache.Set(ctx, &memcache.Item{Key: "k", Value: []byte("v")}))
+		if !s.EvictMemcache("", "k") {
+			t.Error("the item is not in this server")
+		}
+	})
+	if after := environ(); !slices.Equal(after, before) {
+		t.Errorf("%v is %v after the test, want %v", names, after, before)
+	}
+	_, err := s.Call(context.Background(), "memcache", "Stats", "", nil)
+	wantError(t, err, "closed")
+}
+
+func TestAServerForATestHasTheTestsOptions(t *testing.T) {
+	gaelocal.StartForTest(t, gaelocal.Options{AppID: "shop"})
+	if got := appengine.AppID(context.Background()); got != "shop" {
+		t.Errorf("the application id is %q, want shop", got)
+	}
+}
+
+// failing is a test that notes why it has failed.
+type failing struct {
+	*testing.T
+	why string
+}
+
+func (t *failing) Fatalf(format string, args ...any) {
+	t.why = fmt.Sprintf(format, args...)
+	runtime.Goexit()
+}
+
+func TestAServerForATestThatCannotStartFailsTheTest(t *testing.T) {
+	l := listen(t)
+	defer l.Close()
+	for _, o := range [][]gaelocal.Options{{{Addr: l.Addr().String()}}, {{}, {}}} {
+		f, ended := &failing{T: t}, make(chan bool)
+		go func() {
+			defer close(ended)
+			gaelocal.StartForTest(f, o...)
+		}()
+		<-ended
+		if f.why == "" {
+			t.Errorf("with %d Options the test goes on", len(o))
+		}
 	}
 }
 
@@ -250,30 +305,6 @@ func TestABodyAbove32MiBIsTooLarge(t *testing.T) {
 				t.Errorf("answer %v, want rpc error 5, request too large", &response)
 			}
 		})
-	}
-}
-
-func TestOnlyAppsAreServed(t *testing.T) {
-	s, _ := startLocal(t, gaelocal.Options{})
-	for _, c := range []struct {
-		method, path, origin string
-		want                 int
-	}{
-		{"GET", "/rpc_http", "", http.StatusMethodNotAllowed},
-		{"POST", "/other", "", http.StatusNotFound},
-		{"POST", "/rpc_http", "https://somebody.example", http.StatusForbidden},
-	} {
-		r, err := http.NewRequest(c.method, "http://"+s.Addr()+c.path, nil)
-		noError(t, err)
-		if c.origin != "" {
-			r.Header.Set("Origin", c.origin)
-		}
-		response, err := http.DefaultClient.Do(r)
-		noError(t, err)
-		response.Body.Close()
-		if response.StatusCode != c.want {
-			t.Errorf("%s %s with origin %q: status %d, want %d", c.method, c.path, c.origin, response.StatusCode, c.want)
-		}
 	}
 }
 

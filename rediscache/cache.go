@@ -1,13 +1,14 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
-	"strings"
+	"log/slog"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,258 +23,222 @@ const (
 	// takes 512 MB, but serves nobody else while it copies them.
 	MaxValue = 1 << 20
 
-	// MaxID is the longest id that a Cache takes, in bytes.
-	MaxID = 1024
+	// DefaultPrefix begins every key unless Options say otherwise.
+	DefaultPrefix = "gaesession:"
 )
 
 // Options are the options of New.
 type Options struct {
-	// Prefix is put before the ids to make the keys. Stores that share a
-	// database and keep different things need different ones.
+	// Prefix begins every key. Caches with different sessions need different
+	// prefixes in one database. Empty means DefaultPrefix.
 	Prefix string
+
+	// Logger receives a record, at most once a minute, when a call finds anything
+	// but an item under its key. Nil means slog.Default().
+	Logger *slog.Logger
 }
 
 // A Cache keeps sessions in Redis or Valkey.
 type Cache struct {
-	client redis.UniversalClient
-	prefix string
+	client  redis.UniversalClient
+	cluster bool // the client may be that of a Cluster
+	prefix  string
+	logger  *slog.Logger
+	checked atomic.Bool // one check has succeeded
 
-	// fence is the one that the server had when a Set last asked for it, at first
-	// nobody's; nil in a Cluster, where each server has its own.
-	fence atomic.Pointer[string]
+	mu      sync.Mutex
+	foreign int64     // calls that found anything but an item
+	logged  time.Time // when that was last logged
 }
 
 var _ tier.Cache = (*Cache)(nil)
 
-var replicationID = regexp.MustCompile(`^[0-9a-f]{40}$`)
-
 // New returns a cache on the server, the Sentinel group or the Cluster that the
-// client talks to. It asks the server, or every master of the Cluster, for its
-// replication id, and fails with [tier.ErrRejected] where a script may not do
-// that, or when the client is a [redis.Ring].
+// client connects to. It makes no call and does not use the context, so an app can
+// start while the server is down. To find out at startup, see [Cache.Check].
 //
-// The client stays the caller's, who closes it when the cache is no longer used.
-// A call that is given up because its context ended goes on behind the scenes
-// until the client's own timeouts end it: do not turn these off.
-func New(ctx context.Context, client redis.UniversalClient, o *Options) (*Cache, error) {
+// New returns [tier.ErrRejected] if the client is nil or a [redis.Ring].
+//
+// The caller closes the client when it no longer uses the cache. [ClientOptions]
+// returns options for it.
+func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, error) {
 	if o == nil {
 		o = &Options{}
 	}
-	_, err := within(ctx, func() (struct{}, error) { return struct{}{}, checkServers(ctx, client) })
-	if err != nil {
-		return nil, wrap("new", err)
+	if v := reflect.ValueOf(client); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, fmt.Errorf("rediscache: new: %w: there is no client", tier.ErrRejected)
 	}
-	c := &Cache{client: client, prefix: o.Prefix}
-	if _, one := client.(*redis.Client); one {
-		nobodys := unstamped
-		c.fence.Store(&nobodys)
+	if _, ring := client.(*redis.Ring); ring {
+		return nil, fmt.Errorf("rediscache: new: %w: a redis.Ring gives the keys of a server that it does not reach to another one, and "+
+			"shows what the first one had when that is back; use one server, Sentinel or Redis Cluster", tier.ErrRejected)
 	}
-	return c, nil
+	_, one := client.(*redis.Client)
+	return &Cache{client: client, cluster: !one, prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger}, nil
 }
 
-func checkServers(ctx context.Context, client redis.UniversalClient) error {
-	switch client := client.(type) {
-	case nil:
-		return fmt.Errorf("%w: there is no client", tier.ErrRejected)
-	case *redis.Ring:
-		return fmt.Errorf("%w: a redis.Ring gives the keys of a server that it does not reach to another one, and shows what the "+
-			"first one had when that is back; use one server, Sentinel or Redis Cluster", tier.ErrRejected)
-	case *redis.ClusterClient:
-		return client.ForEachMaster(ctx, func(ctx context.Context, client *redis.Client) error {
-			return checkServer(ctx, client)
-		})
-	default:
-		return checkServer(ctx, client)
-	}
-}
-
-// checkServer returns an error if scripts or transactions on that server are not
-// told the fence.
-func checkServer(ctx context.Context, client redis.UniversalClient) error {
-	const need = "the server does not let scripts and transactions read its replication id, without which older sessions could come " +
-		"back after a restart or a failover; permit the commands EVAL, EVALSHA, MULTI, EXEC, INFO, GET, SET, DEL, GETRANGE and SETRANGE " +
-		"(in an ACL: +eval +evalsha +multi +exec +info +get +set +del +getrange +setrange), or use a service that has them"
-	check := func(fence string, err error) error {
-		switch {
-		case err != nil && refusal(err) && !passing.MatchString(err.Error()):
-			return fmt.Errorf("%w: %s: %w", tier.ErrRejected, need, err)
-		case err != nil:
-			return err
-		case !replicationID.MatchString(fence):
-			return fmt.Errorf("%w: %s", tier.ErrRejected, need)
+// call makes a call about an id, after a check of the server if none has succeeded.
+func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string) (T, error)) (T, error) {
+	hash := sha256.Sum256([]byte(id))
+	key := c.prefix + hex.EncodeToString(hash[:])
+	result, err := within(ctx, func() (T, error) {
+		if !c.checked.Load() {
+			if err := checkServer(ctx, c.client, key); err != nil {
+				var none T
+				return none, err
+			}
+			c.checked.Store(true)
 		}
-		return nil
-	}
-	for _, run := range []evaluator{fenceScript.Eval, fenceScript.EvalSha} {
-		if err := check(run(ctx, client, nil).Text()); err != nil {
-			return err
-		}
-	}
-	p := client.TxPipeline()
-	asking := p.Do(ctx, "info", "replication")
-	_, _ = p.Exec(ctx) // the error is with the command
-	return check(masterFence(asking), asking.Err())
+		return f(key)
+	})
+	return result, c.wrap(ctx, op, key, err)
 }
-
-// An evaluator runs a script.
-type evaluator = func(ctx context.Context, on redis.Scripter, keys []string, args ...any) *redis.Cmd
 
 // Get returns the item under that id, or nil.
 func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
-	item, err := within(ctx, func() (*tier.Item, error) { return c.get(ctx, c.prefix+id) })
-	return item, wrap("get", err)
+	return call(ctx, c, "get", id, func(key string) (*tier.Item, error) { return c.get(ctx, key) })
 }
 
-// get asks for what is there and for the server's fence in one transaction, so
-// that both are of the same server at the same moment, in a Cluster too.
+// get reads the key and the server's fence in one transaction, so that both come
+// from one server at one moment, even in a Cluster.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	p := c.client.TxPipeline()
 	reading := p.Get(ctx, key)
 	asking := c.ask(ctx, p, key)
-	_, _ = p.Exec(ctx) // the errors are with the commands
-
-	err := firstError(reading, asking)
-	if err != nil && !refusal(err) && !answerLost(ctx, err) {
+	err := exec(ctx, p)
+	if err != nil && !refusal(err) {
 		return nil, err
 	}
+	item, _ := reading.Bytes() // empty if there is none
 	if fence := masterFence(asking); err == nil && fence != "" {
-		item, err := reading.Bytes()
-		if errors.Is(err, redis.Nil) {
+		if errors.Is(reading.Err(), redis.Nil) {
 			return nil, nil
 		}
-		if err == nil && len(item) >= fenceLen && string(item[:fenceLen]) == fence {
-			return parse(item)
+		if len(item) >= itemLen && string(item[:fenceLen]) == fence {
+			return parse(item), nil
 		}
 	}
-	// What is there is no item and has to go, or this is a replica, or the call
-	// failed: the script knows what to do or say, and the client repeats it.
-	item, err := readScript.Run(ctx, c.client, []string{key}).Text()
+	// The script handles the rest: an item with another fence, anything but an item,
+	// a replica, and a full server, which takes no transactions.
+	answer, err := readScript.Run(ctx, c.client, []string{key}).Text()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return parse([]byte(item))
+	return parse([]byte(answer)), nil
 }
 
-// ask adds to a transaction on a key the question for the server's replication.
-// In a Cluster a script asks, since that can have the key: until the client has
-// learned from the server which commands have keys, and some never do, it takes
-// what INFO is asked for as a second key, and refuses the transaction.
+// ask adds INFO replication to a transaction on a key. In a Cluster a script asks,
+// because a script can name the key: until the client has learned from the server
+// which commands have keys, and some clients never do, it takes the argument of INFO
+// for a second key and refuses the transaction.
 func (c *Cache) ask(ctx context.Context, p redis.Pipeliner, key string) *redis.Cmd {
-	if c.fence.Load() == nil {
+	if c.cluster {
 		return p.Eval(ctx, infoScript, []string{key})
 	}
 	return p.Do(ctx, "info", "replication")
 }
 
-// Set stores the item, whatever is there. When the server refuses it, because
-// it is full for instance, it is asked to delete what is there.
+// Set stores the item, whatever item is there. If the server refuses, for instance
+// because it is full, Set deletes the item that is there and returns an error.
 func (c *Cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
-	key := c.prefix + id
 	item, err := newItem(unstamped, it)
 	if err != nil {
-		return wrap("set", err)
+		return c.wrap(ctx, "set", "", err)
 	}
-	_, err = within(ctx, func() (struct{}, error) {
+	_, err = call(ctx, c, "set", id, func(key string) (struct{}, error) {
 		defer item.free()
-		if ttl <= 0 {
-			return struct{}{}, c.client.Del(ctx, key).Err()
-		}
-		err := c.set(ctx, key, item.bytes, ttl)
-		if refusal(err) {
-			// Also if the context has ended. What is reported is that the item was not stored.
-			_ = c.client.Del(context.WithoutCancel(ctx), key).Err()
-		}
-		return struct{}{}, err
+		return struct{}{}, c.set(ctx, key, item, ttl)
 	})
-	return wrap("set", err)
+	return err
 }
 
-// set sets the key to an item with the fence that the server had when it was
-// last asked, and asks again in the same transaction. If the server has another
-// one now, what was set is no item, and never becomes one, since the server's
-// fences do not come back. So it may be set again, and stamped.
-func (c *Cache) set(ctx context.Context, key string, item []byte, ttl time.Duration) error {
-	if known := c.fence.Load(); known != nil {
-		copy(item, *known)
-		p := c.client.TxPipeline()
-		setting := p.Do(ctx, "set", key, item, "px", milliseconds(ttl))
-		asking := c.ask(ctx, p, key)
-		_, _ = p.Exec(ctx) // the errors are with the commands
-		if err := firstError(setting, asking); err != nil {
-			return err
-		}
-		fence := masterFence(asking)
-		if fence == *known {
-			return nil
-		}
-		if fence != "" {
-			c.fence.Store(&fence)
-		}
-		copy(item, unstamped)
+func (c *Cache) set(ctx context.Context, key string, item *buffer, ttl time.Duration) error {
+	if ttl <= 0 {
+		return c.remove(ctx, key)
 	}
-	_, _, err := c.put(ctx, key, item, ttl)
+	outcome, err := c.put(ctx, key, item, ttl, true)
+	if refusal(err) {
+		_ = c.remove(ctx, key) // err says already that the item was not stored
+	}
+	if err == nil && outcome != tier.Stored {
+		err = errors.New("the item was not stored")
+	}
+	return err
+}
+
+// remove deletes the item.
+func (c *Cache) remove(ctx context.Context, key string) error {
+	err := removeScript.Run(ctx, c.client, []string{key}).Err()
+	if errors.Is(err, redis.Nil) {
+		return nil // there is none
+	}
 	return err
 }
 
 // Add stores the item if there is none.
 func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
-	key := c.prefix + id
 	item, err := newItem(unstamped, it)
 	if err != nil {
-		return false, wrap("add", err)
+		return false, c.wrap(ctx, "add", "", err)
 	}
-	added, err := within(ctx, func() (bool, error) {
+	return call(ctx, c, "add", id, func(key string) (bool, error) {
 		defer item.free()
 		if ttl <= 0 {
 			there, err := c.get(ctx, key)
-			return there == nil, err
+			return there == nil && err == nil, err
 		}
-		// The first attempt deletes what is in the way but is no item.
+		// The first attempt deletes an item with another fence, and does not add.
 		for range 5 {
-			set, stamp, err := c.put(ctx, key, item.bytes, ttl, "nx")
-			if err != nil || set || stamp >= 0 {
-				return set || stamp > 0, err
+			outcome, err := c.put(ctx, key, item, ttl, false)
+			if err != nil || outcome != tier.Absent {
+				return err == nil && outcome == tier.Stored, err
 			}
 		}
 		return false, errors.New("too many changes of the item at once")
 	})
-	return added && err == nil, wrap("add", err)
 }
 
-// put sets the key and stamps the item in one transaction. It returns whether
-// it was set and what stampScript answered. What is set without options is the
-// item for sure; otherwise the script has to look.
-//
-// The client does not repeat a transaction whose answer was lost: that would
-// overwrite what others wrote since.
-func (c *Cache) put(ctx context.Context, key string, item []byte, ttl time.Duration, options ...any) (set bool, stamp int, err error) {
-	args := append([]any{"set", key, item, "px", milliseconds(ttl)}, options...)
-	var head []any
-	if len(options) > 0 {
-		head = append(head, item[:headLen])
-	}
-	for _, run := range []evaluator{stampScript.EvalSha, stampScript.Eval} {
-		p := c.client.TxPipeline()
-		setting := p.Do(ctx, args...)
-		stamping := run(ctx, p, []string{key}, head...)
-		_, _ = p.Exec(ctx) // the errors are with the commands
+// add adds to a transaction that the key is set if there is nothing.
+func add(ctx context.Context, p redis.Pipeliner, key string, item *buffer, ttl time.Duration) {
+	p.Do(ctx, "set", key, item.bytes, "px", milliseconds(ttl), "nx")
+}
 
-		set = setting.Err() == nil
-		stamp, _ = stamping.Int()
-		err = firstError(setting, stamping)
+// put stores and stamps the item in one transaction, if the key is free. With drop
+// it first deletes the item that is there.
+//
+// The client does not repeat a transaction after it has sent it. A second attempt
+// could overwrite what others have written since.
+func (c *Cache) put(ctx context.Context, key string, item *buffer, ttl time.Duration, drop bool) (tier.Outcome, error) {
+	var err error
+	for _, settle := range []func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd{settleScript.EvalSha, settleScript.Eval} {
+		p := c.client.TxPipeline()
+		if drop {
+			p.Eval(ctx, dropScript, []string{key})
+		}
+		add(ctx, p, key, item, ttl)
+		answer := settle(ctx, p, []string{key}, item.bytes[:headLen])
+		if err = exec(ctx, p); err == nil {
+			return outcomeOf(answer)
+		}
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			break
 		}
 	}
-	return set, stamp, err
+	return tier.Conflict, err
 }
 
-// firstError returns why a transaction failed. A command that was refused has
-// the reason, the others only that there was one. Nil is no failure.
-func firstError(commands ...redis.Cmder) error {
+// outcomeOf returns what settleScript has answered.
+func outcomeOf(answer *redis.Cmd) (tier.Outcome, error) {
+	outcome, err := answer.Int()
+	return tier.Outcome(outcome), err
+}
+
+// exec makes a transaction and returns why it failed. If the server refused a
+// command, that command has the reason, and the others have EXECABORT.
+func exec(ctx context.Context, p redis.Pipeliner) error {
+	commands, _ := p.Exec(ctx) // the errors are with the commands
 	var first error
 	for _, command := range commands {
 		err := command.Err()
@@ -295,134 +260,40 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 		head, ok = old.Token.(string)
 	}
 	if !ok || len(head) != headLen {
-		return tier.Conflict, wrap(op, fmt.Errorf("%w: the token is not of this cache", tier.ErrRejected))
+		return tier.Conflict, c.wrap(ctx, op, "", fmt.Errorf("%w: the token is not of this cache", tier.ErrRejected))
 	}
 	item, err := newItem(head[:fenceLen], it)
 	if err != nil {
-		return tier.Conflict, wrap(op, err)
+		return tier.Conflict, c.wrap(ctx, op, "", err)
 	}
-	outcome, err := within(ctx, func() (tier.Outcome, error) {
+	return call(ctx, c, op, id, func(key string) (tier.Outcome, error) {
 		defer item.free()
-		return c.swap(ctx, c.prefix+id, head, item.bytes, ttl)
+		return c.swap(ctx, key, head, item, ttl)
 	})
-	if err != nil {
-		return tier.Conflict, wrap(op, err)
-	}
-	return outcome, nil
 }
 
-// swap replaces the item with the head old, and otherwise finds out why not.
-func (c *Cache) swap(ctx context.Context, key, old string, item []byte, ttl time.Duration) (tier.Outcome, error) {
-	swapped, err := c.replace(ctx, key, old, item, ttl)
-	lost := err
-	if answerLost(ctx, err) {
-		// Should the item be there already, it is not the old one, and this attempt
-		// does nothing.
-		swapped, err = c.replace(ctx, key, old, item, ttl)
-	}
-	if err != nil {
-		return tier.Conflict, err
-	}
-	if swapped {
-		return tier.Stored, nil
-	}
-	outcome, err := settleScript.Run(ctx, c.client, []string{key}, item[:headLen]).Int()
-	if err == nil && lost != nil && tier.Outcome(outcome) != tier.Stored {
-		// The first attempt may have stored the item, and others may have built on
-		// it. A conflict would say that it did not.
-		err = lost
-	}
-	return tier.Outcome(outcome), err
-}
-
-// replace sets the key if the item with the head old is there, and reports
-// whether it was. In one transaction a script clears the key if so, and else sees
-// to it that there is something; then the item is set if there is nothing. So the
-// value does not go through the script. The new item has the fence of the old one:
-// if that is not the server's any more, neither is an item.
-//
-// The script is sent each time. A server that was told only its name, and does
-// not know it, would set the item nevertheless.
-func (c *Cache) replace(ctx context.Context, key, old string, item []byte, ttl time.Duration) (bool, error) {
+// swap replaces the item with the head old. In one transaction, clearScript frees
+// the key if that item is there and otherwise makes sure that it is not free, and
+// SET NX stores the new item. The new item has the fence of the old one: if the
+// server's fence is another one, neither is valid.
+func (c *Cache) swap(ctx context.Context, key, old string, item *buffer, ttl time.Duration) (tier.Outcome, error) {
 	p := c.client.TxPipeline()
 	clearing := p.Eval(ctx, clearScript, []string{key}, old)
-	commands := []redis.Cmder{clearing}
 	if ttl > 0 {
-		commands = append(commands, p.Do(ctx, "set", key, item, "px", milliseconds(ttl), "nx"))
+		add(ctx, p, key, item, ttl)
 	}
 	asking := c.ask(ctx, p, key)
-	_, _ = p.Exec(ctx) // the errors are with the commands
-	if err := firstError(append(commands, asking)...); err != nil {
-		return false, err
+	if err := exec(ctx, p); err != nil {
+		return tier.Conflict, err
 	}
-	cleared, err := clearing.Int()
-	return cleared == 1 && masterFence(asking) == old[:fenceLen], err
+	if cleared, _ := clearing.Int(); cleared == 1 && masterFence(asking) == old[:fenceLen] {
+		return tier.Stored, nil
+	}
+	return outcomeOf(settleScript.Run(ctx, c.client, []string{key}))
 }
 
 // Fits reports whether a value has MaxValue bytes at most.
 func (c *Cache) Fits(_ string, size int) bool { return size <= MaxValue }
 
-// ValidID reports whether an id has 1 to MaxID bytes. They may be any.
-func (c *Cache) ValidID(id string) bool { return 0 < len(id) && len(id) <= MaxID }
-
-// A buffer has the bytes of an item that is sent. It is used again: else every
-// call would leave the garbage collector as much as it sends.
-type buffer struct{ bytes []byte }
-
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
-
-// free lets others use the buffer. Large ones are not kept.
-func (b *buffer) free() {
-	if cap(b.bytes) <= 64<<10 {
-		buffers.Put(b)
-	}
-}
-
-// newItem returns a new version as it is kept.
-func newItem(fence string, it tier.Item) (*buffer, error) {
-	if len(it.Value) > MaxValue {
-		return nil, tier.ErrTooLarge
-	}
-	var version [headLen - fenceLen]byte
-	if _, err := rand.Read(version[:]); err != nil {
-		return nil, err
-	}
-	b := buffers.Get().(*buffer)
-	b.bytes = append(b.bytes[:0], fence...)
-	b.bytes = append(b.bytes, version[:]...)
-	b.bytes = binary.BigEndian.AppendUint32(b.bytes, it.Flags)
-	b.bytes = append(b.bytes, it.Value...)
-	return b, nil
-}
-
-// parse is the reverse of newItem.
-func parse(item []byte) (*tier.Item, error) {
-	if len(item) < itemLen {
-		return nil, fmt.Errorf("%w: an item of another form", tier.ErrRejected)
-	}
-	return &tier.Item{
-		Flags: binary.BigEndian.Uint32(item[headLen:]),
-		Value: item[itemLen:],
-		Token: string(item[:headLen]),
-	}, nil
-}
-
-// masterFence returns the fence of the server that said this of its replication,
-// or "" if it is no master: a replica has its master's, but lags behind it.
-func masterFence(answer *redis.Cmd) string {
-	info, _ := answer.Text() // empty if there is none
-	_, id, ok := strings.Cut(info, "\nmaster_replid:")
-	if !ok || len(id) < fenceLen || !strings.Contains(info, "\nrole:master\r") {
-		return ""
-	}
-	return id[:fenceLen]
-}
-
-// milliseconds returns a ttl as Redis takes it: zero if it is zero or less,
-// otherwise rounded up.
-func milliseconds(ttl time.Duration) int64 {
-	if ttl <= 0 {
-		return 0
-	}
-	return int64((ttl-1)/time.Millisecond) + 1
-}
+// ValidID reports whether an id is not empty.
+func (c *Cache) ValidID(id string) bool { return id != "" }

@@ -1,83 +1,135 @@
 // Package rediscache keeps sessions in Valkey or Redis, as the cache of a session
-// store: it is a [tier.Cache]. Of Redis it takes 6.0.15, 6.2.5 or later: before,
-// a key could expire in the middle of a transaction.
+// store: it implements [tier.Cache].
 //
-//	client := redis.NewClient(&redis.Options{Addr: "10.0.0.3:6379"})
+//	client := redis.NewClient(rediscache.ClientOptions("10.0.0.3:6379"))
 //	cache, err := rediscache.New(ctx, client, nil)
 //
 // The client may be that of one server, of a Sentinel group
-// ([redis.NewFailoverClient]) or of a Cluster. Every call is about one key. It
-// takes one round trip, and a second one where it finds something it did not
-// expect. Items have a random version in front of the value, so that a
-// compare-and-swap tells a value that was written again from one that nobody
-// touched. They expire to the millisecond. A call returns when its context ends.
+// ([redis.NewFailoverClient]) or of a Cluster.
+//
+// # What it stores
+//
+// An item is a string: 60 bytes of this package, followed by the session store's
+// value, unchanged. It expires to the millisecond. Its key is [Options].Prefix
+// followed by the SHA-256 of the session's id in hexadecimal. The id itself appears
+// nowhere: not in keys or values, not in SLOWLOG or MONITOR, not in errors or logs.
+// Values are not encrypted, so whoever can read them can read the sessions.
+//
+// The package deletes and overwrites nothing but items. If a key of the cache holds
+// anything else, every call for it returns [tier.ErrRejected] and leaves it alone.
+// [Cache.Foreign] counts these calls, and [Options].Logger receives a record at most
+// once a minute.
+//
+// Every call is about one key. It takes one round trip, and a second one if it finds
+// something unexpected. The first call of a Cache takes one more, to check the
+// server. BenchmarkBesidePlainRedis compares the calls with plain GET and SET.
+//
+// # What the server must offer
+//
+// The cache needs Valkey, or Redis 6.0.15, 6.2.5 or later. In earlier versions a key
+// may expire in the middle of a transaction. The client's user needs these commands
+// on the keys of the cache:
+//
+//	ACL SETUSER app on >password ~gaesession:* +eval +evalsha +multi +exec +info +get +set +del +getrange +setrange
+//
+// Scripts must be allowed to run INFO. Redis Enterprise and Redis Cloud do not allow
+// it. If the server lacks any of this, calls return [tier.ErrRejected] with a text
+// that says what to permit. [Cache.Check] finds out at startup. It checks masters
+// only, and Redis does not replicate ACLs: give replicas the same ACLs.
+//
+// Turn persistence off (save "", appendonly no). The cache uses nothing that a server
+// loads when it starts.
+//
+// Whoever can write to the server can forge sessions. Set Password, or Username and
+// Password, in the client's options, and set TLSConfig unless the connection stays
+// within a network that you trust. Wrong credentials are [tier.ErrRejected].
+//
+// # The client
+//
+// [ClientOptions] returns the recommended options and explains each. The cache keeps
+// its promises with any other options, but a silent server then holds connections
+// for longer, and a failed connection takes longer to be noticed.
+//
+// A call returns when its context ends, even if the client or its dialer does not.
+// If it holds a connection at that moment, it continues in the background until the
+// server answers or until the client's timeout: the context's deadline with
+// ContextTimeoutEnabled, ReadTimeout without. If it waits for a connection or between
+// two attempts of the client, it ends at once. So the goroutines left behind are
+// never more than the client's connections: PoolSize (by default 10 per CPU), and
+// PipelinePoolSize (by default 10) from go-redis 9.23 on, per server. An abandoned
+// dial continues until DialTimeout; PoolSize also limits these. Do not turn the
+// timeouts off.
+//
+// The package never retries. A client with MaxRetries above zero, which is
+// go-redis's default, repeats what it could not send, and also reads and deletions
+// whose answer was lost, which does no harm.
+//
+// # When the server fails
+//
+//   - It is silent. A call returns the context's error when the context ends. The
+//     session stores allow a call 500 ms by default, and after three timeouts in a
+//     row make no calls until the server answers a probe.
+//   - It is down. Calls return [tier.ErrUnreachable] if the connection is refused or
+//     not made within DialTimeout, if the host name has no address, or if no Sentinel
+//     can be reached.
+//   - Calls come faster than it answers. If no connection of the pool becomes free
+//     within PoolTimeout, a call returns [tier.ErrBusy].
+//   - An answer is lost. The call returns an error. It may have had its effect, or
+//     may still have it.
+//   - It refuses writes but answers reads: it cannot write its snapshot (MISCONF) or
+//     has too few replicas (NOREPLICAS). Set, Add and CompareAndSwap return an error
+//     and change nothing. Get returns what is there, although that may be older than
+//     the backup, or a session that was removed since. The session stores repeat
+//     refused writes in the background until the server takes them.
+//   - It is full and evicts nothing (noeviction). Add and CompareAndSwap return an
+//     error and change nothing, as above. Set returns an error and deletes the item
+//     that it was to replace. A removed session is then gone, but without its removal
+//     marker, so a request that had read it before may put it back into the cache.
+//     Let the server evict: allkeys-lru, or a volatile policy, since all items expire.
+//   - It has become a replica. All calls return an error, including reads, because a
+//     replica may lag behind. Sentinel and Cluster lead the client to the new master.
+//     Elsewhere a Get that fails closes its connection, and the client dials again.
+//   - It has been restarted, or a replica has been promoted. The cache is empty.
 //
 // # A cache that goes back in time
 //
-// A cache may forget at any moment, but session stores rely on it never to show
-// an older item over a newer one: else what was changed would be lost, and who
-// logged out would be logged in again. Redis does show older items. It restarts
-// from a snapshot that is minutes old; it fails over to a replica that has not
-// received the last writes.
+// A cache may forget at any moment, but it must never show an older item over a newer
+// one: changes would be lost, and users who logged out would be logged in again. Redis
+// does show older items. It restarts from a snapshot that is minutes old, or fails over
+// to a replica that has not received the last writes.
 //
-// So every item carries a fence: the replication id of the server that took it.
-// Redis draws a new one when a server starts, whatever it has loaded, and when a
-// replica is promoted, also if it was a master before. A call that reads or
-// replaces an item asks for the id in the same transaction or script, and
-// compares. An item with another fence is no item, whatever it says. (The id of
-// the process, run_id, would not do: a server that is demoted and promoted again
-// keeps it.)
+// So every item carries a fence: the replication id of the server that took it. Redis
+// draws a new id when a server starts, whatever it has loaded, and when a replica is
+// promoted, even if it was a master before. A call that reads or replaces an item asks
+// for the id in the same transaction or script, and compares. An item with another
+// fence is invalid, and the call deletes it. (The id of the process, run_id, would not
+// do: a server that is demoted and promoted again keeps it.)
 //
-// The price is that a restart and a failover empty the cache as a whole. Since
-// nothing that is on a disk counts, persistence is of no use to it; turn it off
-// (save "", appendonly no). Redis also draws a new id when the first replica
-// connects, and again when the last one has been gone for repl-backlog-ttl, which
-// is an hour. Either empties the cache as well. Moving a slot of a Cluster drops
-// the items in it.
+// The price is that a restart or a failover empties the whole cache. Redis also draws a
+// new id when the first replica connects, and again when the last one has been gone for
+// repl-backlog-ttl, which is an hour by default. Either empties the cache. Moving a slot
+// of a Cluster drops the items in it.
 //
-// BenchmarkBesidePlainRedis measures what all this costs beside plain GET and SET.
+// # Limits
 //
-// Where a server does not let scripts read its replication id, [New] fails and
-// says what to permit. Redis Enterprise and Redis Cloud do not: they have no
-// INFO in scripts. New asks masters alone, and Redis does not replicate ACLs:
-// give the replicas the same.
-//
-// # What is not covered
-//
-//   - Split brain. While two servers take themselves for the master of the same
-//     keys, each shows what it was told; and when a promotion is undone, so that
-//     the first master goes on as if nothing had happened, what the other one
-//     took meanwhile is gone. Have Sentinel or the Cluster decide, and set
-//     min-replicas-to-write so that a master that is alone stops writing. Sentinel
-//     demotes the first master only after it has promoted the other one, in
-//     SENTINEL FAILOVER too: until a client has followed, it reads the first one.
-//   - A machine that is itself taken back, with the process running, and
-//     operators who load older data into a running server (DEBUG RELOAD NOSAVE,
-//     RESTORE). The id stays the same.
-//   - A Cluster that moves a slot away from a server and back to it, while the
-//     server that has it in between restarts from a snapshot. The first server
-//     may then get back an item of its own that was replaced meanwhile.
-//   - A write that arrives after its call has returned an error may undo what
-//     came between. The package does not send a Set or an Add a second time when
-//     the answer to it is lost.
-//   - A [redis.Ring] is refused: it gives the keys of a server that it does not
-//     reach to another one.
-//
-// Replicas are not read, whatever the client is told about that: what they answer
-// is refused, "there is nothing" as well, since they may lag behind.
-//
-// # When the server is full
-//
-// Have it evict: allkeys-lru, or a volatile policy, since all items have an
-// expiry. With noeviction it refuses what takes memory. A Set then returns an
-// error and deletes what it was to replace; without its removal marker a session
-// that was removed may be put into the cache again by a request that had read it
-// before. A compare-and-swap returns an error and leaves what is there: older
-// than what the caller has saved elsewhere.
-//
-// # Not Memcached
-//
-// There is no such package for Memcached, and none is planned: Google's
-// Memorystore for Memcached ends on 2029-01-31, and the Go client for Memcached
-// knows no contexts. Memorystore for Redis or Valkey takes its place.
+//   - Split brain. While two servers both act as master of the same keys, each shows
+//     what it was told. If a promotion is undone and the first master continues, what
+//     the other one took meanwhile is gone. Let Sentinel or the Cluster decide, and set
+//     min-replicas-to-write so that a master that is alone stops writing. Sentinel, even
+//     with SENTINEL FAILOVER, demotes the first master only after it has promoted the
+//     other one: until a client has followed, it reads the first one.
+//   - A machine that is taken back in time with the process running, and operators who
+//     load older data into a running server (DEBUG RELOAD NOSAVE, RESTORE). The id stays
+//     the same.
+//   - A Cluster that moves a slot away from a server and back, while the server that has
+//     it in between restarts from a snapshot. The first server may get back an item that
+//     was replaced meanwhile.
+//   - A write that takes effect after its call has returned an error may undo what came
+//     in between.
+//   - A [redis.Ring] is refused: it gives the keys of a server that it cannot reach to
+//     another one.
+//   - Values have at most [MaxValue] bytes.
+//   - There is no such package for Memcached, and none is planned: Google's Memorystore
+//     for Memcached ends on 2029-01-31, and the Go client for Memcached knows no contexts.
+//     Use Memorystore for Redis or Valkey.
 package rediscache

@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -66,11 +67,11 @@ func TestAServerThatGoesBackShowsNothingOlder(t *testing.T) {
 			c.swap("replaced", older, "older and changed", tier.Absent)
 			c.swap("removed", older, "late", tier.Absent)
 			for _, id := range []string{"replaced", "removed", "as it was"} {
-				if id == "removed" && s.do("exists", id).(int64) != 0 {
+				if id == "removed" && s.exists(id) {
 					t.Error("what is absent once is still there, and could be there again")
 				}
 				c.wants(id, "", id+", after the server went back,")
-				if n := s.do("exists", id).(int64); n != 0 {
+				if s.exists(id) {
 					t.Errorf("%s: what is no item any more is still there, and could become one again", id)
 				}
 			}
@@ -173,6 +174,33 @@ func TestAReplicaIsNotRead(t *testing.T) {
 	}
 }
 
+// Where an address leads to another server after a failover, connections to the
+// first one must not stay.
+func TestAClientLeavesAServerThatHasBecomeAReplica(t *testing.T) {
+	t.Parallel()
+	first, second := newServer(t), newServer(t)
+	var moved atomic.Bool
+	options := rediscache.ClientOptions(first.addr())
+	options.Dialer = dialer(func() string {
+		if moved.Load() {
+			return second.addr()
+		}
+		return first.addr()
+	})
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	c := newCache(t, client)
+	c.set("id", "x")
+	first.do("replicaof", "127.0.0.1", second.port)
+	moved.Store(true)
+	if it, err := c.Get(ctx, "id"); err == nil {
+		t.Errorf("get on the replica: no error, but %v", it)
+	}
+	c.wants("id", "", "on the new master")
+	c.set("id", "y")
+	second.has(t, "id", "y")
+}
+
 // cacheUnchecked returns a cache whose client talked to another server when New
 // checked it, as after a failover.
 func (s *server) cacheUnchecked(t *testing.T, before *server) *cache {
@@ -195,7 +223,7 @@ func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {
 	nodes, client := clusterOf(t, 2)
 	c := newCache(t, client)
 	const id = "id"
-	slot := nodes[0].do("cluster", "keyslot", id).(int64)
+	slot := nodes[0].do("cluster", "keyslot", key(id)).(int64)
 	from, to := nodes[0], nodes[1]
 	if slot >= 16384/2 {
 		from, to = to, from
@@ -205,7 +233,7 @@ func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {
 		t.Helper()
 		to.do("cluster", "setslot", slot, "importing", fromID)
 		from.do("cluster", "setslot", slot, "migrating", toID)
-		from.do("migrate", "127.0.0.1", to.port, id, 0, 5000)
+		from.do("migrate", "127.0.0.1", to.port, key(id), 0, 5000)
 		for _, s := range []*server{to, from} {
 			s.do("cluster", "setslot", slot, "node", toID)
 		}
@@ -228,7 +256,7 @@ func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {
 	c.set(id, "older")
 	move(from, to, fromID, toID)
 	c.wants(id, "", "after its slot was moved")
-	if n := to.do("exists", id).(int64); n != 0 {
+	if to.exists(id) {
 		t.Error("what is no item any more is still there, and would become one when the slot is moved back")
 	}
 }
@@ -238,7 +266,7 @@ func TestCallsWhileAClusterMovesTheirSlot(t *testing.T) {
 	nodes, client := clusterOf(t, 2)
 	c := newCache(t, client)
 	const id = "id"
-	slot := nodes[0].do("cluster", "keyslot", id).(int64)
+	slot := nodes[0].do("cluster", "keyslot", key(id)).(int64)
 	from, to := nodes[0], nodes[1]
 	if slot >= 16384/2 {
 		from, to = to, from

@@ -2,93 +2,102 @@ package rediscache
 
 import "github.com/redis/go-redis/v9"
 
-// An item is one string in Redis: the fence of the server that took it (40
-// bytes), a random version (16), the flags (4, big-endian) and the value. Fence
-// and version are the head: it names one item for ever. Values do not go through
-// scripts where it matters: Redis 7 takes 5 us to hand 4 KB to one, since its Lua
-// hashes every byte of a string.
-const (
-	fenceLen = 40
-	headLen  = fenceLen + 16
-	itemLen  = headLen + 4
-
-	// unstamped is the fence of an item that no server has taken yet.
-	unstamped = "----------------------------------------"
-)
-
-// fence begins a script that needs the fence of the server it runs on: its
-// replication id. A replica has that of its master, but lags behind it.
+// fence begins a script that needs the fence of its server, which is the server's
+// replication id. A replica has the id of its master and lags behind, so it is
+// refused. The READONLY error makes the client close the connection.
 const fence = `
 local info = redis.call('INFO', 'replication')
 if not string.find(info, '\nrole:master', 1, true) then
 	return redis.error_reply('READONLY a replica may lag behind, and is not asked')
 end
-local _, at = string.find(info, '\nmaster_replid:', 1, true)
-local fence = string.sub(info, at + 1, at + 40)
+local fence = string.match(info, '\nmaster_replid:(%x+)')
+if not fence or #fence ~= 40 then
+	return redis.error_reply('` + noFence + `the server does not say its replication id')
+end
 `
 
-// infoScript answers as INFO does.
-const infoScript = `return redis.call('INFO', 'replication')`
+// form begins a script that tells items from other values by their first 60 bytes.
+const form = `
+local function isItem(first)
+	return #first == 60 and not string.find(string.sub(first, 1, 40), '[^0-9a-f-]')
+end
+`
 
-var (
-	// fenceScript answers the fence, for New.
-	fenceScript = redis.NewScript(fence + `return fence`)
-
-	// readScript answers the item; nil if there is none. An item of another fence
-	// is none, and is deleted, so that it cannot become one again when a Cluster
-	// moves its slot back. One that is not stamped is none yet.
-	readScript = redis.NewScript(fence + `
-local item = redis.call('GETRANGE', KEYS[1], 0, -1)
-local from = string.sub(item, 1, 40)
-if from == fence then
-	return item
-end
-if from ~= '` + unstamped + `' then
-	redis.call('DEL', KEYS[1])
-end
-return false`)
-
-	// stampScript stamps the unstamped item with the head ARGV[1], or whatever is
-	// there without one. It answers 1 if it did; 0 if there is another item; -1 if
-	// there is none, or none any more: it deletes what has another fence or was
-	// never stamped.
-	stampScript = redis.NewScript(fence + `
-local head = ARGV[1] and redis.call('GETRANGE', KEYS[1], 0, 55)
-if head == ARGV[1] then
-	redis.call('SETRANGE', KEYS[1], 0, fence)
-	return 1
-end
-if string.sub(head, 1, 40) == fence then
-	return 0
-end
-redis.call('DEL', KEYS[1])
-return -1`)
-
-	// settleScript says what became of a swap that found another item than the
-	// old one, or none, if the item with the head ARGV[1] was to be stored. It
-	// answers a tier.Outcome, and deletes what clearScript has put there. The item
-	// itself may be there: an earlier attempt has stored it, or the old one was of
-	// another fence, and neither is an item.
-	settleScript = redis.NewScript(fence + `
-local head = redis.call('GETRANGE', KEYS[1], 0, 55)
-local from = string.sub(head, 1, 40)
-if from == fence then
-	return head == ARGV[1] and 0 or 1
-end
-if from ~= '` + unstamped + `' then
-	redis.call('DEL', KEYS[1])
-end
-return 2`)
+// Prefixes of the scripts' errors.
+const (
+	noFence = "NOFENCE "
+	foreign = "FOREIGN "
 )
 
-// clearScript deletes the item with the head ARGV[1], and answers 1. If another
-// is there, it leaves that, and answers 0; if there is nothing, it puts something
-// there that is no item, for a second. The SET NX that follows in the transaction
-// must do nothing then, whatever fails here: hence pcall. (No key expires between
-// the two: time stands still in a transaction.)
-const clearScript = `
+// infoScript returns what INFO returns.
+const infoScript = `return redis.call('INFO', 'replication')`
+
+// checkScript returns the server's version, provided that it has a fence.
+var checkScript = redis.NewScript(fence + `
+return string.match(redis.call('INFO', 'server'), '\nredis_version:([^\r\n]*)') or ''`)
+
+// look begins a script that examines the key. It sets first to the first 60 bytes
+// of the item, or to an empty string if there is no item, and returns an error if
+// there is anything else. It stamps the unstamped item with the head ARGV[1]. It
+// deletes any other item without the server's fence, so that it cannot become valid
+// again when a Cluster moves its slot back: an item with another fence, an item that
+// was never stamped, the placeholder of clearScript.
+const look = fence + form + `
+local first = redis.pcall('GETRANGE', KEYS[1], 0, 59)
+if type(first) ~= 'string' then
+	return first
+end
+local from = string.sub(first, 1, 40)
+local stamp = from == '` + unstamped + `' and string.sub(first, 1, 56) == ARGV[1]
+if stamp then
+	redis.call('SETRANGE', KEYS[1], 0, fence)
+elseif not isItem(first) then
+	if redis.call('GET', KEYS[1]) then
+		return redis.error_reply('` + foreign + `there is something that is no item')
+	end
+elseif from ~= fence then
+	redis.call('DEL', KEYS[1])
+	first = ''
+end
+`
+
+var (
+	// readScript returns the item, or nil.
+	readScript = redis.NewScript(look + `
+return first ~= '' and redis.call('GET', KEYS[1])`)
+
+	// removeScript deletes the item.
+	removeScript = redis.NewScript(look + `
+return first ~= '' and redis.call('DEL', KEYS[1])`)
+
+	// settleScript returns a tier.Outcome: 0 if it stamped the item with the head
+	// ARGV[1], 1 if there is another item, 2 if there is none.
+	settleScript = redis.NewScript(look + `
+return stamp and 0 or first ~= '' and 1 or 2`)
+)
+
+// The scripts below run in a transaction before a SET NX, and delete what it may
+// replace. So the value does not pass through a script. Each call sends their text:
+// if it sent their hash (EVALSHA) and the server did not know it, the SET NX would
+// still run. No key expires between the script and the SET NX, because time stands
+// still in a transaction.
+const (
+	// dropScript deletes any item.
+	dropScript = form + `
+local first = redis.pcall('GETRANGE', KEYS[1], 0, 59)
+if type(first) == 'string' and isItem(first) then
+	return redis.call('DEL', KEYS[1])
+end
+return 0`
+
+	// clearScript deletes the item with the head ARGV[1] and returns 1. Otherwise
+	// it returns 0, and the SET NX must do nothing: if the key is free, the script
+	// puts a placeholder there for a second, which has the form of an unstamped
+	// item. It does so even if it cannot read the key, hence pcall.
+	clearScript = `
 if redis.pcall('GETRANGE', KEYS[1], 0, 55) == ARGV[1] then
 	return redis.call('DEL', KEYS[1])
 end
-redis.call('SET', KEYS[1], '', 'NX', 'PX', 1000)
+redis.call('SET', KEYS[1], string.rep('-', 60), 'NX', 'PX', 1000)
 return 0`
+)

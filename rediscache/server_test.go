@@ -2,6 +2,8 @@ package rediscache_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -121,6 +123,12 @@ func (s *server) shutdown() {
 	s.kill()
 }
 
+// key returns the key of an id.
+func key(id string) string {
+	hash := sha256.Sum256([]byte(id))
+	return "gaesession:" + hex.EncodeToString(hash[:])
+}
+
 // do runs a command on the server and returns its answer.
 func (s *server) do(args ...any) any {
 	s.tb.Helper()
@@ -144,21 +152,27 @@ func (s *server) info(section, field string) string {
 }
 
 // holds reports whether the server has, whatever the cache makes of it, a
-// string under that key that ends so.
-func (s *server) holds(key, end string) bool {
+// string under the key of that id that ends so.
+func (s *server) holds(id, end string) bool {
 	s.tb.Helper()
-	value, err := s.raw.Get(ctx, key).Result()
+	value, err := s.raw.Get(ctx, key(id)).Result()
 	if err != nil && err != redis.Nil {
 		s.tb.Fatal(err)
 	}
 	return err == nil && strings.HasSuffix(value, end)
 }
 
-func (s *server) has(tb testing.TB, key, end string) {
+func (s *server) has(tb testing.TB, id, end string) {
 	tb.Helper()
-	if !s.holds(key, end) {
-		tb.Fatalf("the server does not have %q under %s, so this test shows nothing", end, key)
+	if !s.holds(id, end) {
+		tb.Fatalf("the server does not have %q under %s, so this test shows nothing", end, id)
 	}
+}
+
+// exists reports whether the server has anything under the key of that id.
+func (s *server) exists(id string) bool {
+	s.tb.Helper()
+	return s.do("exists", key(id)).(int64) == 1
 }
 
 // client returns a client with go-redis's own settings.

@@ -13,7 +13,7 @@ var (
 	// ErrNotWritten marks a failure of Backup.Update after which it is certain
 	// that nothing was written, because no write was tried. The update may be
 	// tried again.
-	ErrNotWritten = errors.New("nothing was written")
+	ErrNotWritten = errors.New("no write was tried")
 
 	// ErrExists is what Backup.Insert returns when there is a record already.
 	ErrExists = errors.New("session exists already")

@@ -91,6 +91,13 @@ type Backup interface {
 	ValidID(id string) bool
 }
 
+// ContentTokens is implemented by a Backup whose tokens stand for the content of
+// a record. It saves the first change after a session's creation a call.
+type ContentTokens interface {
+	// TokenOf returns the Token that the record has once it is written.
+	TokenOf(r Record) []byte
+}
+
 const (
 	// PurgeGrace is how long after its expiry a record is kept at least, for
 	// clocks that differ, indexes that lag and updates under way.

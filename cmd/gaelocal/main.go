@@ -12,6 +12,9 @@
 //
 // serves until it is interrupted, and prints the environment to set.
 //
+// Either way it prints one line on standard error that says where the services
+// are, and where the data is.
+//
 // The flags are:
 //
 //	-addr host:port   where to listen (default 127.0.0.1:0: any free port)
@@ -20,8 +23,7 @@
 //	-latency          answer no faster than a model of App Engine
 //
 // A warning is printed if others than this machine can reach the address, or
-// others than the file's owner have access to the data file. Open only data
-// files that you trust: a file that was made to do harm can crash gaelocal.
+// others than the file's owner have access to the data file.
 package main
 
 import (
@@ -83,10 +85,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return statusFailed
 	}
+	data := "in memory"
+	if o.Data != "" {
+		data = "in " + o.Data
+	}
 	var status int
+	where := fmt.Sprintf("gaelocal: Memcache and Datastore at %s, data %s", server.Addr(), data)
 	if command := flags.Args(); len(command) > 0 {
+		fmt.Fprintln(stderr, where)
 		status = runCommand(command, server.Environ(), signals, stderr)
 	} else {
+		fmt.Fprintln(stderr, where+", until it is interrupted")
 		status = serve(server, signals, stdout, stderr)
 	}
 	if err := server.Close(); err != nil {
@@ -108,7 +117,6 @@ func serve(server *gaelocal.Server, signals <-chan os.Signal, stdout, stderr io.
 			return statusFailed
 		}
 	}
-	fmt.Fprintf(stderr, "gaelocal serves at %s until it is interrupted\n", server.Addr())
 	for s := range signals {
 		if endsServing(s) {
 			break

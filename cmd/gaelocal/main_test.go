@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -142,6 +143,19 @@ func TestTheExitStatusIsTheCommands(t *testing.T) {
 	wantStatus(t, cmd, cmd.Run(), 7)
 }
 
+func TestItSaysWhereTheServicesAndTheDataAre(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "sessions.db")
+	for want, args := range map[string][]string{"in memory": nil, "in " + data: {"-data", data}} {
+		cmd := local(t, "put", args...)
+		wantStatus(t, cmd, cmd.Run(), 0)
+		got := cmd.Stderr.(*bytes.Buffer).String()
+		line := regexp.MustCompile(`^gaelocal: Memcache and Datastore at 127\.0\.0\.1:\d+, data ` + regexp.QuoteMeta(want) + "\n$")
+		if !line.MatchString(got) {
+			t.Errorf("with %v it prints %q, want one line like %v", args, got, line)
+		}
+	}
+}
+
 func TestACommandThatDoesNotExistIsStatus127(t *testing.T) {
 	for _, name := range []string{"no-such-command", "./no-such-command"} {
 		cmd := command(t, "--", name)
@@ -225,6 +239,10 @@ func TestWithoutACommandItPrintsTheEnvironmentAndServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantStatus(t, cmd, cmd.Wait(), 0)
+	want := "gaelocal: Memcache and Datastore at " + env["API_HOST"] + ":" + env["API_PORT"] + ", data in memory, until it is interrupted\n"
+	if got := cmd.Stderr.(*bytes.Buffer).String(); got != want {
+		t.Errorf("it prints %q, want %q", got, want)
+	}
 }
 
 // A client that is stuck, or wants to do harm, must not keep gaelocal alive.
@@ -245,7 +263,7 @@ func TestARequestThatStopsHalfWayDoesNotKeepItFromEnding(t *testing.T) {
 	}
 	defer conn.Close()
 	// The server says "continue" when it has begun to read the body.
-	const half = "POST /rpc_http HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+	const half = "POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
 	if _, err := io.WriteString(conn, half); err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,12 @@ type Datastore struct {
 // Get implements [tier.Backup].
 func (d Datastore) Get(ctx context.Context, id string) (r *tier.Record, err error) {
 	defer recoverNoAppID(&err)
-	records, err := d.get(limited(ctx), []*datastore.Key{d.key(ctx, id)})
+	release, err := takeDatastore(ctx, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	records, err := d.get(ctx, []*datastore.Key{d.key(ctx, id)})
 	if err != nil {
 		return nil, classify(err)
 	}
@@ -86,10 +91,14 @@ func (d Datastore) put(ctx context.Context, keys []*datastore.Key, records []*ti
 		entities []entity
 	)
 	for i, r := range records {
-		if r != nil {
-			of = append(of, keys[i])
-			entities = append(entities, entity{d, *r})
+		if r == nil {
+			continue
 		}
+		if len(r.Value) > maxEntity {
+			return tooLarge(len(r.Value))
+		}
+		of = append(of, keys[i])
+		entities = append(entities, entity{d, *r})
 	}
 	_, err := datastore.PutMulti(ctx, of, entities)
 	return err
@@ -98,7 +107,12 @@ func (d Datastore) put(ctx context.Context, keys []*datastore.Key, records []*ti
 // Put implements [tier.Backup].
 func (d Datastore) Put(ctx context.Context, id string, r tier.Record) (err error) {
 	defer recoverNoAppID(&err)
-	return classify(d.put(limited(ctx), []*datastore.Key{d.key(ctx, id)}, []*tier.Record{&r}))
+	release, err := takeDatastore(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return classify(d.put(ctx, []*datastore.Key{d.key(ctx, id)}, []*tier.Record{&r}))
 }
 
 // Insert implements [tier.Backup]. It overwrites what is there: Datastore has no
@@ -111,19 +125,33 @@ var (
 	// errUnchanged ends a transaction that has nothing to write.
 	errUnchanged = errors.New("nothing to write")
 
-	// errNoAnswer is what a put has come to whose goroutine was ended in it.
+	// errNoAnswer is the result of a put whose goroutine was ended in it.
 	errNoAnswer = errors.New("datastore: put without an answer")
 )
 
-// Update implements [tier.Backup]. It is one attempt at one transaction: four
-// calls, or as long as three with a guess, which is put while the record is
-// read. That is no harm where the guess is wrong: a read does not see the writes
-// of its own transaction, and of several puts the last one counts.
+// Update implements [tier.Backup]. It makes one attempt at one transaction, which
+// takes four calls. With a guess it takes no longer than three, because the guess
+// is put while the record is read. A wrong guess does no harm: a read does not
+// see the writes of its own transaction, and of several puts the last one counts.
 func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) (err error) {
 	defer recoverNoAppID(&err)
 	if guess != nil && (len(ids) != 1 || guess.Next == nil) {
 		return notWritten(errors.New("datastore: a guess is of one record and what replaces it"))
 	}
+	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > tier.UpdateTime {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, tier.UpdateTime)
+		defer stop()
+	}
+	calls := int64(1)
+	if guess != nil {
+		calls = 2 // the put while the record is read
+	}
+	release, err := takeDatastore(ctx, calls)
+	if err != nil {
+		return notWritten(err)
+	}
+	defer release()
 	keys := make([]*datastore.Key, len(ids))
 	for i, id := range ids {
 		keys[i] = d.key(ctx, id)
@@ -133,7 +161,7 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 		next       []*tier.Record
 		committing bool
 	)
-	err = datastore.RunInTransaction(limited(ctx), func(ctx context.Context) error {
+	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
 		early := make(chan error, 1)
 		if guess != nil {
 			next = []*tier.Record{guess.Next}
@@ -180,7 +208,7 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 		return tier.ErrContention
 	case err != nil:
 		err = classify(err)
-		if !committing || errors.Is(err, ErrNoPlace) || errors.Is(err, tier.ErrUnreachable) {
+		if !committing || errors.Is(err, tier.ErrUnreachable) {
 			err = notWritten(err)
 		}
 		return err
@@ -195,10 +223,17 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 
 func notWritten(err error) error { return fmt.Errorf("%w: %w", tier.ErrNotWritten, err) }
 
-// token stands for the content of a record, as Datastore keeps it.
+// TokenOf implements [tier.ContentTokens].
+func (d Datastore) TokenOf(r tier.Record) []byte { return token(&r) }
+
+// token stands for the content of a record, as Datastore keeps it. The same
+// content, written again, is no harm to an update: what it writes depends on
+// nothing else.
 func token(r *tier.Record) []byte {
+	var expires [8]byte
+	binary.BigEndian.PutUint64(expires[:], uint64(r.Expires.UnixMicro()))
 	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint64(nil, uint64(r.Expires.UnixMicro())))
+	h.Write(expires[:])
 	h.Write(r.Value)
 	return h.Sum(nil)
 }
@@ -274,7 +309,7 @@ func recoverNoAppID(err *error) {
 	if text, ok := p.(string); !ok || !strings.HasPrefix(text, "Metadata fetch failed") {
 		panic(p)
 	}
-	*err = retry.Permanent(fmt.Errorf("datastore: no application id: %v", p))
+	*err = retry.Permanent(fmt.Errorf("%w: datastore: no application id: %v", tier.ErrRejected, p))
 }
 
 // entity is a record on its way from or to the Datastore.

@@ -2,6 +2,7 @@
 // Datastore as a [tier.Backup], the purge of what expired, and contexts that
 // outlive their request.
 //
-// A call ends with the deadline of its context. Once it is under way it does not
-// end when the context is cancelled: the appengine package offers no way to.
+// A call returns at the deadline of its context, and is not made after the
+// context was cancelled. But a cancellation does not end a call that is under
+// way: the appengine package looks at the deadline alone.
 package gae

@@ -18,7 +18,7 @@ const (
 )
 
 var (
-	tooLarge = regexp.MustCompile(`too (big|large|long)|longer than|maximum (allowed )?size`)
+	oversized = regexp.MustCompile(`too (big|large|long)|longer than|maximum (allowed )?size`)
 
 	// unreachable is what its HTTP client says when it got no connection.
 	unreachable = regexp.MustCompile(`service bridge HTTP failed: Post "[^"]*": dial `)
@@ -34,7 +34,7 @@ func classify(err error) error {
 	case strings.Contains(text, concurrent):
 		return fmt.Errorf("%w: %w", tier.ErrContention, err)
 	case strings.Contains(text, invalidValue),
-		strings.Contains(text, badRequest) && tooLarge.MatchString(text):
+		strings.Contains(text, badRequest) && oversized.MatchString(text):
 		return retry.Permanent(fmt.Errorf("%w: %w", tier.ErrTooLarge, err))
 	case strings.Contains(text, badRequest):
 		return retry.Permanent(fmt.Errorf("%w: %w", tier.ErrRejected, err))
@@ -42,4 +42,11 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w", tier.ErrUnreachable, err)
 	}
 	return err
+}
+
+// tooLarge returns the error for a value that is larger than the service takes by
+// itself. Such a call is not made: it may be too large for the API, whose error
+// does not tell why.
+func tooLarge(size int) error {
+	return retry.Permanent(fmt.Errorf("%w: %d bytes", tier.ErrTooLarge, size))
 }

@@ -36,10 +36,10 @@ type Memcache struct {
 
 // Get implements [tier.Cache].
 func (m Memcache) Get(ctx context.Context, id string) (*tier.Item, error) {
-	if err := places.acquire(ctx); err != nil {
+	if err := take(ctx); err != nil {
 		return nil, err
 	}
-	defer places.release()
+	defer places.Release(1)
 	it, err := memcache.Get(ctx, m.Prefix+id)
 	if errors.Is(err, memcache.ErrCacheMiss) {
 		return nil, nil
@@ -52,20 +52,12 @@ func (m Memcache) Get(ctx context.Context, id string) (*tier.Item, error) {
 
 // Set implements [tier.Cache].
 func (m Memcache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
-	if err := places.acquire(ctx); err != nil {
-		return err
-	}
-	defer places.release()
-	return classify(memcache.Set(ctx, m.item(id, it, ttl)))
+	return classify(store(ctx, memcache.Set, m.item(id, it, ttl)))
 }
 
 // Add implements [tier.Cache].
 func (m Memcache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
-	if err := places.acquire(ctx); err != nil {
-		return false, err
-	}
-	defer places.release()
-	err := memcache.Add(ctx, m.item(id, it, ttl))
+	err := store(ctx, memcache.Add, m.item(id, it, ttl))
 	if errors.Is(err, memcache.ErrNotStored) {
 		return false, nil
 	}
@@ -82,11 +74,7 @@ func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tier.Item,
 	swap := *token
 	with := m.item(id, it, ttl)
 	swap.Key, swap.Value, swap.Flags, swap.Expiration = with.Key, with.Value, with.Flags, with.Expiration
-	if err := places.acquire(ctx); err != nil {
-		return tier.Conflict, err
-	}
-	defer places.release()
-	switch err := memcache.CompareAndSwap(ctx, &swap); {
+	switch err := store(ctx, memcache.CompareAndSwap, &swap); {
 	case errors.Is(err, memcache.ErrCASConflict):
 		return tier.Conflict, nil
 	case errors.Is(err, memcache.ErrNotStored):
@@ -94,6 +82,18 @@ func (m Memcache) CompareAndSwap(ctx context.Context, id string, old *tier.Item,
 	default:
 		return tier.Stored, classify(err)
 	}
+}
+
+// store makes one of the calls that store an item.
+func store(ctx context.Context, call func(context.Context, *memcache.Item) error, it *memcache.Item) error {
+	if len(it.Value) > maxItem {
+		return tooLarge(len(it.Value))
+	}
+	if err := take(ctx); err != nil {
+		return err
+	}
+	defer places.Release(1)
+	return call(ctx, it)
 }
 
 // Fits reports whether Memcache takes a value of that many bytes.

@@ -2,71 +2,61 @@ package gae
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
-	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/protoadapt"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
-// The appengine package opens 100 connections to the API. A call for which there
-// is none leaves a goroutine that waits for one, and that nobody ends: not even
-// the end of the call. So this package has fewer calls under way, and leaves ten
-// connections to the app's own. Datastore, which may be slow when Memcache is
-// not, gets two thirds.
+// The appengine package opens 100 connections to the API. Each call beyond that
+// leaves a goroutine behind, which waits for a connection of its own even after
+// the call has ended. So this package has fewer calls under way, and leaves ten
+// connections to the app. Datastore gets two thirds of its places, so that
+// Memcache goes on when Datastore hangs.
+const (
+	maxCalls          = 90
+	maxDatastoreCalls = 60
+)
+
 var (
-	places          = make(semaphore, 90)
-	datastorePlaces = make(semaphore, 60)
+	places          = semaphore.NewWeighted(maxCalls)
+	datastorePlaces = semaphore.NewWeighted(maxDatastoreCalls)
 )
 
-// ErrNoPlace marks a call that was not made: its context ended while other calls
-// of this process were under way, as many as there may be. It says nothing about
-// the service.
-var ErrNoPlace = errors.New("too many App Engine calls are under way")
-
-// A semaphore has as many places as its capacity.
-type semaphore chan struct{}
-
-// acquire waits for a place, until ctx ends.
-func (s semaphore) acquire(ctx context.Context) error {
-	select {
-	case s <- struct{}{}:
+// take waits for a place for a call of Memcache, until ctx ends. The caller has
+// to call places.Release(1) then, if there is no error.
+func take(ctx context.Context) error {
+	if places.TryAcquire(1) {
 		return nil
-	default:
 	}
-	select {
-	case s <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w: gave up waiting: %w", ErrNoPlace, ctx.Err())
-	}
+	return busy(ctx, places.Acquire(ctx, 1))
 }
 
-func (s semaphore) release() { <-s }
-
-// callTime is how long a call of Datastore may take, with the wait for its place.
-// The appengine package has the same limit, but not where the context has a
-// deadline. An update makes four calls in a row, at most, which is less than
-// [tier.UpdateTime].
-const callTime = time.Minute
-
-// limited returns a context whose calls, all of them Datastore's, take a place
-// each. That includes those that the appengine package makes to begin and to end
-// a transaction. Between two calls a transaction holds no place, so that none
-// waits for another.
-func limited(ctx context.Context) context.Context {
-	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		ctx, stop := context.WithTimeout(ctx, callTime)
-		defer stop()
-		if err := datastorePlaces.acquire(ctx); err != nil {
-			return err
+// takeDatastore waits for places for as many calls of Datastore as an operation
+// may have under way at once, until ctx ends. A transaction keeps its places from
+// the beginning to the end, so none waits for a place while it has one.
+func takeDatastore(ctx context.Context, n int64) (release func(), err error) {
+	if !datastorePlaces.TryAcquire(n) {
+		if err := datastorePlaces.Acquire(ctx, n); err != nil {
+			return nil, busy(ctx, err)
 		}
-		defer datastorePlaces.release()
-		if err := places.acquire(ctx); err != nil {
-			return err
+	}
+	if !places.TryAcquire(n) {
+		if err := places.Acquire(ctx, n); err != nil {
+			datastorePlaces.Release(n)
+			return nil, busy(ctx, err)
 		}
-		defer places.release()
-		return appengine.APICall(ctx, service, method, in, out)
-	})
+	}
+	return func() {
+		places.Release(n)
+		datastorePlaces.Release(n)
+	}, nil
+}
+
+func busy(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: gave up waiting: %w", tier.ErrBusy, context.Cause(ctx))
 }

@@ -6,141 +6,130 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
 const (
-	// purgeTime stays below the 10 minutes a cron job may take on App Engine
-	// with automatic scaling.
-	// https://cloud.google.com/appengine/docs/standard/go/scheduling-jobs-with-cron-yaml
-	purgeTime = 8 * time.Minute
-	// purgeBatch is how many entities one call may delete.
-	// https://cloud.google.com/datastore/docs/concepts/limits
-	purgeBatch = 500
 	// purgePage is how many keys one query asks for. Datastore may answer with
 	// fewer at a time (300, Google's local server), and the rest of a page then
-	// takes a call of its own; so pages are longer than batches.
-	purgePage = 3 * purgeBatch
-	// purgeDeletes is how many calls delete at once.
-	purgeDeletes = 4
-	purgeRetries = 3
+	// takes a call of its own; so pages are longer than what one call deletes.
+	purgePage = 1500
+
+	// purgeCallTime is how long a query for a page, or a delete, may take. The
+	// appengine package has the same limit for a call, but not where the context
+	// has a deadline.
+	purgeCallTime = time.Minute
 )
 
-// Purged is what a purge did.
-type Purged struct {
-	Completed bool `json:"completed"` // false: stopped early, more may be left
-	Deleted   int  `json:"deleted"`
+// PurgeExpired deletes the entities of a kind, in the namespace of ctx, whose
+// indexed time property lies more than five minutes back, [tier.PurgeGrace]. It
+// ends as [tier.Purge] says. A nil ctx has no end and is in the default
+// namespace.
+func PurgeExpired(ctx context.Context, kind, property string) (tier.Purged, error) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	e := newExpired(kind, property)
+	e.namespaces = []string{Namespace(ctx)}
+	return tier.Purge(ctx, e.find, e.remove)
 }
 
-// PurgeExpired deletes the entities of a kind whose indexed time property lies
-// more than five minutes back, [tier.PurgeGrace]. It stops early, and without an error, after
-// eight minutes or when ctx is done. What was deleted before an error is
-// counted.
-func PurgeExpired(ctx context.Context, kind, property string) (Purged, error) {
-	ctx, stop := context.WithTimeout(ctx, purgeTime)
-	defer stop()
-	working, fail := context.WithCancel(ctx) // until a delete has failed
-	defer fail()
-	var (
-		query   = datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-tier.PurgeGrace)).KeysOnly().Limit(purgePage)
-		done    Purged
-		deleted atomic.Int64
-		deletes errgroup.Group
-		err     error
-	)
-	deletes.SetLimit(purgeDeletes)
-	for working.Err() == nil {
-		var keys []*datastore.Key
-		if keys, query, err = nextPage(working, query); err != nil {
+// PurgeNamespaces is PurgeExpired for every namespace of the app, one after the
+// other, in the time of one.
+func PurgeNamespaces(ctx context.Context, kind, property string) (tier.Purged, error) {
+	e := newExpired(kind, property)
+	return tier.Purge(ctx, e.find, e.remove)
+}
+
+// expired finds and deletes expired entities.
+type expired struct {
+	namespaces []string         // still to be searched; nil: not known yet
+	first      *datastore.Query // for each of them
+	next       *datastore.Query // for the first of them
+}
+
+func newExpired(kind, property string) *expired {
+	q := datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-tier.PurgeGrace)).KeysOnly().Limit(purgePage)
+	return &expired{first: q, next: q}
+}
+
+func (e *expired) find(ctx context.Context) (keys []*datastore.Key, last bool, err error) {
+	defer recoverNoAppID(&err)
+	ctx, end, err := beginPurgeCall(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	defer end()
+	namespace := ""
+	if e.namespaces != nil {
+		namespace = e.namespaces[0]
+	}
+	if ctx, err = appengine.Namespace(ctx, namespace); err != nil {
+		return nil, false, fmt.Errorf("query expired sessions: %w", err)
+	}
+	if e.namespaces == nil {
+		if e.namespaces, err = datastore.Namespaces(ctx); err != nil {
+			return nil, false, fmt.Errorf("query namespaces: %w", classify(err))
+		}
+		return nil, len(e.namespaces) == 0, nil
+	}
+	it := e.next.Run(ctx)
+	for {
+		key, err := it.Next(nil)
+		if errors.Is(err, datastore.Done) {
 			break
 		}
-		for batch := range slices.Chunk(keys, purgeBatch) {
-			deletes.Go(func() error {
-				if working.Err() != nil {
-					return nil
-				}
-				_, err := retry.Do(ctx, purgeRetries, func() (struct{}, error) {
-					return struct{}{}, deleteAll(ctx, batch)
-				})
-				if err != nil {
-					fail()
-					return fmt.Errorf("delete expired sessions: %w", err)
-				}
-				deleted.Add(int64(len(batch)))
-				return nil
-			})
+		if err != nil {
+			return nil, false, fmt.Errorf("query expired sessions: %w", classify(err))
 		}
-		if len(keys) < purgePage {
-			done.Completed = true
-			break
-		}
+		keys = append(keys, key)
 	}
-	// A failed delete ends the query, too: its error is the one to tell.
-	if derr := deletes.Wait(); derr != nil {
-		err = derr
+	if len(keys) < purgePage {
+		e.namespaces, e.next = e.namespaces[1:], e.first
+		return keys, len(e.namespaces) == 0, nil
 	}
-	done.Deleted = int(deleted.Load())
-	if ctx.Err() != nil {
-		err, done.Completed = nil, false // stopped early
-	}
+	cursor, err := it.Cursor()
 	if err != nil {
-		done.Completed = false
+		return nil, false, fmt.Errorf("query expired sessions: %w", classify(err))
 	}
-	return done, err
+	e.next = e.next.Start(cursor)
+	return keys, false, nil
 }
 
-func deleteAll(ctx context.Context, keys []*datastore.Key) (err error) {
+func (e *expired) remove(ctx context.Context, keys []*datastore.Key) (err error) {
 	defer recoverNoAppID(&err)
-	return classify(datastore.DeleteMulti(ctx, keys))
-}
-
-// nextPage returns the keys of one page, and the query for the page after it.
-func nextPage(ctx context.Context, q *datastore.Query) (keys []*datastore.Key, next *datastore.Query, err error) {
-	defer recoverNoAppID(&err)
-	type page struct {
-		keys []*datastore.Key
-		next datastore.Cursor
-	}
-	p, err := retry.Do(ctx, purgeRetries, func() (p page, err error) {
-		it := q.Run(ctx)
-		for {
-			key, err := it.Next(nil)
-			if errors.Is(err, datastore.Done) {
-				break
-			}
-			if err != nil {
-				return p, classify(err)
-			}
-			p.keys = append(p.keys, key)
-		}
-		if len(p.keys) == purgePage {
-			p.next, err = it.Cursor()
-		}
-		return p, classify(err)
-	})
+	ctx, end, err := beginPurgeCall(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("query expired sessions: %w", err)
+		return err
 	}
-	if len(p.keys) == purgePage {
-		q = q.Start(p.next)
+	defer end()
+	if err := datastore.DeleteMulti(ctx, keys); err != nil {
+		return fmt.Errorf("delete expired sessions: %w", classify(err))
 	}
-	return p.keys, q, nil
+	return nil
 }
 
-// PurgeHandler serves purge to App Engine's cron.
-func PurgeHandler(purge func(context.Context) (Purged, error)) http.HandlerFunc {
+// beginPurgeCall waits for a place for a call, and returns the context of that.
+func beginPurgeCall(ctx context.Context) (_ context.Context, end func(), err error) {
+	ctx, stop := context.WithTimeout(ctx, purgeCallTime)
+	release, err := takeDatastore(ctx, 1)
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return ctx, func() { release(); stop() }, nil
+}
+
+// PurgeHandler serves PurgeNamespaces to App Engine's cron.
+func PurgeHandler(kind, property string) http.HandlerFunc {
 	type answer struct {
-		Purged
+		tier.Purged
 		Error string `json:"error,omitempty"`
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -165,7 +154,7 @@ func PurgeHandler(purge func(context.Context) (Purged, error)) http.HandlerFunc 
 			reply(http.StatusForbidden, refusal{"only for App Engine's cron"})
 			return
 		}
-		done, err := purge(appengine.NewContext(r))
+		done, err := PurgeNamespaces(appengine.NewContext(r), kind, property)
 		if err != nil {
 			cloudlog.Default().ErrorContext(r.Context(), "gaesession: purge expired sessions", "error", err)
 			reply(http.StatusInternalServerError, answer{done, "purge failed, see the log"})

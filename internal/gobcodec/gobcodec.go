@@ -1,11 +1,26 @@
-// Package gobcodec is memcache.Gob, but faster with sessions.
+// Package gobcodec is memcache.Gob for sessions: the same bytes, faster where all
+// attributes are scalars, and safe to decode whoever wrote the bytes.
 //
 // A gob stream begins with definitions of types, its head. Most of gob's time
-// goes into the head, though it is the same for all sessions. So it is made
-// once, at the start: later, instances could number types differently. If all
-// attributes are booleans, numbers or strings, which need no definitions, the
-// rest is written here, and it is read here if it follows the same head. All
-// other sessions are left to gob, and so is a stream with anything unusual.
+// goes into the head, though it is the same for all sessions. So this package
+// makes the head once, at the start: later, instances could number types
+// differently. If all attributes are booleans, numbers or strings, which need no
+// definitions, this package writes the rest, and reads it if it follows the same
+// head. It leaves all other sessions to gob, and checks their streams before.
+//
+// How many times as fast as plain gob that is, by the medians of
+//
+//	go test -run XXX -bench BesidePlainGob -benchtime 2000x ./internal/gobcodec
+//
+// with Go 1.26 on amd64:
+//
+//	attributes         Marshal      Unmarshal
+//	4 scalars          8.4          10.9
+//	24 scalars         5.0          4.7
+//	100 KB of text     1.1          3.4
+//	a struct, a map    0.95 to 1.0  0.83 to 0.88
+//
+// What Unmarshal loses with structs and maps is what Checked costs.
 package gobcodec
 
 import (
@@ -18,10 +33,10 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 )
 
-// Marshal encodes v as memcache.Gob does.
+// Marshal encodes v as memcache.Gob does. Its errors are gob's.
 func Marshal(v any) ([]byte, error) {
-	if reflect.TypeOf(v) == sessionType && id > 0 {
-		if data := encode(reflect.ValueOf(v).Elem()); data != nil {
+	if sessions.has(v) {
+		if data := sessions.encode(reflect.ValueOf(v).Elem()); data != nil {
 			return data, nil
 		}
 	}
@@ -32,62 +47,122 @@ func Marshal(v any) ([]byte, error) {
 // when it was accessed, unless an attribute is more than a boolean, a number or
 // a string. The session must not be changed meanwhile.
 func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok bool) {
-	if reflect.TypeOf(sess) != sessionType || id <= 0 {
+	if !sessions.has(sess) {
 		return nil, time.Time{}, false
 	}
 	v := reflect.ValueOf(sess).Elem()
-	if !allScalars(v.Field(4)) {
+	attrs = *addr[map[string]any](v.Field(sessions.attrs))
+	if !allScalars(attrs) {
 		return nil, time.Time{}, false
 	}
-	accessed, _ = v.Field(2).Interface().(time.Time)
-	attrs, ok = v.Field(4).Interface().(map[string]any)
-	return maps.Clone(attrs), accessed, ok
+	return maps.Clone(attrs), *addr[time.Time](v.Field(sessions.accessed)), true
 }
 
-// UnmarshalSession decodes a session as memcache.Gob does, whatever follows it.
+// UnmarshalSession decodes a session as memcache.Gob does, whatever follows it in
+// data. It returns an error if Checked does, or else gob's.
 func UnmarshalSession(data []byte) (session.Session, error) {
 	sess := session.NewSession()
-	value, ok := bytes.CutPrefix(data, head)
-	// Little is built before all types have been seen: gob would do it again.
-	if ok && id > 0 && decode(value, sess, false) && decode(value, sess, true) {
-		return sess, nil
+	if sessions.has(sess) {
+		value, ok := bytes.CutPrefix(data, sessions.head)
+		// Little is built before all types have been seen: gob would do it again.
+		if ok && sessions.decode(value, sess, false) && sessions.decode(value, sess, true) {
+			return sess, nil
+		}
+	}
+	data, err := Checked(data)
+	if err != nil {
+		return nil, err
 	}
 	return sess, memcache.Gob.Unmarshal(data, sess)
 }
 
-var sessionType = reflect.TypeOf(session.NewSession())
-var head, id = makeHead() // the id is gob's number of the session struct
+// sessions is the form of what icza/session makes.
+var sessions = formOf(session.NewSessionOptions(&session.SessOptions{
+	CAttrs: map[string]any{"a": 1}, Attrs: map[string]any{"a": "b"}}))
 
-// makeHead returns 0 if icza/session has another number of fields than it had.
-func makeHead() (head []byte, id int64) {
-	data, err := memcache.Gob.Marshal(session.NewSession())
-	r := reader{rest: data, bad: err != nil || sessionType.Elem().NumField() != 7}
-	for id <= 0 && !r.bad {
-		head = data[:len(data)-len(r.rest)]
-		id = (&reader{rest: r.text()}).int() // that of a definition is negative
-	}
-	return head, id
+// A form is how gob writes a type of sessions.
+type form struct {
+	typ    reflect.Type // a pointer to a struct
+	head   []byte
+	id     int64 // gob's number of the struct
+	fields []int // the struct's fields, by gob's numbers
+
+	cattrs, attrs, accessed int // fields of the struct
 }
 
-// encode returns nil if gob has to do it.
-func encode(sess reflect.Value) []byte {
-	if !allScalars(sess.Field(3)) || !allScalars(sess.Field(4)) {
+// formOf returns the form of a session. It returns nil if the session has other
+// fields than icza/session's had, whatever their order, or if gob writes it in
+// another way: then gob has to do it all. The session needs one attribute of each
+// kind.
+func formOf(sess any) *form {
+	expected := map[string]reflect.Type{
+		"IDF":       reflect.TypeFor[string](),
+		"CreatedF":  reflect.TypeFor[time.Time](),
+		"AccessedF": reflect.TypeFor[time.Time](),
+		"CAttrsF":   reflect.TypeFor[map[string]any](),
+		"AttrsF":    reflect.TypeFor[map[string]any](),
+		"TimeoutF":  reflect.TypeFor[time.Duration](),
+	}
+	v := reflect.ValueOf(sess)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
 		return nil
 	}
-	b, distance := appendUint(make([]byte, 0, 400), zigzag(id)), byte(0)
-	for i := range 6 {
+	f := &form{typ: v.Type()}
+	for i := range f.typ.Elem().NumField() {
+		field := f.typ.Elem().Field(i)
+		if !field.IsExported() {
+			continue
+		}
+		if expected[field.Name] != field.Type {
+			return nil
+		}
+		delete(expected, field.Name)
+		switch f.fields = append(f.fields, i); field.Name {
+		case "CAttrsF":
+			f.cattrs = i
+		case "AttrsF":
+			f.attrs = i
+		case "AccessedF":
+			f.accessed = i
+		}
+	}
+	data, err := memcache.Gob.Marshal(sess)
+	r := reader{rest: data, bad: err != nil || len(expected) > 0}
+	for f.id <= 0 && !r.bad { // that of a definition is negative
+		f.head = data[:len(data)-len(r.rest)]
+		f.id = (&reader{rest: r.text()}).int()
+	}
+	again := reflect.New(f.typ.Elem()).Interface()
+	if r.bad || !bytes.Equal(f.encode(v.Elem()), data) || !f.decode(data[len(f.head):], again, true) {
+		return nil
+	}
+	return f
+}
+
+// has reports whether sess is a session of that form; none is of a nil form.
+func (f *form) has(sess any) bool { return f != nil && f.typ == reflect.TypeOf(sess) }
+
+func addr[T any](v reflect.Value) *T { return v.Addr().Interface().(*T) }
+
+// encode returns nil if gob has to do it.
+func (f *form) encode(sess reflect.Value) []byte {
+	if !allScalars(*addr[map[string]any](sess.Field(f.cattrs))) || !allScalars(*addr[map[string]any](sess.Field(f.attrs))) {
+		return nil
+	}
+	b, distance := appendUint(make([]byte, 0, 400), zigzag(f.id)), byte(0)
+	for _, i := range f.fields {
 		if distance++; sess.Field(i).IsZero() {
 			continue
 		}
 		b, distance = append(b, distance), 0
-		switch f := sess.Field(i).Addr().Interface().(type) {
+		switch field := sess.Field(i).Addr().Interface().(type) {
 		case *map[string]any:
-			b = appendUint(b, uint64(len(*f)))
-			for name, v := range *f {
+			b = appendUint(b, uint64(len(*field)))
+			for name, v := range *field {
 				b = appendAttr(appendText(b, name), reflect.ValueOf(v))
 			}
 		case *time.Time:
-			t, err := f.GobEncode()
+			t, err := field.GobEncode()
 			if err != nil {
 				return nil
 			}
@@ -97,27 +172,28 @@ func encode(sess reflect.Value) []byte {
 			b = append(appendUint(b, x), text...)
 		}
 	}
-	return appendText(append(make([]byte, 0, len(head)+10+len(b)), head...), append(b, 0))
+	return appendText(append(make([]byte, 0, len(f.head)+10+len(b)), f.head...), append(b, 0))
 }
 
 // decode reports false if gob has to do it. It leaves attributes unless build.
-func decode(data []byte, session any, build bool) bool {
+func (f *form) decode(data []byte, session any, build bool) bool {
 	sess, r := reflect.ValueOf(session).Elem(), reader{rest: data}
 	r.rest = r.text()
-	r.bad = r.bad || r.int() != id
+	r.bad = r.bad || r.int() != f.id
 	for i := -1; !r.bad; {
 		distance := r.uint()
-		if distance == 0 || distance > uint64(5-i) {
+		if distance == 0 || distance > uint64(len(f.fields)-1-i) {
 			return distance == 0 && !r.bad
 		}
-		switch i += int(distance); f := sess.Field(i).Addr().Interface().(type) {
+		i += int(distance)
+		switch field := sess.Field(f.fields[i]); to := field.Addr().Interface().(type) {
 		case *map[string]any:
-			r.attrs(f, build)
+			r.attrs(to, build)
 		case *time.Time:
 			t := r.text()
-			r.bad = r.bad || build && f.GobDecode(t) != nil
+			r.bad = r.bad || build && to.GobDecode(t) != nil
 		default:
-			r.scalar(sess.Field(i))
+			r.scalar(field)
 		}
 	}
 	return false

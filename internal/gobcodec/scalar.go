@@ -8,19 +8,21 @@ import (
 )
 
 // The types of scalars, and gob's ids of them.
-var types, ids = make(map[string]reflect.Type), make(map[string]int64)
+var types, ids = scalars()
 
-func init() {
+func scalars() (types map[string]reflect.Type, ids map[string]int64) {
+	types, ids = make(map[string]reflect.Type), make(map[string]int64)
 	for _, v := range []any{false, 0, int8(0), int16(0), int32(0), int64(0), uint(0), uint8(0), uint16(0), uint32(0),
 		uint64(0), uintptr(0), float32(0), 0.0, ""} {
 		name := reflect.TypeOf(v).String()
 		types[name] = reflect.TypeOf(v)
 		ids[name], _, _ = number(reflect.ValueOf(v))
 	}
+	return types, ids
 }
 
-func allScalars(attrs reflect.Value) bool {
-	for _, v := range attrs.Interface().(map[string]any) {
+func allScalars(attrs map[string]any) bool {
+	for _, v := range attrs {
 		switch v.(type) {
 		case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, uintptr, float32, float64, string:
 		default:

@@ -41,3 +41,18 @@ func Of(ctx context.Context) Instance {
 	i, _ := ctx.Value(key{}).(Instance)
 	return i
 }
+
+type backgroundKey struct{}
+
+// InBackground returns a context for work that a request has left, which ends when
+// ctx does.
+func InBackground(ctx context.Context) context.Context {
+	return context.WithValue(ctx, backgroundKey{}, ctx)
+}
+
+// Background returns the context that ends with the work in the background for
+// which a call is made; nil: a request makes the call.
+func Background(ctx context.Context) context.Context {
+	work, _ := ctx.Value(backgroundKey{}).(context.Context)
+	return work
+}

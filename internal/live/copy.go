@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ const (
 	stored
 	removing
 	removed
+	ended
 )
 
 // An identity is a session as one request knows it.
@@ -28,11 +30,17 @@ type identity struct {
 
 	mu     sync.Mutex // held while a service is asked
 	id     string
+	key    string // what the services know it by
 	status status
 	next   string       // the id that it is to have; empty: it keeps its own
 	move   *tiered.Move // a move to next that was begun
-	mover  *Copy        // that began it
-	first  *change      // that it may have made
+	tries  []try        // of that move
+}
+
+// A try is what a copy wanted to save with a move.
+type try struct {
+	copy *Copy
+	ch   *change
 }
 
 // A Copy is what one session value of the app was when it was loaded or saved
@@ -46,20 +54,30 @@ type Copy struct {
 	tried   *snapshot      // what was saved last, if that failed
 	unsaved bool           // what was saved last may be nowhere
 	settled bool           // nothing is left to do while nothing changes
+
+	hadChange bool // the last Save had a change to save, and not only times
 }
 
 // Copy returns a copy of the session of that id, which is not opened yet.
-func (s *Store) Copy(id string) *Copy { return &Copy{identity: &identity{store: s, id: id}} }
+func (s *Store) Copy(id string) *Copy {
+	var both struct { // in one allocation
+		Copy
+		identity
+	}
+	both.identity.store, both.identity.id, both.identity.key = s, id, Key(id)
+	both.Copy.identity = &both.identity
+	return &both.Copy
+}
 
 // Fresh returns a copy of a session that nobody else can know.
 func (s *Store) Fresh(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, status: fresh}}
+	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: fresh}}
 }
 
 // Unknown returns a copy of a session that the services may have, or may have
 // had.
 func (s *Store) Unknown(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, status: stored}, loaded: tiered.Unknown(), under: id}
+	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: stored}, loaded: tiered.Unknown(), under: id}
 }
 
 // Again returns another copy of the same session, which is not opened yet.
@@ -80,10 +98,27 @@ func (c *Copy) Value() []byte {
 	return c.was.value
 }
 
+// Key is what the services know the session by, after a move the new one.
+func (c *Copy) Key() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.key
+}
+
 // ID is the session's id, after a move the new one.
 func (c *Copy) ID() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.id
+}
+
+// NextID is the id that the session is to have once it is saved.
+func (c *Copy) NextID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next != "" {
+		return c.next
+	}
 	return c.id
 }
 
@@ -107,14 +142,28 @@ func (c *Copy) Err() error {
 func (c *Copy) IsRemoved() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.status == removing || c.status == removed
+	return c.isGone()
 }
+
+// isGone reports whether there is no such session any more.
+func (c *Copy) isGone() bool { return c.status >= removing }
 
 // IsStored reports whether the services have the session, or may have it.
 func (c *Copy) IsStored() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.status == stored
+}
+
+// Used is when the session was used last, as far as that is stored; zero: not
+// known.
+func (c *Copy) Used() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Used()
 }
 
 // Ends is when the session ends that is not used any more; zero: not known.
@@ -125,6 +174,24 @@ func (c *Copy) Ends() time.Time {
 		return time.Time{}
 	}
 	return c.loaded.Ends()
+}
+
+// Born is when the session began, as far as that is stored; zero: not known.
+func (c *Copy) Born() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded == nil {
+		return time.Time{}
+	}
+	return c.loaded.Born()
+}
+
+// IsChanged reports whether the last Save had a change or a new id to save, and
+// not only times, or what others had left unsaved.
+func (c *Copy) IsChanged() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hadChange
 }
 
 // MaxAge is the session's own MaxAge in seconds, if it has one.
@@ -156,7 +223,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.status = none
 		return nil
 	}
-	l, err := c.store.tiers.Load(ctx, c.id)
+	l, err := c.store.tiers.Load(ctx, c.key)
 	if l != nil && c.store.isOver(l) {
 		l = nil
 	}
@@ -166,7 +233,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.why = err
 		return err
 	case c.status == stored:
-		c.status = removed // another copy has seen it
+		c.status = ended // another copy has seen it
 		return err
 	default:
 		c.status = none
@@ -175,11 +242,14 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 	scalars, rerr := c.read(l, read)
 	if rerr != nil && l.IsCached() {
 		// The backup may have one that can be read.
-		if backup, _ := c.store.tiers.LoadBackup(ctx, c.id); backup != nil {
+		switch backup, lerr := c.store.tiers.LoadBackup(ctx, c.key); {
+		case backup != nil:
 			var berr error
 			if scalars, berr = c.read(backup, read); berr == nil {
 				l, err, rerr = backup, errors.Join(err, rerr), nil
 			}
+		case lerr == nil && l.IsLegacy():
+			rerr = fmt.Errorf("%w: %w", ErrOtherForm, rerr)
 		}
 	}
 	c.loaded, c.under = l, c.id
@@ -213,13 +283,13 @@ func (c *Copy) Add(isNew bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.status == removing || c.status == removed:
+	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == stored || c.status == fresh:
 	case isNew:
 		c.status = fresh
 		if c.next != "" {
-			c.id, c.next = c.next, ""
+			c.id, c.key, c.next = c.next, Key(c.next), ""
 		}
 	default:
 		c.status, c.loaded, c.under = stored, tiered.Unknown(), c.id
@@ -240,9 +310,9 @@ func (c *Copy) settle(ctx context.Context) error {
 		return nil
 	}
 	c.settled = true
-	err := c.store.tiers.Settle(ctx, c.id, c.loaded)
+	err := c.store.tiers.Settle(ctx, c.key, c.loaded)
 	if errors.Is(err, tier.ErrRemoved) {
-		c.status = removed
+		c.status = ended
 	}
 	return err
 }
@@ -254,14 +324,21 @@ func (c *Copy) Remove(ctx context.Context) error {
 	defer c.mu.Unlock()
 	was := c.status
 	c.status, c.why = removed, nil
-	if was == fresh || was == removed || !c.store.keeps() {
+	if was == fresh || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
-	err := c.store.tiers.Remove(ctx, c.id, c.loaded)
+	if !c.store.ValidID(c.id) {
+		return tier.ErrInvalidID
+	}
+	l := c.loaded
+	if c.under != c.id {
+		l = nil
+	}
+	err := c.store.tiers.Remove(ctx, c.key, l)
 	if c.move != nil && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
-	if errors.Is(err, tier.ErrNotSaved) {
+	if err != nil {
 		c.status = removing
 	}
 	return err
@@ -275,11 +352,11 @@ func (c *Copy) Regenerate(id string) error {
 	if c.why != nil {
 		return c.why
 	}
-	switch c.status {
-	case removing, removed:
+	switch {
+	case c.isGone():
 		return tier.ErrRemoved
-	case fresh:
-		c.id = id // nobody knows the other one
+	case c.status == fresh:
+		c.id, c.key = id, Key(id) // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {
 			c.move = nil

@@ -13,7 +13,8 @@
 //	fresh     the request made it; no service can have it
 //	stored    the services have it, or may have it
 //	removing  the request removed it, and the services failed
-//	removed   it was removed, by this request or another one, or has ended
+//	removed   the request removed it
+//	ended     somebody else removed it, or its time is over
 //
 // A Copy is what one session value of the app was when it was loaded or saved
 // last. Several copies may share one identity. Where it could not be told whether

@@ -304,9 +304,8 @@ func exact(attrs map[string]any) bool {
 }
 
 func (u *user) draft() Draft {
-	id := u.copy.ID()
 	return Draft{
-		Encode: func(worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(id string, worth func(map[string]any) bool) ([]byte, bool, error) {
 			attrs := maps.Clone(u.attrs)
 			if !worth(attrs) {
 				return nil, false, nil

@@ -26,10 +26,10 @@ func (s snapshot) all(f Form) (map[string]any, error) {
 // A Draft is a session as the app has it.
 type Draft struct {
 	// Encode calls worth with the attributes as they are, by name. If worth
-	// reports true it returns the session's bytes, otherwise none. Nothing changes
-	// the attributes meanwhile. exact says that the bytes say just that, and that
-	// no attribute can be changed in place.
-	Encode func(worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
+	// reports true it returns the session's bytes, as they are kept under that
+	// key, otherwise none. Nothing changes the attributes meanwhile. exact says
+	// that the bytes say just that, and that no attribute can be changed in place.
+	Encode func(key string, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
 
 	Lifetime
 	MaxAge *int32 // the session's own, in seconds; nil: it has none
@@ -56,13 +56,14 @@ type change struct {
 func (c *Copy) Save(ctx context.Context, d Draft) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.hadChange = false
 	if c.why != nil {
 		return c.why
 	}
-	switch c.status {
-	case unopened, none:
+	switch {
+	case c.status == unopened || c.status == none:
 		return nil
-	case removing, removed:
+	case c.isGone():
 		return c.refused(d)
 	}
 	switch {
@@ -78,6 +79,7 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	if ch == nil {
 		return c.settle(ctx)
 	}
+	c.hadChange = c.loaded == nil || c.next != "" || len(ch.Set)+len(ch.Deleted) > 0 || ch.MaxAge != nil
 	if err = c.checkLength(ch.now.value); err == nil {
 		err = c.apply(ctx, d, ch)
 	}
@@ -85,61 +87,75 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 		c.tried = &ch.now
 	}
 	if errors.Is(err, tier.ErrRemoved) {
-		c.status = removed
+		c.status = ended
 	}
 	return err
 }
 
-// refused is the answer to the save of a session that is not there any more:
-// once for each change, or whenever the app asks.
+// refused is the answer to the save of a session that is not there any more. A
+// save that is not to be tried again gets it once for each change, and not if the
+// request itself has removed the session.
 func (c *Copy) refused(d Draft) error {
-	ch, err := c.changed(d)
 	switch {
-	case err != nil:
-		return err
-	case ch != nil:
-		c.tried = &ch.now
-	case !d.Again:
+	case d.Again:
+		return tier.ErrRemoved
+	case c.status != ended:
 		return nil
 	}
+	ch, err := c.changed(d)
+	if err != nil || ch == nil {
+		return err
+	}
+	c.tried, c.hadChange = &ch.now, true
 	return tier.ErrRemoved
+}
+
+// A diff finds out what is to be saved of a draft.
+type diff struct {
+	was          map[string]any
+	tried        map[string]any // that was tried before; nil: nothing
+	now          map[string]any
+	set, deleted []string
+	force        bool // also if nothing has changed
+}
+
+// worth reports whether attributes are to be saved.
+func (d *diff) worth(attrs map[string]any) bool {
+	if d.tried != nil {
+		if set, deleted := values.Changes(d.tried, attrs); len(set)+len(deleted) == 0 {
+			return false // it was tried, and reported
+		}
+	}
+	d.now = attrs
+	d.set, d.deleted = values.Changes(d.was, attrs)
+	return d.force || len(d.set)+len(d.deleted) > 0
 }
 
 // changed returns what is to be saved; nil: nothing is.
 func (c *Copy) changed(d Draft) (*change, error) {
-	was, err := c.was.all(c.store.form)
-	if err != nil {
+	l := c.lifetime(d)
+	df := &diff{force: !c.isGone() && (c.loaded == nil || c.next != "" || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l))}
+	var err error
+	if df.was, err = c.was.all(c.store.form); err != nil {
 		return nil, err
 	}
-	force := c.loaded == nil || c.next != "" || c.store.needsRefresh(c.loaded, c.lifetime(d)) || c.isOtherMaxAge(d)
-	var now map[string]any
-	var set, deleted []string
-	worth := func(attrs map[string]any) bool {
-		if c.tried != nil && !d.Again {
-			tried, err := c.tried.all(c.store.form)
-			if s, del := values.Changes(tried, attrs); err == nil && len(s)+len(del) == 0 {
-				return false // it was tried, and reported
-			}
+	if c.tried != nil && !d.Again {
+		if df.tried, err = c.tried.all(c.store.form); err != nil {
+			return nil, err
 		}
-		now = attrs
-		set, deleted = values.Changes(was, attrs)
-		return force || c.unsaved && d.Again || len(set)+len(deleted) > 0
 	}
-	value, exact, err := d.Encode(worth)
+	value, exact, err := d.Encode(c.key, df.worth)
 	if value == nil || err != nil {
 		return nil, err
 	}
 	if !exact {
-		if now, err = c.store.form.Attributes(value); err != nil {
+		stored, err := c.store.form.Attributes(value)
+		if err != nil || !df.worth(stored) {
 			return nil, err
 		}
-		if !worth(now) {
-			return nil, nil
-		}
 	}
-	l := c.lifetime(d)
-	ch := &change{now: snapshot{value, now}}
-	ch.Change = tiered.Change{Value: value, Set: set, Deleted: deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
+	ch := &change{now: snapshot{value, df.now}}
+	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}
@@ -188,16 +204,16 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 	case !c.store.keeps():
 		next = tiered.Private(ch.Change)
 		if c.next != "" {
-			c.id, c.under, c.next = c.next, c.next, ""
+			c.id, c.key, c.under, c.next = c.next, Key(c.next), c.next, ""
 		}
 	case c.next != "":
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
-		next, err = t.Create(ctx, c.id, ch.Change)
+		next, err = t.Create(ctx, c.key, ch.Change)
 	case c.store.async:
-		next, err = t.UpdateAsync(ctx, c.id, c.loaded, ch.Change)
+		next, err = t.UpdateAsync(ctx, c.key, c.loaded, ch.Change)
 	default:
-		next, err = t.Update(ctx, c.id, c.loaded, ch.Change)
+		next, err = t.Update(ctx, c.key, c.loaded, ch.Change)
 	}
 	c.saved(next, ch, err)
 	return err
@@ -214,28 +230,26 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 // applyMove saves a change under a new id.
 func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	if c.move == nil {
-		c.move = c.store.tiers.NewMove(c.id, c.next, c.loaded)
+		c.move, c.tries = c.store.tiers.NewMove(c.key, Key(c.next), c.loaded), nil
 	}
-	if !c.move.MayBeMoved() {
-		c.mover, c.first = c, ch
-	}
+	c.tries = append(c.tries, try{c, ch})
 	moved, err := c.move.Run(ctx, c.loaded, ch.Change)
 	if moved == nil {
 		return err
 	}
-	mover, first := c.mover, c.first
-	c.id, c.next, c.move, c.mover, c.first = c.move.To(), "", nil, nil, nil
-	if moved.Earlier {
+	tries := c.tries
+	c.id, c.key, c.next, c.move, c.tries = c.next, c.move.To(), "", nil, nil
+	if moved.Run < len(tries)-1 {
 		// An earlier attempt has moved it. What differs from that is saved now.
-		mover.saved(moved.Loaded, first, nil)
-		if c != mover {
+		first, published := tries[moved.Run], err
+		first.copy.saved(moved.Loaded, first.ch, nil)
+		if c != first.copy {
 			c.loaded, c.under = c.loaded.Elsewhere(), c.id
 		}
-		ch, cerr := c.changed(d)
-		if cerr == nil && ch != nil {
-			cerr = c.apply(ctx, d, ch)
+		if ch, err = c.changed(d); err == nil && ch != nil {
+			err = c.apply(ctx, d, ch)
 		}
-		return errors.Join(err, cerr)
+		return errors.Join(published, err)
 	}
 	c.saved(moved.Loaded, ch, err)
 	if d.Adopt != nil {

@@ -2,12 +2,16 @@ package live
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/tier"
 )
+
+// ErrOtherForm is in the error of an Open that found something under the id which
+// nothing shows to be a session: an item of the app's own, as a rule, which a
+// visitor has named. Visitors can have it reported as often as they like.
+var ErrOtherForm = tiered.ErrOtherForm
 
 // An Info says what is in the bytes of a session.
 type Info = tiered.Info
@@ -34,7 +38,8 @@ type Options struct {
 	MaxLength     int           // bytes that a changed session may have; 0: no limit
 	Trace         *tier.Trace
 
-	// Background, Report and Shared are those of tiered.Store.
+	// Background, Report and Shared are those of tiered.Store. Report gets a
+	// session's key.
 	Background func(ctx context.Context) context.Context
 	Report     func(id string, err error)
 	Shared     func() any
@@ -66,15 +71,14 @@ func New(o Options) *Store {
 // ctx is done.
 func Drain(ctx context.Context) error { return tiered.Drain(ctx) }
 
-// ValidID reports whether a session may have that id: the services take it, and
-// nothing else is kept under such names.
+// ValidID reports whether a session may have that id: the services take its key,
+// and nothing else is kept under such names.
 func (s *Store) ValidID(id string) bool {
-	for _, reserved := range []string{"h:", "owner:"} {
-		if strings.HasPrefix(id, reserved) {
-			return false
-		}
+	if id == "" || isReserved(id) {
+		return false
 	}
-	return id != "" && (s.tiers.Cache == nil || s.tiers.Cache.ValidID(id)) && (s.tiers.Backup == nil || s.tiers.Backup.ValidID(id))
+	key := Key(id)
+	return (s.tiers.Cache == nil || s.tiers.Cache.ValidID(key)) && (s.tiers.Backup == nil || s.tiers.Backup.ValidID(key))
 }
 
 // keeps reports whether there is a service that keeps sessions.
@@ -83,13 +87,14 @@ func (s *Store) keeps() bool { return s.tiers.Cache != nil || s.tiers.Backup != 
 // RemoveID removes the session of that id, where there is one. It writes nothing
 // where there is none.
 func (s *Store) RemoveID(ctx context.Context, id string) error {
-	l, err := s.tiers.Load(ctx, id)
+	key := Key(id)
+	l, err := s.tiers.Load(ctx, key)
 	if l == nil {
-		return err
+		return err // what nobody can decode may be the app's own
 	}
 	// What a service could not be told, or could not read, the removal makes up
 	// for.
-	return s.tiers.Remove(ctx, id, l)
+	return s.tiers.Remove(ctx, key, l)
 }
 
 // forever is longer than any session lives.
@@ -133,5 +138,5 @@ func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
 	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
 		return true
 	}
-	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh && c.Ends().Before(s.storedEnd(l))
+	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh
 }

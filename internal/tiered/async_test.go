@@ -218,7 +218,7 @@ func TestAReadDuringABackgroundSaveMakesOneCall(t *testing.T) {
 		s := created(t, "a=1")
 		release := s.hold("A", "backup.commit", false)
 		must(t, s.opened(t, "A").updateAsync("a=2"))
-		synctest.Wait() // it is held
+		synctest.Wait() // for the background save to be held
 		s.forgetCalls()
 		r := s.opened(t, "B")
 		must(t, r.settle())

@@ -37,7 +37,7 @@ func (s *Store) inBackground(ctx context.Context, f func(ctx context.Context) er
 	attempt := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), saveTimeout, errTimeout)
 		defer cancel()
-		return f(ctx)
+		return f(instance.InBackground(ctx))
 	}
 	err := attempt(ctx)
 	if err == nil || isRefusal(err) || s.Background == nil {
@@ -56,32 +56,46 @@ func (s *Store) inBackground(ctx context.Context, f func(ctx context.Context) er
 }
 
 // detached calls f with a context that does not end with the request's, and
-// returns what f returned; or, when the request's context has ended a second ago,
-// why it ended. f goes on then, and Drain waits for it.
-func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error) error {
+// returns what f returned; or, when the request's context has ended a second ago
+// and f has not, why the context ended. f goes on then, and Drain waits for it.
+func (s *Store) detached(ctx context.Context, f func(ctx context.Context) error) (ended bool, err error) {
 	if ctx.Done() == nil {
-		return f(ctx)
+		return true, f(ctx)
 	}
 	done := make(chan error, 1)
-	background.start(func() { done <- f(context.WithoutCancel(ctx)) })
+	background.start(func() {
+		err := errPanic
+		defer func() { done <- err }()
+		err = f(context.WithoutCancel(ctx))
+	})
 	select {
 	case err := <-done:
-		return err
+		return true, err
 	case <-ctx.Done():
 	}
 	within, cancel := s.finishing(ctx)
 	defer cancel()
 	select {
 	case err := <-done:
-		return err
+		return true, err
 	case <-within.Done():
-		return context.Cause(ctx)
+		return false, context.Cause(ctx)
 	}
 }
 
 // Drain waits until no background work of this process is under way, that
-// included which starts meanwhile, or until ctx is done.
-func Drain(ctx context.Context) error { return background.wait(ctx) }
+// included which starts meanwhile, or until ctx is done. What is pending is tried
+// once more. What a service cannot be told then, since it does not answer, Drain
+// does not wait for.
+func Drain(ctx context.Context) error {
+	if err := background.wait(ctx); err != nil {
+		return err
+	}
+	if err := tryAll(ctx, instance.Of(ctx).Name); err != nil {
+		return err
+	}
+	return background.wait(ctx)
+}
 
 var background group
 

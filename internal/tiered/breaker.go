@@ -3,12 +3,15 @@ package tiered
 import (
 	"cmp"
 	"context"
+	"errors"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -36,10 +39,16 @@ type breaker struct {
 
 type breakerKey struct{ cache, instance any }
 
-var breakers sync.Map // of breakerKey and *breaker; only caches that have failed have one
+var (
+	breakers    sync.Map // of breakerKey and *breaker; only caches that have failed have one
+	anyBreakers atomic.Bool
+)
 
 // breaker returns the cache's breaker; nil while it has none.
 func (s *Store) breaker(ctx context.Context) *breaker {
+	if !anyBreakers.Load() {
+		return nil
+	}
 	b, _ := breakers.Load(breakerKey{s.breakerCache(), instance.Of(ctx).Name})
 	found, _ := b.(*breaker)
 	return found
@@ -79,16 +88,25 @@ func (b *breaker) answered() {
 
 // cacheFailed notes that the cache has not answered.
 func (s *Store) cacheFailed(ctx context.Context) {
+	anyBreakers.Store(true)
 	known, _ := breakers.LoadOrStore(breakerKey{s.breakerCache(), instance.Of(ctx).Name}, &breaker{})
 	b, _ := known.(*breaker)
+	if b.failed(ctx, s) {
+		s.traceBreaker(ctx, true)
+	}
+}
+
+// failed notes that a call has failed, and reports whether that opens the
+// breaker.
+func (b *breaker) failed(ctx context.Context, s *Store) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.failures++; b.failures < tripAfter || b.open {
-		return
+		return false
 	}
 	b.open, b.asked = true, time.Now()
-	s.traceBreaker(ctx, true)
 	b.probe(ctx, s)
+	return true
 }
 
 // probe starts the goroutine that asks the cache. b.mu is held.
@@ -110,18 +128,20 @@ func (b *breaker) probe(ctx context.Context, s *Store) {
 		}()
 		for !over {
 			_ = retry.Wait(ctx, probeEvery) // which has no end
-			over = b.probed(ctx, s, s.answers(ctx))
+			answered := s.answers(ctx)
+			if over = b.probed(answered); answered {
+				s.traceBreaker(ctx, false)
+			}
 		}
 	}()
 }
 
 // probed notes what a probe was answered, and reports whether it was the last.
-func (b *breaker) probed(ctx context.Context, s *Store, answered bool) bool {
+func (b *breaker) probed(answered bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if answered {
 		b.open, b.failures = false, 0
-		s.traceBreaker(ctx, false)
 	}
 	if answered || time.Since(b.asked) > probeIdle {
 		b.probing = false
@@ -137,7 +157,7 @@ func (s *Store) answers(ctx context.Context) bool {
 		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
 		defer cancel()
 		_, err := s.Cache.Get(ctx, probeID)
-		return err == nil
+		return ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, tier.ErrUnreachable) && !errors.Is(err, tier.ErrBusy)
 	}
 	if ask(ctx) {
 		return true

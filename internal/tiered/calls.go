@@ -24,8 +24,15 @@ var (
 	errSkipped = errors.New("not called, as it did not answer before")
 )
 
+// cacheGoneTime is how long a request does not call the cache after its first
+// timeout: longer than most requests last, and not for ever, as a WebSocket may.
+const cacheGoneTime = time.Minute
+
 // isTimeout reports whether a service did not answer in time.
 func isTimeout(err error) bool {
+	if err == nil {
+		return false
+	}
 	var t interface{ Timeout() bool }
 	return errors.Is(err, errTimeout) || errors.As(err, &t) && t.Timeout()
 }
@@ -34,21 +41,21 @@ func isTimeout(err error) bool {
 // not answer this request before, or where the breaker is open.
 func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
 	b := s.breaker(ctx)
-	if s.cacheGone.Load() || b.isOpen(ctx, s) {
+	if time.Now().UnixNano() < s.cacheGone.Load() || b.isOpen(ctx, s) {
 		s.traceCall(ctx, "cache", op, id, time.Now(), v, errSkipped)
 		return v, fmt.Errorf("cache %s: %w", op, errSkipped)
 	}
 	// Half of the request's time belongs to the backup.
-	limit, full := cmp.Or(s.CacheTimeout, DefaultCacheTimeout), true
+	most, full := cmp.Or(s.CacheTimeout, DefaultCacheTimeout), true
 	if deadline, ok := ctx.Deadline(); ok && s.Backup != nil {
-		if half := time.Until(deadline) / 2; half < limit {
-			limit, full = half, false
+		if half := time.Until(deadline) / 2; half < most {
+			most, full = half, false
 		}
 	}
 	began := time.Now()
-	within, cancel := context.WithTimeoutCause(ctx, limit, errTimeout)
-	defer cancel()
-	v, err = attempt(within, s, f)
+	limited := within(ctx, most)
+	defer limited.end()
+	v, err = attempt(limited, s, f)
 	s.traceCall(ctx, "cache", op, id, began, v, err)
 	switch {
 	case err == nil:
@@ -57,7 +64,7 @@ func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx c
 		// The request has ended, or its turn did not come: that says nothing of
 		// the cache.
 	case isTimeout(err) || errors.Is(err, tier.ErrUnreachable):
-		s.cacheGone.Store(true)
+		s.cacheGone.Store(time.Now().Add(cacheGoneTime).UnixNano())
 		if full || errors.Is(err, tier.ErrUnreachable) {
 			s.cacheFailed(ctx)
 		}
@@ -74,10 +81,10 @@ func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx c
 func callBackup[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
 	began := time.Now()
 	v, err = attempt(ctx, s, func(ctx context.Context) (T, error) {
-		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout), errTimeout)
-		defer cancel()
-		v, err := f(ctx)
-		return v, caused(ctx, err)
+		limited := within(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
+		defer limited.end()
+		v, err := f(limited)
+		return v, caused(limited, err)
 	})
 	s.traceCall(ctx, "backup", op, id, began, v, err)
 	if err != nil {
@@ -108,6 +115,9 @@ func caused(ctx context.Context, err error) error {
 
 // isFinal reports whether an error would only come again.
 func isFinal(err error) bool {
+	if err == nil {
+		return false
+	}
 	return isTimeout(err) || errors.Is(err, tier.ErrRejected) || errors.Is(err, tier.ErrExists) ||
 		errors.Is(err, tier.ErrBusy) || isRefusal(err)
 }
@@ -181,13 +191,13 @@ const (
 // have written something. (After contention, too: App Engine may report it for a
 // transaction that is applied.)
 func (s *Store) update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error), tried func()) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, contentionTime, errTimeout)
-	defer cancel()
+	all := within(ctx, contentionTime)
+	defer all.end()
 	failures, began := 0, time.Now()
-	err := retry.Run(ctx, contentionAttempts+s.Retries, func() error {
-		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.BackupTimeout, DefaultBackupTimeout), errTimeout)
-		defer cancel()
-		err := caused(ctx, s.Backup.Update(ctx, ids, guess, f))
+	err := retry.Run(all, contentionAttempts+s.Retries, func() error {
+		limited := within(all, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
+		defer limited.end()
+		err := caused(limited, s.Backup.Update(limited, ids, guess, f))
 		if !errors.Is(err, tier.ErrNotWritten) && !isRefusal(err) {
 			tried()
 		}

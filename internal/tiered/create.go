@@ -35,6 +35,9 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 	}
 	p.mayBeApplied = true
 	rec := st.record(id)
+	if b, ok := s.Backup.(tier.ContentTokens); ok {
+		st.token = b.TokenOf(*rec)
+	}
 	add := func() error { return nil }
 	if s.Cache != nil {
 		if e := s.entryOf(id, st); e != nil {

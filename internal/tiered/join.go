@@ -1,14 +1,11 @@
 package tiered
 
-import (
-	"errors"
-	"fmt"
-)
+import "errors"
 
 // errMerge marks the errors of the adapter's Form.
 var errMerge = errors.New("merge")
 
-func mergeError(err error) error { return fmt.Errorf("%w: %w", errMerge, err) }
+func mergeError(err error) error { return with(errMerge, err) }
 
 // join returns into with what from has later: of each attribute the later
 // change, and the later use and end. changed is false when that is into.
@@ -32,30 +29,44 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if into.owner == (name{}) {
 		n.owner = from.owner
 	}
+	n.legacy = into.legacy && from.legacy
 	n.clockWasAhead = into.clockWasAhead || from.clockWasAhead
 	if !changed {
 		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner, nil
 	}
-	taken := func(a name) bool { // then it is as from has it
-		now, _ := n.at(a)
-		was, _ := into.at(a)
-		return now != was
-	}
-	if taken(maxAgeName) {
+	if n.differs(into, maxAgeName) {
 		n.maxAge = from.maxAge
 	}
 	if n.sameCells(from) && n.used.Equal(from.used) {
 		n.value = from.value
 		return &n, true, nil
 	}
-	n.value, err = s.Form.Merge(into.value, from.value, func(attribute string) bool { return taken(nameOf(attribute)) })
-	if err != nil {
-		return nil, false, mergeError(err)
+	if n.value, err = s.merge(&n, into, from); err != nil {
+		return nil, false, err
 	}
 	return &n, true, nil
 }
 
-// joinCells returns the later cell of each attribute.
+// merge returns the value of into with the attributes of from whose cells n has.
+func (s *Store) merge(n, into, from *state) ([]byte, error) {
+	merged, err := s.Form.Merge(into.value, from.value, func(attribute string) bool {
+		return n.differs(into, nameOf(attribute)) // then it is as from has it
+	})
+	if err != nil {
+		return nil, mergeError(err)
+	}
+	return merged, nil
+}
+
+// differs reports whether an attribute was changed since the other state.
+func (st *state) differs(o *state, n name) bool {
+	now, _ := st.at(n)
+	was, _ := o.at(n)
+	return now != was
+}
+
+// joinCells returns the later cell of each attribute. No sweep of into has seen
+// the tombstones that come from from.
 func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 	cells = make([]cell, 0, max(len(into.cells), len(from.cells)))
 	a, b := into.cells, from.cells
@@ -76,6 +87,7 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			cells, a = append(cells, c), a[1:]
 		case order > 0: // into lacks it, since into.absent
 			c := b[0]
+			c.aged = false
 			switch {
 			case c.at > into.absent && (all || c.unsaved || from.unsavedAll || into.absent != 0):
 				cells, changed = append(cells, c), true
@@ -85,8 +97,10 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			b = b[1:]
 		default:
 			c := a[0]
+			//rule: later
 			if b[0].at > c.at {
 				c, changed = b[0], true
+				c.aged = false
 			}
 			cells, a, b = append(cells, c), a[1:], b[1:]
 		}

@@ -53,7 +53,8 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 			return nil, tier.ErrRemoved // the cache would not keep it
 		case s.Backup == nil && e == nil:
 			return nil, tier.ErrTooLarge
-		case e == nil, s.Backup != nil && len(e.Value) > s.reserve(id)/2:
+		//rule: alone
+		case e == nil, !n.isLive(), s.Backup != nil && len(e.Value) > s.reserve(id)/2:
 			return nil, errNotCached
 		}
 		return e, nil
@@ -71,7 +72,6 @@ func (s *Store) withUnsaved(into *state, parts []*part) (n *state, changed bool,
 	if err != nil {
 		return nil, false, err
 	}
-	n.legacy = false // a request changes it
 	for _, p := range parts {
 		changed = changed || p.loaded.state.unsavedAll && !n.unsavedAll
 		n.unsavedAll = n.unsavedAll || p.loaded.state.unsavedAll

@@ -10,6 +10,10 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
+// ErrOtherForm means that the cache has something under the id that nothing shows
+// to be a session: an item of the app's own, as a rule, which a visitor has named.
+var ErrOtherForm = errors.New("what is there has another form")
+
 // Load returns the session, or nil when there is none. tier.ErrUnavailable: it
 // cannot be told. tier.ErrUndecodable: there is one that this instance cannot
 // read. Any other error says that a service failed, or has a damaged session,
@@ -38,9 +42,9 @@ func (s *Store) Load(ctx context.Context, id string) (l *Loaded, err error) {
 	if s.Backup == nil {
 		switch {
 		case had.is(undecodable):
-			return nil, with(tier.ErrUndecodable, cacheErr)
+			return nil, with(tier.ErrUndecodable, with(ErrOtherForm, cacheErr))
 		case had != nil:
-			return nil, cacheErr // of a damaged item: nobody can read it
+			return nil, with(ErrOtherForm, cacheErr) // of a damaged item: nobody can read it
 		}
 		return nil, with(tier.ErrUnavailable, cacheErr)
 	}
@@ -50,8 +54,10 @@ func (s *Store) Load(ctx context.Context, id string) (l *Loaded, err error) {
 		return nil, with(tier.ErrUnavailable, errors.Join(cacheErr, err))
 	case l != nil && (had.is(absent) || had.is(damaged)):
 		l.item = had // to be refilled
+	case l == nil && had.is(damaged):
+		return nil, with(ErrOtherForm, cacheErr)
 	case l == nil && had.is(undecodable):
-		return nil, with(tier.ErrUndecodable, cacheErr)
+		return nil, with(tier.ErrUndecodable, with(ErrOtherForm, cacheErr))
 	}
 	if errors.Is(cacheErr, errSkipped) {
 		cacheErr = nil // the breaker has reported it
@@ -63,16 +69,17 @@ func (s *Store) Load(ctx context.Context, id string) (l *Loaded, err error) {
 // process could not publish it.
 func (s *Store) loadBoth(ctx context.Context, id string) (*Loaded, error) {
 	var it *item
-	var l *Loaded
+	var rec *tier.Record
 	cacheErr, err := both(func() (err error) {
 		it, err = s.get(ctx, id)
 		return err
 	}, func() (err error) {
-		l, err = s.loadBackup(ctx, id)
+		rec, err = s.read(ctx, id)
 		return err
 	})
+	l := s.loadedRecord(id, rec)
 	switch {
-	case it.is(removed):
+	case it.is(removed), rec != nil && len(rec.Value) == 0:
 		return nil, nil
 	case err != nil:
 		return nil, with(tier.ErrUnavailable, errors.Join(cacheErr, err))
@@ -98,8 +105,16 @@ func (s *Store) LoadBackup(ctx context.Context, id string) (*Loaded, error) {
 
 func (s *Store) loadBackup(ctx context.Context, id string) (*Loaded, error) {
 	rec, err := s.read(ctx, id)
-	if err != nil || rec == nil || len(rec.Value) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	return s.loadedRecord(id, rec), nil
+}
+
+// loadedRecord is the session of a record; nil: there is none.
+func (s *Store) loadedRecord(id string, rec *tier.Record) *Loaded {
+	if rec == nil || len(rec.Value) == 0 {
+		return nil
 	}
 	st, err := s.openRecord(id, rec)
 	if err != nil {
@@ -107,9 +122,9 @@ func (s *Store) loadBackup(ctx context.Context, id string) (*Loaded, error) {
 		st = &state{value: rec.Value, ends: rec.Expires, token: rec.Token}
 	}
 	if !st.isLive() {
-		return nil, nil
+		return nil
 	}
-	return &Loaded{state: st, at: time.Now(), err: err}, nil
+	return &Loaded{state: st, at: time.Now(), err: err}
 }
 
 // openRecord returns the state of a record that is not empty. All of it is

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"sync"
 	"time"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
@@ -16,27 +15,32 @@ import (
 type Move struct {
 	store    *Store
 	from, to string
-	// until is what the emptied record of the old id says. Nobody else empties it
-	// until that very time, so it tells who did.
-	until time.Time
-	lease *entry // under the new id
+	until    time.Time // of the emptied record
+	lease    *entry    // under the new id
 
-	mu        sync.Mutex // one attempt at a time
-	mine      *item      // the lease as the cache has it; nil: it is not there
-	p         *part      // of the attempt that counts
-	tried     []*part    // of all attempts that may have had their effect
+	lock      chan struct{}    // has place for one attempt at a time
+	mine      *item            // the lease as the cache has it; nil: it is not there
+	run       moveRun          // the attempt that counts
+	runs      int              // how many there were
+	tried     map[name]moveRun // all attempts, by a hash of the new record
 	outcome   moveOutcome
 	last      *state // what the new record is
 	abandoned bool
+}
+
+// A moveRun is an attempt.
+type moveRun struct {
+	p *part
+	n int // of the call of Run
 }
 
 // Moved is a session that has its new id.
 type Moved struct {
 	Loaded *Loaded // what a further change starts from
 	Value  []byte  // the session, with what others have saved
-	// Earlier says that an earlier attempt has moved it, with the change of that
+	// Run says which call of Run, from 0 on, has moved it, with the change of that
 	// time.
-	Earlier bool
+	Run int
 }
 
 type moveOutcome int
@@ -55,8 +59,7 @@ var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
 // NewMove prepares to give the session that was loaded under an id another one,
 // which nobody knows.
 func (s *Store) NewMove(from, to string, l *Loaded) *Move {
-	spread := time.Duration(rand.Int64N(int64(time.Hour)))
-	return &Move{store: s, from: from, to: to, until: micros(emptiedUntil(l).Add(spread)), lease: newEntry(lease, moveLeaseTTL)}
+	return &Move{store: s, from: from, to: to, until: emptiedUntil(l), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1), tried: make(map[name]moveRun)}
 }
 
 // To is the new id.
@@ -64,8 +67,8 @@ func (m *Move) To() string { return m.to }
 
 // MayBeMoved reports whether nobody can tell under which id the session is.
 func (m *Move) MayBeMoved() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	return m.outcome == mayBeMoved
 }
 
@@ -80,9 +83,11 @@ func (m *Move) MayBeMoved() bool {
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
 func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	s := m.store
+	n := m.runs
+	m.runs++
 	switch {
 	case m.abandoned:
 		return nil, errAbandoned
@@ -99,35 +104,36 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 			return nil, with(tier.ErrNotSaved, err)
 		}
 	}
-	own := newPart(ctx, l, &c)
+	own := moveRun{newPart(ctx, l, &c), n}
 	var err error
 	switch {
 	case m.outcome == isMoved: // by an earlier attempt
 		err = m.publish(ctx)
 	case s.Backup == nil:
-		m.p = own
+		m.run = own
 		err = m.inCache(ctx)
 	default:
-		m.p = own
+		m.run = own
 		err = m.commit(ctx)
 	}
 	if m.outcome != isMoved {
 		return nil, err
 	}
-	next := m.p.after(s.Backup != nil)
+	next := m.run.p.after(s.Backup != nil)
 	next.state = next.state.clone()
 	next.state.token = nil // what others have saved is not in it
 	next.cached = s.Cache != nil
-	renamed, rerr := s.Form.Rename(m.p.tried.value, m.to)
+	renamed, rerr := s.Form.Rename(m.run.p.tried.value, m.to)
 	if rerr != nil {
 		renamed = m.last.value // the same but for what others have saved
 	}
 	next.state.value = renamed
-	return &Moved{Loaded: next, Value: m.last.value, Earlier: m.p != own}, err
+	return &Moved{Loaded: next, Value: m.last.value, Run: m.run.n}, err
 }
 
 // publish tells the cache, under both ids, that the session has moved.
 func (m *Move) publish(ctx context.Context) error {
+	//rule: move-marker
 	_, err := both(func() error { return m.fill(ctx) }, func() error { return m.store.markOrOwe(ctx, m.from) })
 	return with(tier.ErrNotPublished, err)
 }
@@ -153,7 +159,7 @@ func (m *Move) fill(ctx context.Context) error {
 // commit moves the session in the backup.
 func (m *Move) commit(ctx context.Context) error {
 	s := m.store
-	parts := []*part{m.p}
+	parts := []*part{m.run.p}
 	var sealed *Loaded
 	if s.Cache != nil {
 		// A cache that does not answer holds up no move. Without a lease the first
@@ -168,6 +174,7 @@ func (m *Move) commit(ctx context.Context) error {
 		if errors.Is(err, tier.ErrRemoved) {
 			return err
 		}
+		//rule: move-unsaved
 		if sealed != nil {
 			parts = append(parts, &part{loaded: sealed})
 		}
@@ -192,6 +199,7 @@ func (m *Move) commit(ctx context.Context) error {
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
 	case m.outcome == mayBeMoved:
+		//rule: move-watched
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)
 	}
@@ -210,7 +218,7 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
 		old, there := current[0], current[1]
 		made = nil
-		if moved, err := m.recognise(old, there); moved || err != nil {
+		if moved, err := m.recognise(there); moved || err != nil {
 			return []*tier.Record{nil, nil}, err
 		}
 		if there != nil {
@@ -224,12 +232,13 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 			return nil, mergeError(err)
 		}
 		m.last, made = next, next.record(m.to)
+		m.tried[nameOf(string(made.Value))] = m.run
 		//rule: move-empties
 		return []*tier.Record{{Expires: m.until}, made}, nil
 	}, func() {
 		mayBeApplied(parts)
-		if m.p.mayBeApplied && m.outcome == notMoved {
-			m.outcome, m.tried = mayBeMoved, append(m.tried, m.p)
+		if m.run.p.mayBeApplied && m.outcome == notMoved {
+			m.outcome = mayBeMoved
 		}
 	})
 	if err == nil && made != nil {
@@ -241,24 +250,25 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 // errTaken means that the new id has a record already.
 var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
 
-// recognise reports whether an attempt that seemed to fail has moved the session.
-func (m *Move) recognise(old, there *tier.Record) (bool, error) {
-	if m.last == nil || old == nil || len(old.Value) > 0 || !old.Expires.Equal(m.until) {
+// recognise reports whether an attempt that seemed to fail has moved the session:
+// nobody else can have put a record under the new id.
+func (m *Move) recognise(there *tier.Record) (bool, error) {
+	//rule: move-recognised
+	if len(m.tried) == 0 || there == nil {
 		return false, nil
 	}
-	if there == nil || len(there.Value) == 0 {
+	if len(there.Value) == 0 {
 		return false, errEmptied // and removed since
+	}
+	run, ok := m.tried[nameOf(string(there.Value))]
+	if !ok {
+		return false, nil
 	}
 	st, err := m.store.openRecord(m.to, there)
 	if err != nil {
 		return false, err
 	}
-	m.last = st
-	for _, p := range m.tried {
-		if at, _ := st.at(p.name()); p.mayBeApplied && at|deletedBit == p.at|deletedBit {
-			m.p = p
-		}
-	}
+	m.last, m.run = st, run
 	return true, nil
 }
 
@@ -266,7 +276,7 @@ func (m *Move) recognise(old, there *tier.Record) (bool, error) {
 func (m *Move) findOut(ctx context.Context) error {
 	moved := false
 	err := m.store.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) (_ []*tier.Record, err error) {
-		moved, err = m.recognise(current[0], current[1])
+		moved, err = m.recognise(current[1])
 		return []*tier.Record{nil, nil}, err
 	}, func() {})
 	switch {
@@ -288,7 +298,7 @@ func (m *Move) findOut(ctx context.Context) error {
 // an orphan lease, so that none comes.
 func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 	s := m.store
-	seen := m.p.loaded.item
+	seen := m.run.p.loaded.item
 	if seen.is(damaged) {
 		seen = nil
 	}
@@ -305,6 +315,9 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 		}
 		st := seen.state.clone()
 		st.seal = mine
+		if st.ends.IsZero() {
+			st.ends = micros(m.run.p.change.Ends) // or the cache would keep it for longer than it lives
+		}
 		sealed = &Loaded{state: st}
 		if seen.state.seal == mine {
 			return nil, nil
@@ -357,7 +370,7 @@ func (m *Move) watch(ctx context.Context) {
 		case <-wait.Done():
 		}
 		for range watchAttempts {
-			if m.settle(free, s) {
+			if instance.Of(ctx).IsOver() || m.settle(free, s) {
 				return
 			}
 			_ = retry.Wait(free, watchAfter) // which has no end
@@ -371,8 +384,8 @@ var errUnsettled = errors.New("nobody can tell whether the session has its new i
 
 // settle reports whether it is known what has become of the move.
 func (m *Move) settle(ctx context.Context, s *Store) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
 	if m.outcome != mayBeMoved {
 		return true
 	}
@@ -396,9 +409,9 @@ func (m *Move) settle(ctx context.Context, s *Store) bool {
 // marker in place of the version that the new one contains.
 func (m *Move) inCache(ctx context.Context) error {
 	s := m.store
-	parts := []*part{m.p}
+	parts := []*part{m.run.p}
 	put := false
-	seen := m.p.loaded.item
+	seen := m.run.p.loaded.item
 	if !seen.is(value) {
 		seen = nil
 	}

@@ -14,12 +14,14 @@ type part struct {
 	change *Change       // nil: nothing but what was unsaved when it loaded
 	ahead  time.Duration // of the instance's clock, in tests
 
-	mu    sync.Mutex // a request may leave while others are at work on its part
-	tried *state     // the session with the change, as it was tried last
-	at    stamp      // of the change, as it was tried last
+	// The request may leave while others make its change.
+	mu    sync.Mutex
+	tried *state // the session with the change, as it was tried last
+	at    stamp  // of the change, as it was tried last
 	// mayBeApplied says that a service may have what was tried. From then on the
 	// change keeps its time: however often it is tried, it applies once.
 	mayBeApplied bool
+	left         bool // the backup has no record, and the part makes none
 }
 
 func newPart(ctx context.Context, l *Loaded, c *Change) *part {
@@ -34,15 +36,27 @@ func mayBeApplied(parts []*part) {
 	}
 }
 
-// leave is called when the request does not wait for what others make of its
-// part. From then on that may be applied.
+// isUnsure reports whether a service may have what was tried.
+func (p *part) isUnsure() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mayBeApplied
+}
+
+// leave is called when the request leaves and others are making its change: from
+// now on that keeps its time.
 func (p *part) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.tried == nil {
-		_, _ = p.stateLocked(0) // an error is that of those who are at work
+	if p.change == nil {
+		return
 	}
-	p.mayBeApplied = p.tried != nil
+	if p.tried == nil {
+		if _, err := p.try(0); err != nil {
+			return // they get that error, too
+		}
+	}
+	p.mayBeApplied = true
 }
 
 // state returns the session as the request has it, with its change. The change
@@ -50,14 +64,14 @@ func (p *part) leave() {
 func (p *part) state(seen stamp) (*state, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.stateLocked(seen)
-}
-
-// stateLocked is state; p.mu is locked.
-func (p *part) stateLocked(seen stamp) (*state, error) {
 	if p.mayBeApplied {
 		return p.tried, nil
 	}
+	return p.try(seen)
+}
+
+// try is state for a change that is to be made now. p.mu is held.
+func (p *part) try(seen stamp) (*state, error) {
 	from, c := p.loaded.state, p.change
 	if p.loaded.isOld() {
 		from = from.clone().markSaved() // what was unsaved then may have been deleted since
@@ -70,6 +84,7 @@ func (p *part) stateLocked(seen stamp) (*state, error) {
 		return nil, err
 	}
 	st := from.clone()
+	st.legacy = st.legacy && p.isUntouched()
 	//rule: touch
 	st.value = c.Value
 	st.set(p.changed(at))
@@ -89,6 +104,12 @@ func (p *part) stateLocked(seen stamp) (*state, error) {
 	return st, nil
 }
 
+// isUntouched reports whether the request has changed nothing in a session that
+// was stored without a trailer.
+func (p *part) isUntouched() bool {
+	return p.loaded.state.legacy && (p.change == nil || len(p.change.Set)+len(p.change.Deleted) == 0 && p.change.MaxAge == nil)
+}
+
 // changed are the cells of what the request has changed.
 func (p *part) changed(at stamp) []cell {
 	cells := make([]cell, 0, len(p.change.Set)+len(p.change.Deleted)+1)
@@ -104,19 +125,9 @@ func (p *part) changed(at stamp) []cell {
 	return cells
 }
 
-// name is that of an attribute which the request has changed; maxAgeName: of none.
-func (p *part) name() name {
-	for _, c := range p.changed(p.at) {
-		return c.name
-	}
-	return maxAgeName
-}
-
 // own is what was tried, in which everything but the request's own change gives
 // way to whatever it is joined with, and so does what others have left unsaved.
 func (p *part) own() *state {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	st := p.tried.clone()
 	for i, c := range st.cells {
 		if c.at|deletedBit != p.at|deletedBit {

@@ -27,8 +27,10 @@ const (
 	maxPending = 10_000
 	// pendingWorkers is how many of them it works on at once.
 	pendingWorkers = 16
-	// pendingWait is the longest time between two rounds of attempts.
+	// pendingWait is the longest time between two rounds of attempts, and
+	// pendingStep the shortest.
 	pendingWait = time.Second
+	pendingStep = 10 * time.Millisecond
 )
 
 type pendingKey struct {
@@ -45,6 +47,7 @@ type pendingDebt struct {
 	store *Store
 	ctx   context.Context
 	drawn int // counts the debts, so that a later one is not taken for an earlier one
+	round int // of attempts, that it was tried in last
 }
 
 var pending = struct {
@@ -52,6 +55,7 @@ var pending = struct {
 	debts   map[pendingKey]pendingDebt
 	working map[pendingServices]bool
 	drawn   int
+	round   int // of attempts; a call of Drain begins another one
 	givenUp int
 }{debts: make(map[pendingKey]pendingDebt), working: make(map[pendingServices]bool)}
 
@@ -86,19 +90,18 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 	p, known := pending.debts[key]
 	if !known && len(pending.debts) >= maxPending {
 		pending.givenUp++
-		other, there := aPublication()
-		if d == publication || !there {
+		other, store := makeRoom(d)
+		if store == nil {
 			pending.Unlock()
 			s.Report(id, errGivenUp)
 			s.tracePending(ctx)
 			return
 		}
-		defer pending.debts[other].store.Report(other.id, errGivenUp)
-		delete(pending.debts, other)
+		defer store.Report(other, errGivenUp)
 	}
 	pending.drawn++
 	p.debt |= d
-	p.drawn = pending.drawn
+	p.drawn, p.round = pending.drawn, -1
 	if until.After(p.until) {
 		p.until = until
 	}
@@ -112,26 +115,32 @@ func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
 	pending.Unlock()
 	s.tracePending(ctx)
 	if start {
-		background.start(func() { workOff(key.services) })
+		go workOff(key.services)
 	}
 }
 
 // errGivenUp is reported for what the services will not be told.
 var errGivenUp = errors.New("too many sessions of which the cache is to be told: it may show an older one for as long as it keeps that")
 
-// aPublication returns one that can be given up for a removal. pending is locked.
-func aPublication() (pendingKey, bool) {
+// makeRoom gives a publication up for a removal, and returns whose it was; no
+// store: there is none. pending is locked.
+func makeRoom(d debt) (id string, store *Store) {
+	if d&(marker|emptying) == 0 {
+		return "", nil
+	}
 	for key, p := range pending.debts {
 		if p.debt == publication {
-			return key, true
+			delete(pending.debts, key)
+			return key.id, p.store
 		}
 	}
-	return pendingKey{}, false
+	return "", nil
 }
 
 // workOff tells the services what is pending until nothing is.
 func workOff(services pendingServices) {
-	wait := 10 * time.Millisecond
+	wait := pendingStep
+	var next time.Time // when all is tried again; what is new is tried at once
 	over := false
 	defer func() {
 		if !over { // a service has ended the goroutine
@@ -141,48 +150,116 @@ func workOff(services pendingServices) {
 		}
 	}()
 	for {
-		left := dueDebts(services)
-		if over = len(left) == 0; over {
+		all := !time.Now().Before(next)
+		var due []pendingKey
+		if due, over = dueDebts(services, all); over {
 			return
 		}
-		// A service that fails is not asked for all the others: they wait for the
-		// next round.
-		var failed atomic.Bool
-		inParallel(pendingWorkers, left, func(key pendingKey) {
+		if len(due) > 0 {
+			switch paid := payAll(due); {
+			case paid && all:
+				wait = pendingStep
+				continue
+			case paid:
+				continue
+			case all:
+				next = time.Now().Add(wait)
+				wait = min(2*wait, pendingWait)
+			}
+		}
+		// Meanwhile it keeps nobody from ending the process: see Drain.
+		for time.Now().Before(next) && !hasUntried(services) {
+			time.Sleep(pendingStep)
+		}
+	}
+}
+
+// payAll tells the services what is pending for several sessions, and reports
+// whether they know all of it then. Drain waits for that. A service that fails is
+// not asked for all the others: they wait for the next round.
+func payAll(keys []pendingKey) bool {
+	pending.Lock()
+	round := pending.round
+	pending.Unlock()
+	var failed atomic.Bool
+	done := make(chan struct{})
+	background.start(func() {
+		defer close(done)
+		inParallel(pendingWorkers, keys, func(key pendingKey) {
 			if failed.Load() {
+				pending.Lock()
+				p := pending.debts[key]
+				pending.Unlock()
+				tried(key, p, round)
 				return
 			}
 			paid := false
-			defer func() {
+			defer func() { // also when a service has ended the goroutine
 				if !paid {
 					failed.Store(true)
 				}
 			}()
 			paid = payDebt(key)
 		})
-		if !failed.Load() {
-			wait = 10 * time.Millisecond
-			continue
+	})
+	<-done
+	return !failed.Load()
+}
+
+// hasUntried reports whether something is pending that was not tried since Drain
+// was called, or that is new.
+func hasUntried(services pendingServices) bool {
+	pending.Lock()
+	defer pending.Unlock()
+	for key, p := range pending.debts {
+		if key.services == services && p.round < pending.round {
+			return true
 		}
-		_ = retry.Wait(context.Background(), wait) // which has no end
-		wait = min(2*wait, pendingWait)
+	}
+	return false
+}
+
+// tryAll has all tried that is pending on an instance, and returns when it was.
+func tryAll(ctx context.Context, name any) error {
+	pending.Lock()
+	pending.round++
+	round := pending.round
+	pending.Unlock()
+	for {
+		untried := false
+		pending.Lock()
+		for key, p := range pending.debts {
+			untried = untried || key.services.instance == name && p.round < round
+		}
+		pending.Unlock()
+		if !untried {
+			return nil
+		}
+		if err := retry.Wait(ctx, pendingStep); err != nil {
+			return err
+		}
 	}
 }
 
-// dueDebts returns the sessions for which something is pending. If there are
-// none, the work of that services is over.
-func dueDebts(services pendingServices) (keys []pendingKey) {
+// dueDebts returns the sessions for which something is pending, all or those for
+// which it was not tried. over: nothing is pending with those services.
+func dueDebts(services pendingServices, all bool) (keys []pendingKey, over bool) {
 	pending.Lock()
 	defer pending.Unlock()
-	for key := range pending.debts {
-		if key.services == services {
+	over = true
+	for key, p := range pending.debts {
+		if key.services != services {
+			continue
+		}
+		over = false
+		if all || p.round < pending.round {
 			keys = append(keys, key)
 		}
 	}
-	if len(keys) == 0 {
+	if over {
 		delete(pending.working, services)
 	}
-	return keys
+	return keys, over
 }
 
 // payDebt tells the services what is pending for one session.
@@ -197,6 +274,10 @@ func payDebt(key pendingKey) bool {
 		paid(key, p)
 		return true
 	}
+	pending.Lock()
+	round := pending.round
+	pending.Unlock()
+	defer tried(key, p, round)
 	pay := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeoutCause(ctx, saveTimeout, errTimeout)
 		defer cancel()
@@ -216,6 +297,17 @@ func payDebt(key pendingKey) bool {
 	}
 	paid(key, p)
 	return true
+}
+
+// tried notes that the services were told, in vain or not, unless more has come
+// up meanwhile.
+func tried(key pendingKey, p pendingDebt, round int) {
+	pending.Lock()
+	defer pending.Unlock()
+	if now, ok := pending.debts[key]; ok && now.drawn == p.drawn {
+		now.round = round
+		pending.debts[key] = now
+	}
 }
 
 // paid forgets what was pending, unless more has come up meanwhile.

@@ -32,6 +32,7 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 		case seen.is(undecodable):
 			return nil, fmt.Errorf("cache: %w", seen.err)
 		case seen.is(value):
+			//rule: publish
 			n, changed, err := s.contain(seen.state, committed, before)
 			if err != nil || !changed {
 				return nil, err
@@ -48,6 +49,7 @@ func (s *Store) publishNow(ctx context.Context, id string, seen *item, committed
 				}
 				before = seen.state
 			}
+		//rule: fill
 		case seen.own:
 			if e := s.entryOf(id, committed); e != nil {
 				return e, nil
@@ -106,6 +108,7 @@ func (s *Store) contain(seen, committed, before *state) (n *state, changed bool,
 		switch {
 		case late && at == c.at:
 			n.cells[i].unsaved = c.unsaved || was < at
+		//rule: unsaved
 		case c.unsaved && at >= c.at:
 			n.cells[i].unsaved, changed, progress = false, true, true
 		case !c.unsaved && at < c.at && (n.unsavedAll || committed.absent != 0):

@@ -17,8 +17,8 @@ import (
 // the cache may show the session for a while. tier.ErrNotSaved: both, or it cannot
 // be told.
 func (s *Store) Remove(ctx context.Context, id string, l *Loaded) error {
-	err := s.detached(ctx, func(ctx context.Context) error { return s.remove(ctx, id, emptiedUntil(l)) })
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+	ended, err := s.detached(ctx, func(ctx context.Context) error { return s.remove(ctx, id, emptiedUntil(l)) })
+	if !ended {
 		return fmt.Errorf("%w: the removal goes on in the background: %w", tier.ErrNotSaved, err)
 	}
 	return err
@@ -46,7 +46,7 @@ func (s *Store) remove(ctx context.Context, id string, until time.Time) error {
 		return with(tier.ErrNotPublished, markErr)
 	}
 	s.owe(ctx, id, emptying|marker, until)
-	if markErr == nil {
+	if markErr == nil && s.Cache != nil {
 		return with(tier.ErrNotBackedUp, err)
 	}
 	return with(tier.ErrNotSaved, errors.Join(err, markErr))

@@ -3,6 +3,8 @@
 package tiered
 
 import (
+	"context"
+	"runtime"
 	"testing"
 	"time"
 
@@ -154,4 +156,16 @@ func TestAFailedRemovalIsReported(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAServiceThatEndsTheGoroutineOfARemovalLeavesItsRequestNotWaiting(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=0")
+		a := s.opened(t, "A")
+		ctx, cancel := context.WithCancel(a.ctx)
+		defer cancel()
+		a.ctx = ctx
+		s.at("A", "backup.put", false, func() error { runtime.Goexit(); return nil })
+		expectErr(t, "removal", a.remove(), errPanic)
+	})
 }

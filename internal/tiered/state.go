@@ -34,6 +34,7 @@ func stampOf(t time.Time) stamp {
 // draw returns a stamp for a change that is made now, later than every stamp it
 // has seen.
 func draw(now time.Time, seen stamp) (stamp, error) {
+	//rule: last-stamp
 	if now.UnixMicro() > lastMicro || seen>>stampShift == lastMicro {
 		return 0, errEndOfTime
 	}
@@ -84,10 +85,11 @@ type state struct {
 	// clockWasAhead says that the stored used lay so far in the future that used
 	// and ends were replaced by what this instance's clock says.
 	clockWasAhead bool
-	// legacy says that the bytes had no trailer.
-	legacy bool
 
 	// In an item only.
+	// legacy says that the bytes had no trailer, and that no request has changed
+	// them since. Somebody else's bytes may lie under the id.
+	legacy     bool
 	unsavedUse bool      // the backup lacks used or ends
 	unsavedAll bool      // the backup may have no record of the session
 	next       time.Time // when to try next to save what is unsaved
@@ -141,7 +143,7 @@ func (st *state) unsaved() bool {
 // markSaved marks the state as the backup has it once all of it was committed,
 // and returns it.
 func (st *state) markSaved() *state {
-	st.unsavedUse, st.unsavedAll, st.next, st.tries, st.seal = false, false, time.Time{}, 0, nonce{}
+	st.legacy, st.unsavedUse, st.unsavedAll, st.next, st.tries, st.seal = false, false, false, time.Time{}, 0, nonce{}
 	for i := range st.cells {
 		st.cells[i].unsaved = false
 	}
@@ -170,6 +172,7 @@ func (st *state) dueAfter(tries uint8) {
 // is further away than the interval is that of a clock that was ahead.
 func (st *state) isDue() bool {
 	now := time.Now()
+	//rule: due
 	return !now.Before(st.next) || st.next.After(now.Add(interval(st.tries)))
 }
 
@@ -185,6 +188,7 @@ func (st *state) sweep(noBackup bool) {
 	switch age := now.Sub(st.swept); {
 	case !slices.ContainsFunc(st.cells, cell.isTombstone):
 		st.swept = time.Time{}
+	//rule: swept
 	case st.swept.IsZero() || age < 0:
 		st.swept = now
 		for i := range st.cells {
@@ -206,6 +210,7 @@ const clockTolerance = time.Hour
 // distrustFuture replaces the times that a clock which was far ahead has left.
 func (st *state) distrustFuture() {
 	now := time.Now()
+	//rule: distrust
 	if !st.used.After(now.Add(clockTolerance)) {
 		return
 	}

@@ -48,8 +48,8 @@ type Store struct {
 	// Trace is told what the store does; nil: nobody is.
 	Trace *tier.Trace
 
-	cacheGone atomic.Bool // this request does not call the cache any more
-	graceUsed atomic.Bool // this request has had its second, see finishing
+	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
+	graceUsed atomic.Bool  // this request has had its second, see finishing
 }
 
 // A Form knows what the bytes of a session mean.
@@ -104,6 +104,10 @@ func (l *Loaded) Err() error { return l.err }
 
 // IsCached reports whether the bytes are the cache's.
 func (l *Loaded) IsCached() bool { return l.item.is(value) }
+
+// IsLegacy reports whether the bytes were stored without a trailer, and nobody
+// has changed them since.
+func (l *Loaded) IsLegacy() bool { return l.state.legacy }
 
 // Used, Ends and Born are the times of the session; zero: not known.
 func (l *Loaded) Used() time.Time { return l.state.used }

@@ -20,7 +20,7 @@ import (
 //	cells                    name and stamp, 16 and 8 bytes each, by name
 //	aged                     a bit a cell, lowest bit first
 //	in an item only:
-//	  marks                  1 byte: 1 used or ends unsaved, 2 all unsaved
+//	  marks                  1 byte: 1 used or ends unsaved, 2 all unsaved, 4 legacy
 //	  tries, next            1 and 8 bytes
 //	  seal                   8 bytes
 //	  unsaved                a bit a cell, lowest bit first
@@ -37,8 +37,9 @@ const (
 	cellSize     = len(name{}) + 8
 	itemHead     = 1 + 1 + 8 + len(nonce{})
 
-	markUse = 1
-	markAll = 2
+	markUse    = 1
+	markAll    = 2
+	markLegacy = 4
 )
 
 var (
@@ -98,6 +99,9 @@ func (st *state) encode(id string, item bool) []byte {
 		}
 		if st.unsavedAll {
 			marks |= markAll
+		}
+		if st.legacy {
+			marks |= markLegacy
 		}
 		b = append(b, marks, st.tries)
 		b = appendTime(b, st.next)
@@ -179,6 +183,7 @@ func decode(id string, b []byte) (st *state, hasTrailer bool, err error) {
 	}
 	marks := r.bytes(2)
 	st.unsavedUse, st.unsavedAll, st.tries = marks[0]&markUse != 0, marks[0]&markAll != 0, marks[1]
+	st.legacy = marks[0]&markLegacy != 0
 	st.next = r.time()
 	st.seal = nonce(r.bytes(len(nonce{})))
 	r.bits(st.cells, func(c *cell, bit bool) { c.unsaved = bit })
@@ -205,6 +210,9 @@ func (s *Store) open(id string, b []byte) (*state, error) {
 }
 
 func (s *Store) openLegacy(b []byte) (*state, error) {
+	if len(b) == 0 {
+		return nil, errDamaged
+	}
 	info, err := s.Form.Inspect(b)
 	if err != nil {
 		return nil, mergeError(err)

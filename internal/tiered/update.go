@@ -39,14 +39,14 @@ func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Lo
 
 // outcome is what a request starts from after an update that has ended so.
 func (s *Store) outcome(p *part, err error) *Loaded {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	switch {
+	case err == nil && p.left:
+		return p.loaded
 	case err == nil, errors.Is(err, tier.ErrNotPublished):
 		return p.after(s.Backup != nil)
 	case isRefusal(err):
 		return nil
-	case errors.Is(err, tier.ErrNotBackedUp), p.mayBeApplied:
+	case errors.Is(err, tier.ErrNotBackedUp), p.isUnsure():
 		return p.after(false)
 	}
 	return nil
@@ -144,11 +144,21 @@ func (s *Store) markOrOwe(ctx context.Context, id string) error {
 func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, error) {
 	committed, next, guess := s.guess(id, parts)
 	err := s.update(ctx, []string{id}, guess, func(current []*tier.Record) ([]*tier.Record, error) {
+		committed, next = nil, nil
+		// Somebody else's bytes may lie under the id. They become a session of the
+		// backup only when a request changes them.
+		left := current[0] == nil && !slices.ContainsFunc(parts, func(p *part) bool { return !p.isUntouched() })
+		for _, p := range parts {
+			p.left = left
+		}
+		if left {
+			return []*tier.Record{nil}, nil
+		}
 		st, changed, err := s.apply(id, current[0], parts)
 		if err != nil {
 			return nil, err
 		}
-		if committed, next = st, nil; !changed {
+		if committed = st; !changed {
 			return []*tier.Record{nil}, nil
 		}
 		next = st.record(id)
@@ -193,10 +203,6 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 	switch {
 	case current == nil && !unsaved:
 		return nil, false, tier.ErrRemoved
-	case current == nil && !slices.ContainsFunc(parts, func(p *part) bool { return p.change != nil || !p.loaded.state.legacy }):
-		// Somebody else's bytes may lie under the id. They become a session of the
-		// backup only when a request changes them.
-		return nil, false, nil
 	case current == nil:
 		// It was never backed up, or was unsaved until the record was purged.
 	case len(current.Value) == 0:
@@ -221,12 +227,10 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 	return next.markSaved(), changed, nil
 }
 
-// joinAll returns a copy of into, if there is one, with what parts have later.
-// check may refuse what a part p has made of was, if that is not nil.
+// joinAll returns into, if there is one, with what parts have later, as a state of
+// its own. check may refuse what a part p has made of was, if that is not nil.
 func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state, p *part) error) (next *state, changed bool, err error) {
-	if next = into; into != nil {
-		next = into.clone()
-	}
+	next = into
 	for _, p := range parts {
 		was, seen := next, stamp(0)
 		if was != nil {
@@ -236,9 +240,13 @@ func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state,
 		if err != nil {
 			return nil, false, err
 		}
-		if was == nil {
+		switch {
+		case was == nil:
 			next, changed = st.clone(), true
-		} else {
+		case was == p.loaded.state && p.change != nil && !p.loaded.isOld():
+			next = st.clone() // it has all that was there
+			changed = changed || !st.sameCells(was) || !st.used.Equal(was.used) || !st.ends.Equal(was.ends)
+		default:
 			joined := false
 			if next, joined, err = s.join(was, st, false); err != nil {
 				return nil, false, err
@@ -280,8 +288,8 @@ func (s *Store) checkSize(id string, was, next *state, p *part) error {
 	switch size := next.recordSize(); {
 	case size > limit:
 		return tier.ErrTooLarge
-	case size <= free, p.change == nil:
-		return nil
+	case size <= free, p.change == nil, len(p.change.Set) == 0:
+		return nil // a refresh, or a deletion, may be written with more bytes
 	}
 	own := next
 	if was != nil {

@@ -235,9 +235,44 @@ func backupTokens(b *backup) {
 		}
 	}
 
+	if c, ok := b.Backup.(tier.ContentTokens); ok {
+		b.contentTokens(c)
+	}
+
 	b.put(id, tier.Record{Value: []byte("f"), Expires: inAnHour(), Token: put.Token})
 	if bytes.Equal(b.there(id).Token, put.Token) {
 		b.Error("put wrote the token that it was given")
+	}
+}
+
+// contentTokens shows that a token is known before the record is written.
+func (b *backup) contentTokens(c tier.ContentTokens) {
+	b.Helper()
+	for name, r := range map[string]tier.Record{
+		"a value":                {Value: []byte("value"), Expires: inAnHour()},
+		"an emptied record":      {Expires: inAnHour()},
+		"not quite microseconds": {Value: []byte("value"), Expires: inAnHour().Add(999 * time.Nanosecond)},
+		"another zone":           {Value: []byte("value"), Expires: inAnHour().In(time.FixedZone("Z", 3600))},
+		"with a token":           {Value: []byte("value"), Expires: inAnHour(), Token: []byte("left there")},
+	} {
+		was := clone(&r)
+		token := c.TokenOf(r)
+		if !sameRecord(&r, was) || !bytes.Equal(r.Token, was.Token) {
+			b.Errorf("%s: TokenOf has changed the record", name)
+		}
+		id := newID()
+		b.put(id, r)
+		b.wantsToken(id, token, "of "+name+", put")
+		inserted := newID()
+		if err := b.Insert(b.ctx, inserted, r); err != nil {
+			b.Error(err)
+		}
+		b.wantsToken(inserted, token, "of "+name+", inserted")
+		updated := newID()
+		b.must([]string{updated}, nil, replacing(clone(&r)))
+		b.wantsToken(updated, token, "of "+name+", written by an update")
+		b.must([]string{id}, &tier.Guess{Token: token, Next: clone(&r)}, b.failing)
+		b.wantsToken(id, token, "of "+name+", written by a guess")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/icza/session"
 
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
@@ -114,9 +115,7 @@ func benchmarkRequest(b *testing.B, row rowOfBudget, opener opener) {
 	b.ReportMetric(milliseconds(median(local)), "ms-local/request")
 }
 
-// isLate reports whether a call is one of a save in the background: those have
-// a deadline, the requests of the benchmarks have none.
+// isLate reports whether a call is one of a save in the background.
 func isLate(ctx context.Context) bool {
-	_, ok := ctx.Deadline()
-	return ok
+	return instance.Background(ctx) != nil
 }

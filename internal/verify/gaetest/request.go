@@ -44,27 +44,33 @@ type Request struct {
 	ctx  context.Context
 	hook Hook
 	make appengine.APICallFunc
+	die  func()
 
 	mu    sync.Mutex
 	calls []Call
 	inTxn bool
 }
 
-// NewRequest returns a request on the service, and on an instance of its own. Hooks apply in order; the first
-// error wins.
+// NewRequest returns a request on the service, and on an instance of its own.
+// Hooks apply in order; the first error wins.
 func (s *Service) NewRequest(hooks ...Hook) *Request {
 	return s.NewRequestContext(s.ctx, hooks...)
 }
 
 // NewRequestContext is NewRequest with a context derived from the service's.
 func (s *Service) NewRequestContext(ctx context.Context, hooks ...Hook) *Request {
-	r := &Request{hook: chain(hooks), make: appengine.APICall}
-	r.ctx = instance.With(appengine.WithAPICallFunc(ctx, r.call), instance.Instance{Name: r})
+	over := make(chan struct{})
+	r := &Request{hook: chain(hooks), make: appengine.APICall, die: sync.OnceFunc(func() { close(over) })}
+	r.ctx = instance.With(appengine.WithAPICallFunc(ctx, r.call), instance.Instance{Name: r, Over: over})
 	return r
 }
 
 // Context returns the request's context.
 func (r *Request) Context() context.Context { return r.ctx }
+
+// Die ends the request's instance: nothing is left to be done in the background.
+// What is under way there ends within a second.
+func (r *Request) Die() { r.die() }
 
 // Calls returns the calls made so far, in the order they began.
 func (r *Request) Calls() []Call {
@@ -183,8 +189,9 @@ func (g *Gate) Arrived() <-chan Call { return g.arrived }
 // Open lets the request go on.
 func (g *Gate) Open() { g.once.Do(func() { close(g.open) }) }
 
-// Crash stops a request for good at its k-th call: neither that call nor any
-// after it is made. Release ends the goroutines that wait in it, with an error.
+// Crash stops a request for good at its k-th call, and its instance: neither that
+// call nor any after it is made, and nothing is left to be done in the
+// background. Release ends the goroutines that wait in it, with an error.
 type Crash struct {
 	crashed chan struct{}
 	release chan struct{}
@@ -207,6 +214,9 @@ func CrashAt(k int) (*Crash, Hook) {
 				return nil
 			}
 			if call.Index == k {
+				if r, ok := instance.Of(ctx).Name.(*Request); ok {
+					r.Die()
+				}
 				c.note(func() { c.arrived = true })
 			}
 			<-c.release

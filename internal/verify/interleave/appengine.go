@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -200,13 +201,12 @@ var serviceNames = map[string]string{"memcache": inCache, "datastore_v3": inBack
 
 // withCalls returns a context whose calls of App Engine's services h holds.
 func (w *world) withCalls(ctx context.Context, h holder) context.Context {
-	txn := &transaction{}
+	txns := map[uint64]*transaction{}
 	if a, ok := h.(*actor); ok {
-		txn = &a.txn
+		a.txns = txns
 	}
 	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		c := w.appEngineCall(txn, service, method, encode(in))
-		c.ctx = ctx
+		c := w.appEngineCall(ctx, txns, service, method, encode(in))
 		if err := h.hold(c); err != nil {
 			return err
 		}
@@ -214,33 +214,55 @@ func (w *world) withCalls(ctx context.Context, h holder) context.Context {
 	})
 }
 
-// A transaction is that of a request. It has one at a time.
+// A transaction is one of a request.
 type transaction struct {
-	handle []byte // nil: there is none
+	handle []byte
 	began  time.Time
 	read   int // version of the entity it read; 0: not yet
+	over   bool
+	ids    []string // of the records that it writes
 }
 
 // transactionTime is how long a transaction of Datastore may take.
 // https://cloud.google.com/datastore/docs/concepts/cloud-datastore-transactions
 const transactionTime = 270 * time.Second
 
-func (w *world) appEngineCall(txn *transaction, service, method string, request []byte) *call {
-	c := &call{service: serviceNames[service], method: method, request: request, failure: newAPIError(service, 3, "made to fail")}
-	c.prepare = func() { w.describe(c, txn) }
+func (w *world) appEngineCall(ctx context.Context, txns map[uint64]*transaction, service, method string, request []byte) *call {
+	c := &call{ctx: ctx, service: serviceNames[service], method: method, request: request, failure: newAPIError(service, 3, "made to fail")}
+	c.prepare = func() { w.describe(c, txns) }
 	c.perform = func() (err error) {
-		c.response, err = w.performOnAppEngine(c, txn, service)
+		c.response, err = w.performOnAppEngine(c, txns, service)
 		return err
 	}
 	return c
 }
 
-// describe names a call. Whether it is part of a transaction is not known before
-// those are made that come before it.
-func (w *world) describe(c *call, txn *transaction) {
-	for _, other := range w.ids()[1:] {
-		c.elsewhere = c.elsewhere || bytes.Contains(c.request, []byte(other))
+// inTransaction returns the handle of the transaction that a call is part of; 0:
+// none. Only the client library knows, and says so in the context.
+func inTransaction(c *call) uint64 {
+	switch c.method {
+	case "Commit", "Rollback":
+		return decode(c.request, &wire.Transaction{}).GetHandle()
 	}
+	for ctx := range ancestors(c.ctx) {
+		v := reflect.Indirect(reflect.ValueOf(ctx)).FieldByName("val")
+		if !v.IsValid() || v.Kind() != reflect.Interface || v.Elem().Kind() != reflect.Pointer || v.Elem().Elem().Kind() != reflect.Struct {
+			continue
+		}
+		if t := v.Elem().Elem().FieldByName("transaction"); t.IsValid() && t.Kind() == reflect.Struct {
+			if handle := t.FieldByName("Handle"); handle.IsValid() && !handle.IsNil() {
+				return handle.Elem().Uint()
+			}
+		}
+	}
+	return 0
+}
+
+// describe names a call.
+func (w *world) describe(c *call, txns map[uint64]*transaction) {
+	c.txn = txns[inTransaction(c)]
+	txn := c.txn
+	c.ids = w.appEngine.idsOf(c)
 	switch c.service + "." + c.method {
 	case "cache.Get":
 		c.name = "get"
@@ -260,13 +282,13 @@ func (w *world) describe(c *call, txn *transaction) {
 		c.answer = func() []token { return []token{word(fmt.Sprint(bytes.Contains(c.response, []byte(w.id))))} }
 	case "backup.Get", "backup.Put", "backup.Delete":
 		c.name = map[string]string{"Get": "ds-get", "Put": "ds-put", "Delete": "ds-delete"}[c.method]
-		if txn.handle != nil {
+		if txn != nil {
 			c.name = "txn" + c.name[2:]
 		}
 		switch c.method {
 		case "Get":
 			c.answer = func() []token {
-				tokens := w.recordTokens()
+				tokens := w.recordTokensOf(c.ids)
 				if c.name == "txn-get" && txn.read != w.version {
 					// It reads what was there when it began to read.
 					tokens = append(slices.Clone(tokens), word("stale"), ident("response", string(c.response)))
@@ -274,14 +296,15 @@ func (w *world) describe(c *call, txn *transaction) {
 				return tokens
 			}
 		case "Put":
-			c.value = putValue(c.request, w.appEngine.kept.Value)
+			c.values = putValues(c.request, w.appEngine.kept.Value)
 		}
 	default:
 		c.name = c.service + "." + c.method
 	}
 }
 
-func (w *world) performOnAppEngine(c *call, txn *transaction, service string) ([]byte, error) {
+func (w *world) performOnAppEngine(c *call, txns map[uint64]*transaction, service string) ([]byte, error) {
+	txn := c.txn
 	if w.breach.call != nil && c.actor != nil {
 		if response, err, done := w.breach.call(w, c, txn); done {
 			return response, err
@@ -303,10 +326,10 @@ func (w *world) performOnAppEngine(c *call, txn *transaction, service string) ([
 	}
 	response, err := w.appEngine.call(service, c.method, request)
 	switch {
-	case c.name == "begin":
-		*txn = transaction{handle: response, began: time.Now()}
+	case c.name == "begin" && err == nil:
+		txns[decode(response, &wire.Transaction{}).GetHandle()] = &transaction{handle: response, began: time.Now()}
 	case c.name == "rollback":
-		txn.handle = nil
+		txn.over = true
 	case c.name == "get" && err == nil:
 		c.got = gotItem(response)
 	}
@@ -320,7 +343,7 @@ func (w *world) expireTransaction(c *call, txn *transaction) error {
 		c.actor.hits = w.scenario.retries
 	}
 	if c.name == "commit" { // no rollback follows
-		txn.handle = nil
+		txn.over = true
 		if _, err := w.appEngine.call("datastore_v3", "Rollback", c.request); err != nil {
 			return err
 		}
@@ -337,14 +360,43 @@ func withTransaction(request, handle []byte) []byte {
 	return append(slices.Clip(request), encode(protoadapt.MessageV1Of(more))...)
 }
 
-// putValue is the value of a property in the request of a datastore_v3 Put.
-func putValue(request []byte, property string) []byte {
+// putValues are the values of a property in the request of a datastore_v3 Put.
+func putValues(request []byte, property string) (values [][]byte) {
 	for _, e := range decode(request, &wire.PutRequest{}).Entity {
 		for _, p := range slices.Concat(e.Property, e.RawProperty) {
 			if p.GetName() == property {
-				return p.GetValue().GetStringValue()
+				values = append(values, p.GetValue().GetStringValue())
 			}
 		}
 	}
-	return nil
+	return values
+}
+
+// idsOf are the ids of the sessions that a call is about.
+func (s appEngine) idsOf(c *call) (ids []string) {
+	key := func(k []byte) { ids = append(ids, strings.TrimPrefix(string(k), s.kept.Prefix)) }
+	path := func(r *wire.Reference) {
+		if e := r.GetPath().GetElement(); len(e) > 0 {
+			key([]byte(e[len(e)-1].GetName()))
+		}
+	}
+	switch c.service + "." + c.method {
+	case "cache.Get":
+		for _, k := range decode(c.request, &wire.MemcacheGetRequest{}).Key {
+			key(k)
+		}
+	case "cache.Set":
+		for _, it := range decode(c.request, &wire.MemcacheSetRequest{}).Item {
+			key(it.Key)
+		}
+	case "backup.Get":
+		for _, r := range decode(c.request, &wire.GetRequest{}).Key {
+			path(r)
+		}
+	case "backup.Put":
+		for _, e := range decode(c.request, &wire.PutRequest{}).Entity {
+			path(e.Key)
+		}
+	}
+	return ids
 }

@@ -29,38 +29,47 @@ func (bareStore) decode(value []byte) (s stored, err error) {
 
 func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	k := b.kept()
-	v := &bareVisit{ctx: ctx, op: o, returned: returned}
-	v.Store = tiered.Store{
-		Cache:   t.cache,
-		Backup:  t.backup,
-		Retries: sc.retries,
-		Report:  func(_ string, err error) { returned(err) },
-		Shared:  func() any { return b },
-		Inspect: func(value []byte) (tiered.Info, error) {
-			s, err := b.decode(value)
-			return tiered.Info{Names: slices.Collect(maps.Keys(s.attrs))}, err
-		},
-		Merge: func(into, from []byte, take func(name string) bool) ([]byte, error) {
-			i, ierr := b.decode(into)
-			f, ferr := b.decode(from)
-			maps.DeleteFunc(i.attrs, func(name, _ string) bool { return take(name) })
-			for name, value := range f.attrs {
-				if take(name) {
-					i.attrs[name] = value
-				}
-			}
-			merged, err := json.Marshal(i.attrs)
-			return merged, errors.Join(ierr, ferr, err)
-		},
-	}
+	v := &bareVisit{ctx: ctx, op: o, returned: returned, Store: &tiered.Store{
+		Cache:         t.cache,
+		Backup:        t.backup,
+		Form:          bareForm{},
+		Retries:       sc.retries,
+		CacheTimeout:  callTimeout,
+		BackupTimeout: callTimeout,
+		Report:        func(_ string, err error) { returned(err) },
+		Shared:        func() any { return b },
+	}}
 	if t.cache == nil {
 		v.Cache, v.Backup = gae.Memcache{}, gae.Datastore{Kind: k.Kind, Value: k.Value, Expires: k.Expires}
 	}
 	return v
 }
 
+// bareForm is that of a map in JSON.
+type bareForm struct{}
+
+func (bareForm) Inspect(value []byte) (tiered.Info, error) {
+	s, err := bareStore{}.decode(value)
+	return tiered.Info{Names: slices.Collect(maps.Keys(s.attrs))}, err
+}
+
+func (bareForm) Merge(into, from []byte, take func(name string) bool) ([]byte, error) {
+	i, ierr := bareStore{}.decode(into)
+	f, ferr := bareStore{}.decode(from)
+	maps.DeleteFunc(i.attrs, func(name, _ string) bool { return take(name) })
+	for name, value := range f.attrs {
+		if take(name) {
+			i.attrs[name] = value
+		}
+	}
+	merged, err := json.Marshal(i.attrs)
+	return merged, errors.Join(ierr, ferr, err)
+}
+
+func (bareForm) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
+
 type bareVisit struct {
-	tiered.Store
+	*tiered.Store
 	ctx      context.Context
 	op       op
 	returned func(error)
@@ -71,6 +80,7 @@ type bareVisit struct {
 	set       []string
 	deleted   []string
 	none      bool
+	move      *tiered.Move // nil: it keeps its id
 }
 
 func (v *bareVisit) create() string {
@@ -96,9 +106,10 @@ func (v *bareVisit) load(id string) *view {
 
 func (v *bareVisit) act(o op, value string) {
 	v.op = o
+	if o.regenerate && !v.none {
+		v.move = v.NewMove(v.id, gaesessionStore{}.newID(), v.loaded)
+	}
 	switch {
-	case o.regenerate && !v.none:
-		v.take()
 	case v.none || o.attr == "" || v.attrs[o.attr] == value:
 	case o.delete:
 		delete(v.attrs, o.attr)
@@ -126,8 +137,11 @@ func (v *bareVisit) close() {
 	case v.none:
 	case v.op.logout:
 		err = v.Remove(v.ctx, v.id, v.loaded)
-	case v.newID != "":
-		_, err = v.Create(v.ctx, v.newID, v.change())
+	case v.move != nil:
+		var moved *tiered.Moved
+		if moved, err = v.move.Run(v.ctx, v.loaded, v.change()); moved != nil {
+			v.newID = v.move.To()
+		}
 	case v.loaded == nil:
 		_, err = v.Create(v.ctx, v.id, v.change())
 	case len(v.set)+len(v.deleted) == 0:
@@ -140,20 +154,4 @@ func (v *bareVisit) close() {
 	if err != nil {
 		v.returned(err)
 	}
-}
-
-// take takes the session, to be saved under a new id.
-func (v *bareVisit) take() {
-	last, err := v.Take(v.ctx, v.id, v.loaded, v.change())
-	if err != nil {
-		v.returned(err)
-	}
-	if v.none = last == nil; v.none {
-		return
-	}
-	s, err := bareStore{}.decode(last)
-	if err != nil {
-		v.returned(err)
-	}
-	v.newID, v.attrs, v.set = gaesessionStore{}.newID(), s.attrs, slices.Collect(maps.Keys(s.attrs))
 }

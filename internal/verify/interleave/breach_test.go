@@ -14,7 +14,7 @@ import (
 
 // noEmptied: a removal deletes the entity instead of emptying it.
 func noEmptied(w *world, c *call, _ *transaction) ([]byte, error, bool) {
-	if c.name != "ds-put" || len(c.value) > 0 {
+	if c.name != "ds-put" || len(c.values[0]) > 0 {
 		return nil, nil, false
 	}
 	w.backup.put(w.id, nil)
@@ -38,7 +38,7 @@ func blindPut(w *world, c *call, txn *transaction) ([]byte, error, bool) {
 		b.pending = c.request
 		return putAnswer(c), nil, true
 	case "commit":
-		txn.handle = nil
+		txn.over = true
 		if _, err := w.appEngine.call("datastore_v3", "Put", b.pending); err != nil {
 			return nil, err, true
 		}

@@ -20,14 +20,15 @@ type call struct {
 	perform func() error // makes it
 	failure error        // what it answers when it is made to fail
 
-	item      *item          // that it writes
-	value     []byte         // that it writes to the backup
-	got       *item          // that it read
-	answer    func() []token // what else it was answered; nil: that is plain
-	elsewhere bool           // it is for the session under another id
-	to        *Call          // of a Database
+	item   *item          // that it writes
+	values [][]byte       // that it writes to the backup
+	got    *item          // that it read
+	answer func() []token // what else it was answered; nil: that is plain
+	ids    []string       // of the sessions that it is about, in order
+	to     *Call          // of a Database
 
 	// App Engine's.
+	txn               *transaction // that it is part of
 	method            string
 	request, response []byte
 
@@ -72,6 +73,33 @@ type holderKey struct{}
 
 func holderOf(ctx context.Context) holder { return ctx.Value(holderKey{}).(holder) }
 
+// label is the call's name in a trace.
+func (c *call) label() string {
+	if w := c.actor.w; w.second != "" && slices.Contains(c.ids, w.second) {
+		return c.name + "'"
+	}
+	return c.name
+}
+
+// written are the ids of the records that the call has written, if it is one
+// that others see.
+func (c *call) written() []string {
+	switch c.name {
+	case "commit":
+		if c.txn != nil {
+			return c.txn.ids
+		}
+		return c.ids
+	case "ds-put", "ds-swap":
+		return c.ids
+	case "txn-put":
+		if c.txn != nil {
+			c.txn.ids = c.ids
+		}
+	}
+	return nil
+}
+
 // isPause reports whether it is no call.
 func (c *call) isPause() bool { return c.name == "start" || c.name == "save" }
 
@@ -86,7 +114,7 @@ func (w *world) calls() []*call {
 	live := w.live()
 	all := slices.DeleteFunc(slices.Clone(live), w.isLocked)
 	slices.SortFunc(all, func(a, b *call) int {
-		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.name, b.name), slices.Compare(a.request, b.request))
+		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.label(), b.label()), slices.Compare(a.request, b.request))
 	})
 	return all
 }
@@ -103,6 +131,7 @@ func (w *world) live() (all []*call) {
 			c.prepare()
 			c.prepare = nil
 		}
+		c.actor.movesTo(c.ids)
 		all = append(all, c)
 	}
 	return all
@@ -124,7 +153,12 @@ func (c *call) hidden() bool {
 	case "rollback":
 		return c.to == nil || !c.to.Unlocks
 	}
-	return c.isDown()
+	return c.isDown() || c.ctx.Err() != nil
+}
+
+// isRequests reports whether the call ends with the context of its request.
+func (c *call) isRequests() bool {
+	return !c.actor.op.old && c.actor.ended.Err() == nil && workOf(c.ctx) == nil && !isDetached(c.ctx)
 }
 
 // isDown reports whether the call fails anyway.
@@ -166,44 +200,65 @@ func (w *world) make(c *call, how kind) {
 	if c.isDown() && how == makeCall {
 		how = failCall
 	}
+	eventful := how != makeCall || c.ctx.Err() != nil
 	if how == failAll || how == loseAll {
 		a.down[c.service] = true
 	}
 	switch {
 	case c.ctx.Err() != nil:
 		c.err = c.ctx.Err()
-		if c.to != nil {
-			a.hits++ // each of its calls has a time of its own
+		a.hits++ // each of its calls has a time of its own
+		a.hurt = a.hurt || c.service == inCache
+		w.timedOut = w.timedOut || c.service == inCache
+	case how == skipCall || how == cancelCall:
+		a.hits += w.scenario.retries // it is not tried again
+		a.hurt = a.hurt || c.service == inCache
+		if c.err = context.DeadlineExceeded; how == cancelCall {
+			a.cancel()
+			c.err = context.Canceled
 		}
+		w.timedOut = w.timedOut || how == skipCall
 	case how == failCall || how == failAll:
 		a.hits++
 		a.hurt = a.hurt || c.service == inCache
 		c.err = c.failure
 	default:
-		if c.name == "begin" || c.name == "ds-put" || c.name == "ds-swap" {
-			a.judge.Saves = a.judge.Saves || a.phase >= saving
-		}
 		c.err = c.perform()
 		w.changed(c, c.err)
-		if c.name == "get" && a.phase == loading {
+		if written := c.written(); c.err == nil && slices.Contains(written, w.id) {
+			a.judge.Saves = a.judge.Saves || a.phase >= saving
+			if len(written) > 1 && a.judge.Moved == 0 {
+				a.judge.Moved = w.clock
+			}
+		}
+		if c.name == "get" && a.phase == loading && !w.isElsewhere(c.ids, 0) {
 			a.fromCache = c.got != nil && c.got.flags == 0
 			a.foundUnsaved = a.fromCache && kindName(c.got) == "unsaved"
+		}
+		if how == cancelMade {
+			a.cancel()
+			a.hits += w.scenario.retries
+			a.hurt = a.hurt || c.service == inCache
+			w.unsure = w.unsure || c.service == inBackup
+			c.err = context.Canceled
 		}
 		if how == loseAnswer || how == loseAll {
 			a.hits++
 			a.hurt = a.hurt || c.service == inCache
-			w.hurt = true // nobody knows that the backup has it
+			w.unsure = w.unsure || c.service == inBackup
 			c.err = c.failure
 		}
 	}
 	if c.name == "commit" {
-		a.txn.handle = nil // however it has ended
+		if c.txn != nil {
+			c.txn.over = true // however it has ended
+		}
 	}
-	if how != makeCall && c.service == inCache && a.phase >= saving {
+	if eventful && c.service == inCache && a.phase >= saving {
 		// The change keeps the time that it had when the call was issued.
 		a.judge.Saving = a.issued
 	}
-	if how != makeCall && a.phase >= saving {
+	if eventful && a.phase >= saving {
 		for _, b := range w.actors {
 			b.judge.Retried = b.judge.Retried || b == a || a.op.shared && b.op.shared
 		}
@@ -226,7 +281,7 @@ func (w *world) make(c *call, how kind) {
 func (w *world) changed(c *call, err error) {
 	switch c.name {
 	case "commit", "ds-put", "ds-swap", "ds-delete":
-		if err == nil && !c.elsewhere {
+		if err == nil {
 			w.version++
 		}
 	}

@@ -44,6 +44,7 @@ var cascade = newCascadeStore(cascadestore.NewCascadeStore(cascadestore.Distribu
 
 func newCascadeStore(cs *cascadestore.CascadeStore) cascadeStore {
 	cs.SetMaxAge(int(timeout / time.Second))
+	cs.CacheTimeout, cs.BackupTimeout = callTimeout, callTimeout
 	cs.Logger = slog.New(errorLog{})
 	return cascadeStore{cs, securecookie.New(hashKey, nil).MaxAge(0)}
 }
@@ -96,6 +97,7 @@ func (cs cascadeStore) visit(ctx context.Context, t tiers, _ scenario, o op, ret
 	ctx = context.WithValue(ctx, logKey{}, logged)
 	if t.cache != nil {
 		cs = newCascadeStore(cascadestore.NewTieredStore(t.cache, t.backup, hashKey))
+		cs.SetMaxLength(0)
 	}
 	return &cascadeVisit{cs: cs, ctx: ctx, returned: returned}
 }
@@ -108,6 +110,7 @@ type cascadeVisit struct {
 	request  *http.Request
 	session  *sessions.Session // nil: there is none
 	op       op
+	id       string // that it was loaded under
 	newID    string
 }
 
@@ -133,7 +136,7 @@ func (v *cascadeVisit) create() string {
 	for name, value := range initial {
 		s.Values[name] = value
 	}
-	v.session = s
+	v.session, v.id = s, s.ID
 	return s.ID
 }
 
@@ -145,28 +148,23 @@ func (v *cascadeVisit) load(id string) *view {
 	if s == nil || s.IsNew {
 		return &view{none: true}
 	}
-	v.session = s
+	v.session, v.id = s, s.ID
 	return &view{attrs: texts(s.Values)}
 }
 
 func (v *cascadeVisit) act(o op, value string) {
 	v.op = o
+	if o.regenerate && v.session != nil {
+		if err := v.cs.RegenerateID(v.request, v.session); err != nil {
+			v.returned(err)
+		}
+	}
 	switch {
 	case v.session == nil:
 	case o.logout:
 		v.session.Options.MaxAge = -1
 	case o.refresh:
 		v.session.Options.MaxAge = int(longerTimeout / time.Second)
-	case o.regenerate:
-		id := v.session.ID
-		if err := v.cs.RegenerateID(v.request, v.session); err != nil {
-			v.returned(err)
-		}
-		if v.session.ID != id {
-			v.newID = v.session.ID
-		} else {
-			v.session = nil // nothing to be saved
-		}
 	case o.attr != "" && o.delete:
 		delete(v.session.Values, o.attr)
 	case o.attr != "":
@@ -181,8 +179,11 @@ func (v *cascadeVisit) close() {
 		return
 	}
 	err := v.save()
-	if v.op.again && err != nil && !errors.Is(err, cascadestore.ErrRemoved) {
+	if v.op.again && errors.Is(err, cascadestore.ErrNotSaved) {
 		err = v.save()
+	}
+	if v.session.ID != v.id {
+		v.newID = v.session.ID
 	}
 	if err != nil {
 		v.returned(err)
@@ -204,9 +205,9 @@ func (v *cascadeVisit) save() error {
 		if cookie == nil || cookie.MaxAge >= 0 || cookie.Value != "" {
 			return errors.Join(err, fmt.Errorf("%w: it does not end that of a removed session", errCookie))
 		}
-	case errors.Is(err, cascadestore.ErrRemoved):
+	case err != nil && !errors.Is(err, cascadestore.ErrNotBackedUp) && !errors.Is(err, cascadestore.ErrNotPublished):
 		if cookie != nil {
-			return fmt.Errorf("%w: it is that of a removed session", errCookie)
+			return errors.Join(err, fmt.Errorf("%w: it is that of a session that was not saved", errCookie))
 		}
 	default:
 		var id string

@@ -15,6 +15,9 @@ const (
 	makeCall      kind = iota // a call is made
 	failCall                  // a call fails and is not made
 	loseAnswer                // a call is made and its answer lost
+	skipCall                  // a call of the cache is not made, and answers that it took too long
+	cancelCall                // the request's context ends, and a call is not made
+	cancelMade                // a call is made, and the request's context ends before its answer
 	failAll                   // a call fails, and so do all later ones of the request to that service
 	loseAll                   // a call is made, its answer lost, and all later ones fail
 	outage                    // a service fails, whoever asks it
@@ -27,7 +30,7 @@ const (
 )
 
 var eventNames = map[kind]string{
-	failCall: "fail", loseAnswer: "lost", failAll: "down", loseAll: "cut", outage: "outage", crash: "crash",
+	failCall: "fail", loseAnswer: "lost", skipCall: "skip", cancelCall: "cancel", cancelMade: "gone", failAll: "down", loseAll: "cut", outage: "outage", crash: "crash",
 	flush: "flush", evict: "evict", goBack: "back", minute: "minute", expireSession: "expiry",
 }
 
@@ -44,7 +47,7 @@ func (c choice) String() string {
 	switch c.kind {
 	case makeCall:
 		return fmt.Sprintf("%d.%s", c.actor, c.call)
-	case failCall, loseAnswer, failAll, loseAll:
+	case failCall, loseAnswer, failAll, loseAll, skipCall, cancelCall, cancelMade:
 		return fmt.Sprintf("%s(%d.%s)", name, c.actor, c.call)
 	case crash:
 		return fmt.Sprintf("%s(%d)", name, c.actor)
@@ -65,7 +68,7 @@ func parseChoice(text string) (c choice, err error) {
 		}
 	}
 	switch c.kind {
-	case makeCall, failCall, loseAnswer, failAll, loseAll:
+	case makeCall, failCall, loseAnswer, failAll, loseAll, skipCall, cancelCall, cancelMade:
 		_, err = fmt.Sscanf(arg, "%d.%s", &c.actor, &c.call)
 	case crash:
 		_, err = fmt.Sscanf(arg, "%d", &c.actor)
@@ -113,12 +116,12 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 	for _, c := range calls {
 		if c.hidden() {
 			// Nothing else is worth while: made later, it is the same.
-			return []choice{{makeCall, c.actor.index, c.name}}
+			return []choice{{makeCall, c.actor.index, c.label()}}
 		}
 	}
 	var all []choice
 	for _, c := range calls {
-		all = append(all, choice{makeCall, c.actor.index, c.name})
+		all = append(all, choice{makeCall, c.actor.index, c.label()})
 	}
 	if !moreEvents || len(calls) == 0 {
 		return all
@@ -131,7 +134,16 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		services[c.service] = true
 		for _, k := range []kind{failCall, loseAnswer, failAll, loseAll} {
 			if k == failCall || k == failAll || c.writes() {
-				all = append(all, choice{k, c.actor.index, c.name})
+				all = append(all, choice{k, c.actor.index, c.label()})
+			}
+		}
+		if c.service == inCache {
+			all = append(all, choice{skipCall, c.actor.index, c.label()})
+		}
+		if c.isRequests() {
+			all = append(all, choice{cancelCall, c.actor.index, c.label()})
+			if c.writes() {
+				all = append(all, choice{cancelMade, c.actor.index, c.label()})
 			}
 		}
 	}
@@ -159,6 +171,9 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		all = append(all, choice{kind: expireSession})
 	}
 	return slices.DeleteFunc(all, func(c choice) bool {
+		if w.second != "" && !slices.Contains([]kind{makeCall, crash, flush, evict, goBack}, c.kind) {
+			return true // which of the two sessions an error is about, nobody can tell
+		}
 		return c.kind != makeCall && *kindsFlag != "" && !slices.Contains(strings.Fields(*kindsFlag), eventNames[c.kind])
 	})
 }

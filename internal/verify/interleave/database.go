@@ -47,9 +47,9 @@ type Call struct {
 	// query.
 	Name string
 
-	ID    string // of the session; empty: it is not about one
-	Key   string // of the record, for the Database
-	Value []byte // that it writes
+	IDs    []string // of the sessions; none: it is not about any
+	Keys   []string // of the records, for the Database
+	Values [][]byte // that it writes
 
 	// A call that others' transactions have locked out waits until they have ended:
 	// see Database. But a commit is made all the same when what it waits for has
@@ -68,14 +68,11 @@ func Do(ctx context.Context, to Call) error {
 		return to.Perform() // while it is opened
 	}
 	w := worldOf(h)
-	c := &call{ctx: ctx, service: inBackup, name: to.Name, value: to.Value, perform: to.Perform, failure: to.Failure}
-	if to.ID != "" && w.id != "" {
-		c.elsewhere = to.ID != w.id
-	}
+	c := &call{ctx: ctx, service: inBackup, name: to.Name, ids: to.IDs, values: to.Values, perform: to.Perform, failure: to.Failure}
 	c.to = &to
 	switch c.name {
 	case "ds-get", "txn-get", "ds-swap", "commit", "query":
-		c.answer = w.recordTokens
+		c.answer = func() []token { return w.recordTokensOf(c.ids) }
 	}
 	return h.hold(c)
 }

@@ -2,11 +2,12 @@
 // runs the real store, one goroutine for each request, holds every request at
 // each of its calls to the services, and decides which is made next, in every
 // order there is. Between the calls it may empty the cache, stop a request for
-// good, make a call fail, or make it and lose its answer, make a service fail for
-// one request or for all, or let time pass. The stores are that of the root
-// package and cascadestore's on both services, used as an app uses them, and the
-// protocol alone, which can do what neither store can: move a session that others
-// change asynchronously. What each has of its own is in one file (gaesession.go,
+// good, make a call fail, or make it and lose its answer, have a cache not answer
+// in time, end the request's context inside a call, make a service fail for one
+// request or for all, or let time pass. The stores are that of the root package
+// and cascadestore's on both services, used as an app uses them, and the protocol
+// alone, which can do what neither store can: move a session that others change
+// asynchronously. What each has of its own is in one file (gaesession.go,
 // cascade.go, bare.go); all else is the same.
 //
 // The services are App Engine's, or a cache that goes back in time, as a Redis
@@ -34,10 +35,14 @@
 // overlap on it. Each is on an instance of its own, so that none shares work with
 // another; with ~shared behind its name it is on one with the others of that
 // kind. The clock of an instance may be half a minute ~ahead or ~behind when it
-// changes something, and "old" requests load and save as the libraries do which
-// this one takes the place of. Behind that, words say which services it is on:
+// changes something, and "old" requests load and save as the libraries do that
+// this one is a drop-in replacement for. Behind that, words say which services it is on:
 // "redis" is the cache that goes back, "versions" and "locks" the two databases of
-// _cloud_demo.
+// _cloud_demo. On "small" services a few kilobytes reach the limits of items and
+// records, and #5000 behind a change says how many bytes longer its value is.
+// With "two" each request works on another session of the same store as well; the
+// events are then those that no error tells of. Backups copy what they are given
+// and what they hand on.
 //
 // A schedule is a list of choices: which call is made next, or what happens
 // instead. The search goes depth first and begins every schedule anew, as the
@@ -55,20 +60,22 @@
 // A scenario on cascadestore's store has the word cascade in its name, one on the
 // protocol alone the word bare. On cascadestore's a request has the session's
 // signed cookie, calls New, changes Values or Options or calls RegenerateID, and
-// then Save; what Save answers as a cookie is looked at, too. "again" saves again
-// after an error.
+// then Save, which moves the session; what Save answers as a cookie is looked at
+// as well. "again" saves again after [tier.ErrNotSaved].
 //
 // Left out: the retry of a background save in a context of its own, as that goes
 // to the service without passing here; gob in the root package, as sessions are
-// encoded as JSON there, which is quicker; two sessions in one request;
-// cascadestore's other combinations of backends; requests with the id that
-// RegenerateID made, before the request that called it has returned.
+// encoded as JSON there, which is quicker; cascadestore's
+// other combinations of backends; requests with the id that RegenerateID made,
+// before the request that called it has returned; owners.
 //
 // # What is judged
 //
 // Every load on the way, every error that is reported, and at the end of every
-// schedule a load, what the backup holds, a request that touches the session, one
-// more change, and loads after the cache was emptied. What may be seen is said in
+// schedule a load, what the backup holds, what was pending once the services
+// answer again, a request that touches the session, one more change, and loads
+// after the cache was emptied. A change may be refused for its size only if it
+// takes from the reserve, and never once it was acknowledged. What may be seen is said in
 // package judge, which the other tests use, too; the scenario tells it which of
 // its excuses can excuse nothing there.
 package interleave

@@ -108,9 +108,7 @@ var errCache = errors.New("cache: made to fail")
 func (t fencedTier) do(ctx context.Context, id, name string, c *call, perform func(key string)) error {
 	h := holderOf(ctx)
 	c.ctx, c.service, c.name, c.failure = ctx, inCache, name, errCache
-	if w := worldOf(h); w.id != "" {
-		c.elsewhere = id != w.id
-	}
+	c.ids = []string{id}
 	c.perform = func() error {
 		perform(t.prefix + id)
 		return nil

@@ -42,7 +42,7 @@ func (gaesessionStore) decode(value []byte) (stored, error) {
 }
 
 func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
-	v := &gaesessionVisit{returned: returned}
+	v := &gaesessionVisit{returned: returned, index: -1}
 	if o.old {
 		v.old = oldlib.New(ctx, oldlib.Options{Codec: &codec, Retries: sc.retries})
 		v.store = v.old
@@ -51,6 +51,8 @@ func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, re
 	opt := gaesession.MemcacheStoreOptions{
 		Codec:              &codec,
 		Retries:            sc.retries,
+		CacheTimeout:       callTimeout,
+		BackupTimeout:      callTimeout,
 		Cache:              t.cache,
 		Backup:             t.backup,
 		OnlyMemcache:       sc.only,
@@ -72,6 +74,8 @@ type gaesessionVisit struct {
 	old      *oldlib.Store   // nil: it is none
 	sess     session.Session // nil: there is none
 	returned func(error)
+	second   session.Session // another one; nil: there is none
+	index    int             // of the request that changes it; -1: none
 	again    bool
 	errs     []error // of a request that saves again
 }
@@ -95,7 +99,20 @@ func (v *gaesessionVisit) load(id string) *view {
 	return &view{attrs: texts(v.sess.Attrs())}
 }
 
+// loadSecond loads another session, and act changes it then.
+func (v *gaesessionVisit) loadSecond(id string, index int) *view {
+	v.second, v.index = v.store.Get(id), index
+	v.report()
+	if v.second == nil {
+		return &view{none: true}
+	}
+	return &view{attrs: texts(v.second.Attrs())}
+}
+
 func (v *gaesessionVisit) act(o op, value string) {
+	if v.second != nil && v.index >= 0 && o.attr != "" {
+		v.second.SetAttr(secondAttr, secondValue(v.index))
+	}
 	switch {
 	case v.sess == nil:
 	case o.logout:
@@ -114,7 +131,7 @@ func (v *gaesessionVisit) close() {
 	if v.old != nil && v.old.Err() != nil {
 		v.returned(v.old.Err())
 	}
-	if err := errors.Join(v.errs...); v.again && err != nil && !errors.Is(err, gaesession.ErrRemoved) {
+	if err := errors.Join(v.errs...); v.again && errors.Is(err, gaesession.ErrNotSaved) {
 		v.errs = nil
 		v.store.Close()
 	}

@@ -5,15 +5,15 @@ package interleave
 import (
 	"context"
 	"errors"
+	"iter"
+
+	"reflect"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/retry"
-	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/verify/judge"
 	"github.com/gaesession/gaesession/tier"
 )
@@ -38,14 +38,15 @@ type actor struct {
 	over  chan struct{} // closed when its goroutine has ended
 
 	// Written by its goroutines, read when all of them wait.
-	phase phase
-	saw   *view // by its load
-	newID string
-	used  time.Time
-	mu    sync.Mutex
-	errs  []error
-	logs  []error           // that were no more than logged
-	works []context.Context // of what goes on in the background; guarded by w.mu
+	phase     phase
+	saw       *view  // by its load
+	sawSecond *view  // of the other session
+	newID     string // that the app has been told
+	used      time.Time
+	mu        sync.Mutex
+	errs      []error
+	logs      []error           // that were no more than logged
+	works     []context.Context // of what goes on in the background; guarded by w.mu
 
 	// The explorer's.
 	crashed      bool
@@ -57,10 +58,14 @@ type actor struct {
 	hits         int        // calls that were made to fail
 	hurt         bool       // one of them in the cache
 	down         map[string]bool
-	txn          transaction
+	txns         map[uint64]*transaction
 	answers      [2][]token // of the cache and of the backup
 	attempt      int        // how many of the backup's there were when the transaction began
 	breached     breachState
+	ended        context.Context // the request's
+	cancel       func()
+	largest      int    // bytes of the session that the backup has had since it began
+	target       string // the id that it moves the session to
 }
 
 func (a *actor) report(err error) {
@@ -81,14 +86,19 @@ var errStopped = errors.New("the request was stopped")
 func (a *actor) hold(c *call) error {
 	c.actor, c.answered = a, make(chan struct{})
 	a.worksIn(c.ctx)
-	a.w.mu.Lock()
-	stopped := a.w.stopped
-	if !stopped {
-		a.w.pending = append(a.w.pending, c)
+	w := a.w
+	w.mu.Lock()
+	isProbe := slices.Contains(c.ids, probeID)
+	stopped, free := w.stopped && !isProbe, w.free && !a.crashed || isProbe
+	if !stopped && !free {
+		w.pending = append(w.pending, c)
 	}
-	a.w.mu.Unlock()
-	if stopped {
+	w.mu.Unlock()
+	switch {
+	case stopped:
 		return errStopped
+	case free:
+		return w.makeAtOnce(c, "")
 	}
 	<-c.answered
 	return c.err
@@ -96,10 +106,54 @@ func (a *actor) hold(c *call) error {
 
 // worksIn notes that something goes on in the background until the context ends.
 func (a *actor) worksIn(ctx context.Context) {
+	work := workOf(ctx)
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
-	if _, isBackground := ctx.Deadline(); isBackground && !slices.Contains(a.works, ctx) {
-		a.works = append(a.works, ctx)
+	if work != nil && !slices.Contains(a.works, work) {
+		a.works = append(a.works, work)
+	}
+}
+
+// workOf returns the context that ends with the background work which a call is
+// part of: the outermost with a deadline that does not end with the request. Nil:
+// the call is the request's.
+func workOf(ctx context.Context) (work context.Context) {
+	for ctx, kind := range ancestors(ctx) {
+		switch kind {
+		case "timerCtx":
+			work = ctx
+		case "withoutCancelCtx":
+			return work
+		}
+	}
+	return nil
+}
+
+// isDetached reports whether a call goes on when the request has ended.
+func isDetached(ctx context.Context) bool {
+	for _, kind := range ancestors(ctx) {
+		if kind == "withoutCancelCtx" {
+			return true
+		}
+	}
+	return false
+}
+
+// ancestors are a context and those that it was made from, with the names of
+// their types, as far as they can be told.
+func ancestors(ctx context.Context) iter.Seq2[context.Context, string] {
+	return func(yield func(context.Context, string) bool) {
+		for {
+			v := reflect.Indirect(reflect.ValueOf(ctx))
+			if !yield(ctx, v.Type().Name()) || v.Kind() != reflect.Struct {
+				return
+			}
+			parent := v.FieldByName("Context")
+			if !parent.IsValid() || parent.IsNil() {
+				return
+			}
+			ctx = parent.Interface().(context.Context)
+		}
 	}
 }
 
@@ -112,8 +166,8 @@ func (a *actor) pause(name string) error {
 
 // context is that of the request, on an instance of its own as a rule.
 func (a *actor) context() context.Context {
-	ctx := a.w.withCalls(context.WithValue(context.Background(), holderKey{}, a), a)
-	return instance.With(ctx, instance.Instance{Name: a.instance(), Ahead: a.op.skew, Steady: true, Over: a.w.over})
+	ctx := a.w.withCalls(context.WithValue(a.ended, holderKey{}, a), a)
+	return instance.With(ctx, instance.Instance{Name: instanceName{"request", a.instance().index, generation.Load()}, Ahead: a.op.skew, Steady: true, Over: a.w.over})
 }
 
 // instance is the request whose instance this one is on.
@@ -137,17 +191,22 @@ func (w *world) tiersOf(instance int, of *actor) (t tiers) {
 	if w.database != nil {
 		t.backup = watched{w.instances[instance], of}
 	}
-	if t.backup == nil && t.cache != nil {
+	small := w.scenario.small
+	if t.backup == nil && (t.cache != nil || small) {
 		t.backup = gae.Datastore{Kind: k.Kind, Prefix: k.Prefix, Value: k.Value, Expires: k.Expires}
 	}
 	if t.cache == nil && t.backup != nil {
 		t.cache = gae.Memcache{Prefix: k.Prefix}
 	}
+	if small {
+		t.cache, t.backup = smallCache{t.cache, w}, smallBackup{t.backup, w}
+	}
 	return t
 }
 
 // watched is a backup of an instance, which notes the contexts of what goes on
-// in the background: those of the calls end with each call.
+// in the background: those of the calls end with each call. It copies whatever
+// it is given and hands on, so that nobody can tell a record by its address.
 type watched struct {
 	Instance
 	of *actor // nil: nobody looks at it
@@ -161,12 +220,56 @@ func (b watched) watch(ctx context.Context) {
 
 func (b watched) Get(ctx context.Context, id string) (*tier.Record, error) {
 	b.watch(ctx)
-	return b.Instance.Get(ctx, id)
+	r, err := b.Instance.Get(ctx, id)
+	return copied(r), err
 }
 
-func (b watched) Update(ctx context.Context, id string, known *tier.Record, f func(*tier.Record) (*tier.Record, error)) error {
+func (b watched) Put(ctx context.Context, id string, r tier.Record) error {
 	b.watch(ctx)
-	return b.Instance.Update(ctx, id, known, f)
+	return b.Instance.Put(ctx, id, *copied(&r))
+}
+
+func (b watched) Insert(ctx context.Context, id string, r tier.Record) error {
+	b.watch(ctx)
+	return b.Instance.Insert(ctx, id, *copied(&r))
+}
+
+func (b watched) Update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error)) error {
+	b.watch(ctx)
+	var next, given []*tier.Record // what replaces the records, and its copies
+	if guess != nil {
+		next = []*tier.Record{guess.Next}
+		given = allCopied(next)
+		guess = &tier.Guess{Token: slices.Clone(guess.Token), Next: given[0]}
+	}
+	err := b.Instance.Update(ctx, slices.Clone(ids), guess, func(current []*tier.Record) (_ []*tier.Record, err error) {
+		if next, err = f(allCopied(current)); err != nil {
+			return nil, err
+		}
+		given = allCopied(next)
+		return given, nil
+	})
+	for i, r := range next {
+		if r != nil && err == nil {
+			r.Token = slices.Clone(given[i].Token)
+		}
+	}
+	return err
+}
+
+func copied(r *tier.Record) *tier.Record {
+	if r == nil {
+		return nil
+	}
+	return &tier.Record{Value: slices.Clone(r.Value), Expires: r.Expires, Token: slices.Clone(r.Token)}
+}
+
+func allCopied(all []*tier.Record) []*tier.Record {
+	copies := make([]*tier.Record, len(all))
+	for i, r := range all {
+		copies[i] = copied(r)
+	}
+	return copies
 }
 
 // run is the goroutine of a request.
@@ -200,14 +303,17 @@ func (a *actor) run() {
 	} else {
 		a.phase = loading
 		a.saw = v.load(a.w.id)
+		if a.w.second != "" {
+			a.sawSecond = v.(*gaesessionVisit).loadSecond(a.w.second, a.index)
+		}
 	}
 	a.phase, a.used = saving, time.Now()
-	if a.w.database != nil && a.op.saves() && a.pause("save") != nil {
+	if a.op.saves() && a.pause("save") != nil {
 		return
 	}
 	v.act(a.op, a.op.value(a.index))
-	a.newID = v.moved()
 	v.close()
+	a.newID = v.moved()
 	a.phase = returned
 }
 
@@ -217,8 +323,6 @@ type request struct {
 	w    *world
 	down string // a service that fails
 	errs []error
-
-	mu sync.Mutex // for one call at a time
 }
 
 // hold makes the call.
@@ -226,24 +330,33 @@ func (r *request) hold(c *call) error {
 	for r.w.isLocked(c) {
 		time.Sleep(time.Second)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	return r.w.makeAtOnce(c, r.down)
+}
+
+// probeID is that with which a breaker asks the cache whether it answers.
+const probeID = "h:probe"
+
+// makeAtOnce makes a call that is not held, or has it fail as a service is down.
+func (w *world) makeAtOnce(c *call, down string) error {
+	w.making.Lock()
+	defer w.making.Unlock()
 	if c.prepare != nil {
 		c.prepare()
 	}
-	if c.service == r.down {
+	if c.service == down || w.down[c.service] {
 		return c.failure
 	}
 	err := c.perform()
-	r.w.changed(c, err)
+	w.changed(c, err)
 	return err
 }
 
 func (w *world) newRequest(down string, o op) *request {
 	r := &request{w: w, down: down}
+	w.looks++
 	add := func(err error) { r.errs = append(r.errs, err) }
 	ctx := w.withCalls(context.WithValue(context.Background(), holderKey{}, r), r)
-	r.visit = w.store.visit(instance.With(ctx, instance.Instance{Name: r, Over: w.over}), w.tiersOf(0, nil), w.scenario, o, add, func(err error) {
+	r.visit = w.store.visit(instance.With(ctx, instance.Instance{Name: instanceName{"look", w.looks, generation.Load()}, Steady: true, Over: w.over}), w.tiersOf(0, nil), w.scenario, o, add, func(err error) {
 		if down == "" {
 			add(err)
 		}
@@ -251,11 +364,11 @@ func (w *world) newRequest(down string, o op) *request {
 	return r
 }
 
-// isKept reports whether the backup alone has refused the request's change, so
-// that it has to be in the cache.
+// isKept reports whether the request was told that its change is in the cache
+// alone.
 func (a *actor) isKept() bool {
-	return a.fromCache && !a.hurt && !a.w.jumped && !a.op.logout && !a.op.regenerate && !a.op.old && !a.op.shared && !a.w.isSkewed() &&
-		!errors.Is(a.err(), gaesession.ErrRemoved)
+	err := a.err()
+	return errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) && !a.op.logout
 }
 
 // startsSaving notes what the request is going to save, when it begins to.

@@ -5,10 +5,15 @@ package interleave
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	gotoken "go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,111 +21,297 @@ import (
 
 var rulesFlag = flag.Bool("explore.rules", false, "leave each rule of the protocol out of the code, and find out")
 
-// A rule of the protocol, what the code is without it, and where that shows. The
-// code is patched in a copy that takes the place of the file while a test binary
-// is built.
-var rules = []struct {
-	name     string
-	file     string
-	old, new string
+// A rule of the protocol is marked in package tiered, by a comment of the form
+// //rule: name before the statement, or the case of a switch, that keeps it.
+type rule struct {
+	name string
+	says string
+	// by is what is there without the rule; empty: nothing.
+	by string
+
+	// Where it shows: in a scenario with so many events, of these kinds...
 	scenario string
 	events   string
-}{
+	kinds    string // "": flush and fail
+	// ... or in a test of package tiered.
+	test string
+}
+
+var rules = []rule{
 	{
-		"touch: what a request has not changed does not win", "update.go",
-		"\tst.value = c.Value\n",
-		"\tst.value = c.Value\n\tfor i := range st.cells {\n\t\tst.cells[i].at = p.stamp\n\t}\n",
-		"cached change:a+change:b", "0",
+		name: "touch", says: "what a request has not changed does not win",
+		by:       "st.value = c.Value\nfor i := range st.cells { st.cells[i].at = at }",
+		scenario: "cached change:a+change:b", events: "0",
 	},
 	{
-		"later: the later change wins, whoever merges last", "record.go",
-		"case c.at > at && (all", "case c.at != at && (all",
-		"cached async:a+delete:a", "0",
+		name: "later", says: "the later change wins, whoever merges last",
+		by:       "if b[0].at != c.at { c, changed = b[0], true }",
+		scenario: "cached async:a+delete:a", events: "0",
 	},
 	{
-		"lease: a refill replaces the lease that it took before it read, and nothing else", "load.go",
-		"\t_, _, err = s.swap(ctx, id, mine, fill, ttl)\n",
-		"\tif now, gerr := s.get(ctx, id); gerr == nil && now != nil {\n\t\tmine = now\n\t}\n\t_, _, err = s.swap(ctx, id, mine, fill, ttl)\n",
-		"evicted read+change:a", "0",
+		name: "lease", says: "a refill replaces the lease that it took before it read, and nothing else",
+		by: "if now, gerr := s.get(ctx, id); gerr == nil && !now.is(absent) { mine = now }\n" +
+			"_, _, err = s.swap(ctx, id, mine, fill)",
+		scenario: "evicted read+change:a", events: "0",
 	},
 	{
-		"fill: a lease is never replaced by a value", "update.go",
-		"case seen.own:", "case seen.is(lease):",
-		"cached change:a+change:b+read", "1",
+		name: "fill", says: "somebody's lease is never replaced by a value",
+		by:       "case seen.is(lease):\nif e := s.entryOf(id, committed); e != nil { return e, nil }",
+		scenario: "cached change:a+change:b+read", events: "1",
 	},
 	{
-		"publish: what is published is joined with what is there", "update.go",
-		"n, changed, err := s.published(seen.state, committed)",
-		"n, changed, err := committed.saved(), true, error(nil)",
-		"cached async:a+change:b", "0",
+		name: "publish", says: "what is published is joined with what is there",
+		by:       "n, changed, err := committed.clone().markSaved(), true, error(nil)",
+		scenario: "cached async:a+change:b", events: "0",
 	},
 	{
-		"unsaved: what is later than what was committed stays unsaved", "update.go",
-		"case c.unsaved && at >= c.at:", "case c.unsaved:",
-		"cached async:a+async:b", "1",
+		name: "unsaved", says: "what is later than what was committed stays unsaved",
+		by:       "case c.unsaved:\nn.cells[i].unsaved, changed, progress = false, true, true",
+		scenario: "cached async:a+async:b", events: "1",
 	},
 	{
-		"seal: no asynchronous change while the session moves", "update.go",
-		"if async && time.Now().Before(into.sealed) {", "if async && into == nil {",
-		"cached async:a+regenerate bare", "0",
+		name: "second-marker", says: "a second marker ends a refill that has read the record before",
+		by:       "markErr := error(nil)",
+		scenario: "evicted read+logout", events: "1",
 	},
+
+	// What only the cache has, and what fits.
+	{
+		name: "rescue", says: "what only the item has is committed before the item goes",
+		scenario: "cached async:a#300+change:b#9000 small", events: "1", kinds: "crash",
+	},
+	{
+		name: "alone", says: "what is larger than half the reserve does not live in the cache alone",
+		by:   "case e == nil:\nreturn nil, errNotCached",
+		test: "TestWhatIsLargerThanHalfTheReserveDoesNotLiveInTheCacheAlone",
+	},
+	{
+		name: "reserve", says: "a change leaves the reserve free",
+		by:   "return nil",
+		test: "TestAChangeThatTakesFromTheReserveIsRefusedBeforeAnythingIsWritten",
+	},
+
+	// Clocks that are ahead.
+	{
+		name: "due", says: "an attempt that is due later than the interval is due now",
+		by:   "return !now.Before(st.next)",
+		test: "TestAnAttemptThatIsPutOffForLongerThanAnyIntervalIsDue",
+	},
+	{
+		name: "swept", says: "an hour that began in the future begins again",
+		by:   "case st.swept.IsZero():\nst.swept = now\nfor i := range st.cells { st.cells[i].aged = false }",
+		test: "TestADeletionIsForgottenAfterAnHourOrTwo",
+	},
+	{
+		name: "distrust", says: "a session that was used in the future was used now",
+		by:   "if now.IsZero() || true { return }",
+		test: "TestASessionEndsThatAClockAheadHasUsed",
+	},
+	{
+		name: "last-stamp", says: "the last stamp is followed by none",
+		test: "TestTheLastStampIsFollowedByNone",
+	},
+
+	// Moves.
+	{
+		name: "seal", says: "no asynchronous change while the session moves",
+		scenario: "cached async:a+regenerate bare", events: "0",
+	},
+	{
+		name: "move-unsaved", says: "what only the item has moves along",
+		by:       "_ = sealed",
+		scenario: "cached async:a+regenerate bare", events: "0",
+	},
+	{
+		name: "move-empties", says: "the session ends under the old id in the step in which it begins under the new one",
+		by:       "return []*tier.Record{nil, made}, nil",
+		scenario: "cached read+regenerate cascade", events: "0",
+	},
+	{
+		name: "move-marker", says: "the cache learns that the session has moved",
+		by:       "err := m.fill(ctx)",
+		scenario: "cached read+regenerate cascade", events: "0",
+	},
+	{
+		name: "move-recognised", says: "an attempt that seemed to fail is recognised",
+		by:       "if m != nil { return false, nil }",
+		scenario: "cached read+regenerate cascade", events: "1", kinds: "lost",
+	},
+	{
+		name: "move-watched", says: "the background finds out what became of a move",
+		scenario: "cached read+regenerate cascade", events: "1", kinds: "cut",
+	},
+}
+
+const tieredFiles = "../../tiered/*.go"
+
+var marker = regexp.MustCompile(`^//rule: (\S+)$`)
+
+// A marked is what a rule's marker is before.
+type marked struct {
+	file       string
+	start, end int
+}
+
+// findMarked returns what the markers of package tiered are before, by their name.
+func findMarked(t *testing.T) map[string][]marked {
+	t.Helper()
+	files, err := filepath.Glob(tieredFiles)
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files %s: %v", tieredFiles, err)
+	}
+	found := map[string][]marked{}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		set := gotoken.NewFileSet()
+		tree, err := parser.ParseFile(set, file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, group := range tree.Comments {
+			for _, c := range group.List {
+				if m := marker.FindStringSubmatch(c.Text); m != nil {
+					of := marked{file: file}
+					if s := statementAfter(tree, c.End()); s != nil {
+						of.start, of.end = set.Position(s.Pos()).Offset, set.Position(s.End()).Offset
+					}
+					found[m[1]] = append(found[m[1]], of)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// statementAfter returns the outermost of the statements that begin first after
+// a position.
+func statementAfter(tree ast.Node, pos gotoken.Pos) (first ast.Stmt) {
+	ast.Inspect(tree, func(n ast.Node) bool {
+		if s, ok := n.(ast.Stmt); ok && s.Pos() > pos && (first == nil || s.Pos() < first.Pos()) {
+			first = s
+		}
+		return true
+	})
+	return first
+}
+
+// without returns the source of a file without a rule.
+func without(t *testing.T, r rule, of marked) []byte {
+	t.Helper()
+	code, err := os.ReadFile(of.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Concat(code[:of.start], []byte(r.by), code[of.end:])
+}
+
+func TestEveryRuleIsMarkedOnce(t *testing.T) {
+	found := findMarked(t)
+	for _, r := range rules {
+		of := found[r.name]
+		delete(found, r.name)
+		if len(of) != 1 {
+			t.Errorf("%s: marked %d times", r.name, len(of))
+			continue
+		}
+		if of[0].end == 0 {
+			t.Errorf("%s: no statement after its marker", r.name)
+			continue
+		}
+		if _, err := parser.ParseFile(gotoken.NewFileSet(), of[0].file, without(t, r, of[0]), 0); err != nil {
+			t.Errorf("%s: left out, this is no code: %v", r.name, err)
+		}
+		if _, err := parseScenario(r.scenario); err != nil && r.test == "" {
+			t.Errorf("%s: %v", r.name, err)
+		}
+	}
+	for name := range found {
+		t.Errorf("%s: marked, and no rule", name)
+	}
 }
 
 func TestARuleLeftOutIsCaught(t *testing.T) {
 	if !*rulesFlag {
 		t.Skip("no -explore.rules")
 	}
+	found := findMarked(t)
 	for _, r := range rules {
-		name, _, _ := strings.Cut(r.name, ":")
-		t.Run(name, func(t *testing.T) {
-			binary := buildWithout(t, r.file, r.old, r.new)
-			began := time.Now()
-			out, err := exec.Command(binary, "-test.run=^TestPromisesHoldInEverySchedule$", "-test.timeout=2m",
-				"-explore.scenario="+r.scenario, "-explore.events="+r.events, "-explore.kinds=flush fail", "-explore.time=1m").CombinedOutput()
-			took := time.Since(began).Round(time.Millisecond)
-			found := regexp.MustCompile(`-explore.trace='([^']*)'`).FindSubmatch(out)
-			if err == nil || found == nil {
-				t.Fatalf("without %q nothing is found in %v: %v\n%s", r.name, took, err, out)
+		t.Run(r.name, func(t *testing.T) {
+			of := found[r.name]
+			if len(of) != 1 {
+				t.Fatalf("marked %d times", len(of))
 			}
-			t.Logf("without %q, found in %v: %s", r.name, took, found[1])
-			out, err = exec.Command(binary, "-test.run=^TestReplay$", "-explore.trace="+string(found[1])).CombinedOutput()
-			if err == nil {
-				t.Errorf("not found again when the trace was replayed: %s", out)
+			overlay := overlayOf(t, of[0].file, without(t, r, of[0]))
+			if r.test != "" {
+				catchByTest(t, r, overlay)
+				return
 			}
+			catchInSchedules(t, r, overlay)
 		})
 	}
 }
 
-// buildWithout returns this test's binary, with one passage of a file of package
-// tiered replaced by another.
-func buildWithout(t *testing.T, file, passage, by string) (binary string) {
+// overlayOf has a file replaced while something is built.
+func overlayOf(t *testing.T, file string, code []byte) (overlay string) {
 	t.Helper()
-	original, err := filepath.Abs(filepath.Join("..", "..", "tiered", file))
+	original, err := filepath.Abs(file)
 	if err != nil {
 		t.Fatal(err)
-	}
-	code, err := os.ReadFile(original)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := strings.Count(string(code), passage); n != 1 {
-		t.Fatalf("%s has %d times what is to be replaced, want once: %s", file, n, passage)
 	}
 	dir := t.TempDir()
-	patched, overlay := filepath.Join(dir, file), filepath.Join(dir, "overlay.json")
+	patched, overlay := filepath.Join(dir, filepath.Base(file)), filepath.Join(dir, "overlay.json")
 	replace, err := json.Marshal(map[string]map[string]string{"Replace": {original: patched}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, content := range map[string]string{patched: strings.Replace(string(code), passage, by, 1), overlay: string(replace)} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+	for path, content := range map[string][]byte{patched: code, overlay: replace} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	binary = filepath.Join(dir, "interleave.test")
-	out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, ".").CombinedOutput()
+	return overlay
+}
+
+func build(t *testing.T, overlay, pkg string) (binary string) {
+	t.Helper()
+	binary = filepath.Join(t.TempDir(), "without.test")
+	out, err := exec.Command("go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, pkg).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return binary
+}
+
+var failure = regexp.MustCompile(`(?m)^--- FAIL: (\S+)`)
+
+func catchByTest(t *testing.T, r rule, overlay string) {
+	out, err := exec.Command(build(t, overlay, "../../tiered"), "-test.run="+r.test, "-test.timeout=2m").CombinedOutput()
+	failed := failure.FindAllSubmatch(out, -1)
+	if err == nil || len(failed) == 0 {
+		t.Fatalf("without %q no test of package tiered fails: %v\n%s", r.says, err, out)
+	}
+	t.Logf("without %q: %s", r.says, failed[0][1])
+}
+
+func catchInSchedules(t *testing.T, r rule, overlay string) {
+	binary := build(t, overlay, ".")
+	kinds := r.kinds
+	if kinds == "" {
+		kinds = "flush fail"
+	}
+	began := time.Now()
+	out, err := exec.Command(binary, "-test.run=^TestPromisesHoldInEverySchedule$", "-test.timeout=2m",
+		"-explore.scenario="+r.scenario, "-explore.events="+r.events, "-explore.kinds="+kinds, "-explore.time=1m").CombinedOutput()
+	took := time.Since(began).Round(time.Millisecond)
+	found := regexp.MustCompile(`-explore.trace='([^']*)'`).FindSubmatch(out)
+	if err == nil || found == nil {
+		t.Fatalf("without %q nothing is found in %v: %v\n%s", r.says, took, err, out)
+	}
+	t.Logf("without %q, found in %v: %s", r.says, took, found[1])
+	out, err = exec.Command(binary, "-test.run=^TestReplay$", fmt.Sprintf("-explore.trace=%s", found[1])).CombinedOutput()
+	if err == nil {
+		t.Errorf("not found again when the trace was replayed: %s", out)
+	}
 }

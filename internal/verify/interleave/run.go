@@ -79,6 +79,7 @@ func jobs(services []string) (all list) {
 			all.named(1,
 				"unsaved read+logout", "cached change:a+change:b only", "new-unsaved read+logout", "created login+read+logout",
 				"cached read+change:a retries=2", "cached read+regenerate cascade")
+			all.named(0, "cached async:a#300+change:b#9000 small", "cached change:a#9000+change:b#9000 small")
 			all.named(0, "cached async:a+async-reset:a+change:b") // it takes the longest
 		}
 		if !*fullFlag {
@@ -102,6 +103,10 @@ func jobs(services []string) (all list) {
 		}
 		for _, start := range states {
 			all.withEvents(on, start)
+		}
+		all.withSizes(on)
+		for _, names := range [][]string{{"change:a", "change:a"}, {"async:a", "change:a"}, {"change:a", "logout"}, {"async:a", "read"}} {
+			all.add(1, newScenario(on+" two", false, cached, names...), newScenario(on+" two", false, evicted, names...))
 		}
 		for _, sc := range pairs(on, cached, false) {
 			sc.only = true
@@ -139,18 +144,52 @@ func (l *list) triples(on, start string) {
 	}
 }
 
+// withSizes adds changes that reach the limits of small services: pairs with an
+// event, and three of them without.
+func (l *list) withSizes(on string) {
+	for _, start := range []string{cached, unsaved, evicted} {
+		for _, isCascade := range []bool{false, true} {
+			var firsts, seconds []string
+			for _, size := range sizes {
+				firsts = append(firsts, fmt.Sprint("change:a#", size))
+				seconds = append(seconds, fmt.Sprint("change:b#", size))
+				if !isCascade {
+					firsts = append(firsts, fmt.Sprint("async:a#", size))
+					seconds = append(seconds, fmt.Sprint("async:b#", size))
+				} else {
+					firsts = append(firsts, fmt.Sprint("regenerate:a#", size))
+				}
+			}
+			for _, first := range firsts {
+				for _, second := range append(seconds, "read", "delete:a", "reset:a", "refresh", "logout") {
+					l.add(1, newScenario(on+" small", isCascade, start, first, second))
+				}
+			}
+		}
+		for _, triple := range [][]string{
+			{"async:a#300", "async:b#300", "read"}, {"async:a#300", "async:b#300", "change:b#9000"}, {"async:a#300", "change:b#9000", "read"},
+			{"change:a#5000", "change:b#5000", "async:a#5000"}, {"change:a#9000", "change:b#9000", "delete:a"},
+		} {
+			l.add(0, newScenario(on+" small", false, start, triple...))
+		}
+	}
+}
+
 // withEvents adds pairs with an event.
 func (l *list) withEvents(on, start string) {
 	for _, isCascade := range []bool{false, true} {
 		l.add(1, pairs(on, start, isCascade)...)
 		l.add(1, unlike(on, start, isCascade)...)
+		if !isCascade {
+			continue
+		}
 		for _, other := range []string{"read", "change:b", "again:a", "logout"} {
-			l.add(1, newScenario(on, isCascade, start, "again:a", other))
+			l.add(1, newScenario(on, isCascade, start, "again:a", other), newScenario(on, isCascade, start, "again-regenerate", other))
 		}
 	}
 	if start == cached || start == unsaved || start == evicted {
-		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read"} {
-			l.named(1, start+" "+other+"+regenerate bare "+on)
+		for _, other := range []string{"async:a", "async-delete:a", "change:a", "read", "logout", "regenerate"} {
+			l.named(1, start+" "+other+"+regenerate:a bare "+on)
 		}
 	}
 	if start == cached || start == evicted {
@@ -256,14 +295,31 @@ func Walks(t *testing.T, services ...string) {
 func randomScenario(random *rand.Rand, on string) scenario {
 	start := states[random.IntN(len(states))]
 	isCascade := random.IntN(2) == 0
+	isBare := !isCascade && random.IntN(3) == 0
+	isSmall := random.IntN(3) == 0
+	if isBare && (start == old || start == oldAlone) {
+		start = evicted // its sessions without a trailer do not say when they end
+	}
 	var able, names []string
 	for _, o := range ops {
-		if o.of(isCascade) && !o.login && !o.old {
+		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(isCascade)) {
 			able = append(able, o.name)
 		}
 	}
+	if isSmall {
+		on = strings.TrimSpace(on + " small")
+	}
+	if !isBare && !isCascade && start != created && random.IntN(4) == 0 {
+		on = strings.TrimSpace(on + " two")
+	}
+	if isBare {
+		on = strings.TrimSpace(on + " bare")
+	}
 	for range 2 + random.IntN(3) {
 		name := able[random.IntN(len(able))]
+		if o, err := opNamed(name); isSmall && err == nil && o.attr != "" && !o.delete && o.to == "" {
+			name += fmt.Sprint("#", sizes[random.IntN(len(sizes))])
+		}
 		switch random.IntN(20) {
 		case 0:
 			name += "~ahead"

@@ -18,16 +18,19 @@ func TestReplay(t *testing.T) { Replay(t) }
 func TestSchedulesThatBrokeAPromise(t *testing.T) {
 	prepare(t)
 	for name, text := range map[string]string{
-		"an asynchronous change that finds no item keeps a time from before": "old change:a+async:a: 1.get 0.get 0.begin 0.txn-get 0.txn-put " +
+		"an asynchronous change that finds no item keeps a time from before": "old change:a+async:a: 1.get 1.save 0.get 0.save 0.begin 0.txn-get 0.txn-put " +
 			"0.commit 0.cas:value 1.cas:unsaved evict 1.get 1.begin 1.txn-get",
-		"the same, and the other's background save is late": "old-alone async:b+async:b+reset:a: 1.get 0.get 0.cas:unsaved 0.begin 2.get " +
+		"the same, and the other's background save is late": "old-alone async:b+async:b+reset:a: 1.get 1.save 0.get 0.save 0.cas:unsaved 0.begin 2.get 2.save " +
 			"1.cas:unsaved evict 2.cas:unsaved 1.get 1.begin 1.txn-get 1.txn-put 0.txn-get 0.txn-put 1.commit",
 		"a session that does not say when it ends is dropped from Memcache by a read": "old-alone delete:a+reset:a+read+reset:a cascade: " +
 			"1.get 3.get 0.get 2.get",
-		"a change keeps its time though it was not tried": "cached change:a~behind+change:a cascade: 0.get 1.get 1.begin 1.txn-put 1.txn-get " +
-			"1.commit 1.cas:value 0.begin 0.txn-put fail(0.txn-get)",
-		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 1.get 1.cas:sealed 1.begin 1.txn-put " +
-			"0.cas:unsaved 0.get",
+		"a change keeps its time though it was not tried": "cached change:a~behind+change:a cascade: 0.get 1.get 1.save 1.begin 1.txn-put " +
+			"1.txn-get 1.commit 1.cas:value 0.save 0.begin 0.txn-put fail(0.txn-get)",
+		"a move whose answer is lost, and a logout under the old id": "outlived regenerate+logout+regenerate bare: 0.get 2.get 2.save 0.save " +
+			"2.cas:sealed 1.get 2.add:lease 2.begin 0.cas:sealed 2.get 0.get 0.cas:sealed 2.txn-get 2.txn-put 0.add:lease 0.begin cut(2.commit) " +
+			"2.begin 0.txn-get 0.rollback 0.get 0.set:removed 1.save 1.ds-put 1.set:removed 1.set:removed",
+		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 0.save 1.get 1.save 1.cas:sealed 1.add:lease " +
+			"1.begin 1.txn-get 1.txn-put 0.cas:unsaved 0.get",
 	} {
 		t.Run(name, func(t *testing.T) {
 			sc, tr, err := parseTrace(text)

@@ -5,6 +5,7 @@ package interleave
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +29,9 @@ const (
 	lapse   = 10 * time.Minute
 	// saveTimeout is what a background save is given.
 	saveTimeout = 30 * time.Second
+	// callTimeout is what a call is given: longer than others may wait meanwhile,
+	// shorter than an event of a minute.
+	callTimeout = 50 * time.Second
 	// skew is how far the clock of an instance may be off.
 	skew = 30 * time.Second
 )
@@ -38,6 +42,7 @@ type op struct {
 	attr   string // it changes; "": none
 	to     string // what it is set to; "": a value of its own
 	delete bool
+	size   int // what it is set to is longer by so many bytes
 
 	async      bool
 	refresh    bool // saves that the session was used
@@ -62,6 +67,8 @@ var ops = []op{
 	{name: "refresh", refresh: true},
 	{name: "logout", logout: true},
 	{name: "regenerate", regenerate: true},
+	{name: "regenerate:a", attr: "a", regenerate: true},
+	{name: "again-regenerate", regenerate: true, again: true},
 	{name: "again:a", attr: "a", again: true},
 	{name: "async:a", attr: "a", async: true},
 	{name: "async:b", attr: "b", async: true},
@@ -75,15 +82,23 @@ var ops = []op{
 	{name: "old:read", old: true},
 }
 
-// opNamed returns an op, perhaps with where it runs: "change:a~ahead".
+// opNamed returns an op, perhaps with how large the value is that it sets, and
+// with where it runs: "change:a#5000~ahead".
 func opNamed(text string) (op, error) {
-	name, where, _ := strings.Cut(text, "~")
+	what, where, _ := strings.Cut(text, "~")
+	name, size, isSized := strings.Cut(what, "#")
 	i := slices.IndexFunc(ops, func(o op) bool { return o.name == name })
 	if i < 0 {
 		return op{}, fmt.Errorf("no such request: %q", text)
 	}
 	o := ops[i]
 	o.name = text
+	if isSized {
+		var err error
+		if o.size, err = strconv.Atoi(size); err != nil || o.attr == "" || o.delete || o.to != "" {
+			return op{}, fmt.Errorf("no such request: %q", text)
+		}
+	}
 	switch where {
 	case "":
 	case "ahead":
@@ -103,7 +118,7 @@ func (o op) value(i int) string {
 	if o.delete || o.to != "" {
 		return o.to
 	}
-	return fmt.Sprintf("v%d", i)
+	return fmt.Sprintf("v%d", i) + strings.Repeat("x", o.size)
 }
 
 // saves reports whether it changes the session, or ends it.
@@ -114,7 +129,7 @@ func (o op) of(isCascade bool) bool {
 	if isCascade {
 		return !o.async
 	}
-	return !o.regenerate
+	return !o.regenerate && !o.again // Close does not try again
 }
 
 // ofBare reports whether requests on the protocol alone can do this.
@@ -146,6 +161,8 @@ type scenario struct {
 	database string // the backup's service; empty: App Engine's Datastore
 	redis    bool   // the cache is one that goes back in time instead of Memcache
 	bare     bool   // the protocol alone
+	small    bool   // the services take small sessions alone
+	two      bool   // each request works on another session as well
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -160,6 +177,12 @@ func (s scenario) String() string {
 	}
 	if s.redis {
 		text += " redis"
+	}
+	if s.small {
+		text += " small"
+	}
+	if s.two {
+		text += " two"
 	}
 	if s.cascade {
 		return text + " cascade"
@@ -199,6 +222,10 @@ func parseScenario(text string) (scenario, error) {
 			s.only = true
 		} else if w == "bare" {
 			s.bare = true
+		} else if w == "two" {
+			s.two = true
+		} else if w == "small" {
+			s.small = true
 		} else if w == "redis" {
 			s.redis = true
 		} else if databases[w] != nil {
@@ -210,9 +237,12 @@ func parseScenario(text string) (scenario, error) {
 	if s.cascade && (s.only || s.bare || s.retries != cascadeRetries) {
 		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
 	}
+	if s.two && (s.cascade || s.bare || s.start == created) {
+		return scenario{}, fmt.Errorf("scenario %q: two sessions are of one store of the root package", text)
+	}
 	for _, o := range s.ops {
-		if o.old && s.on() != "" {
-			return scenario{}, fmt.Errorf("scenario %q: the library before this one has App Engine's services", text)
+		if o.old && s.on() != "" || o.size > 0 && !s.small {
+			return scenario{}, fmt.Errorf("scenario %q: not on these services: %s", text, o.name)
 		}
 		if s.bare && !o.ofBare() || !s.bare && !o.of(s.cascade) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
@@ -226,6 +256,12 @@ func (s scenario) on() string {
 	on := s.database
 	if s.redis {
 		on += " redis"
+	}
+	if s.small {
+		on += " small"
+	}
+	if s.two {
+		on += " two"
 	}
 	return strings.TrimSpace(on)
 }

@@ -40,7 +40,7 @@ type stateKey [16]byte
 // state returns the key of the state that the world is in: what the services
 // hold, of each request what its calls were answered, and what the judge knows.
 func (w *world) state() stateKey {
-	tokens := []token{word(fmt.Sprint(w.events, w.expired, w.jumped, w.hurt, w.down, time.Since(w.began)/time.Minute))}
+	tokens := []token{word(fmt.Sprint(w.events, w.expired, w.jumped, w.hurt, w.unsure, w.down, time.Since(w.began)/time.Minute))}
 	if w.isSkewed() {
 		tokens = append(tokens, stampAt(time.Now()), stampAt(time.Now().Add(skew)), stampAt(time.Now().Add(-skew)))
 	}
@@ -55,6 +55,7 @@ func (w *world) state() stateKey {
 		tokens = append(tokens, word(w.database.Locks()))
 	}
 	tokens = append(tokens, w.recordTokens()...)
+	tokens = append(tokens, w.secondTokens()...)
 	for _, a := range w.actors {
 		tokens = append(tokens, a.tokens()...)
 	}
@@ -105,7 +106,7 @@ func hash(tokens []token) stateKey {
 // of another one.
 func (a *actor) tokens() []token {
 	w, r := a.w, a.judge
-	text := fmt.Sprint("| ", a.crashed, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Retried, r.Sets)
+	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Retried, r.Moved != 0, a.largest, shortened(r.Sets))
 	for _, b := range w.session.Requests {
 		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving, b.Died != 0 && b.Died < r.Began)
 	}
@@ -119,28 +120,65 @@ func (a *actor) tokens() []token {
 	if r.Ended != 0 || a.crashed {
 		return tokens
 	}
-	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.txn.handle != nil && a.txn.read != 0 && a.txn.read != w.version)))
+	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.isStale())))
 	for _, answers := range a.answers {
 		tokens = append(append(tokens, word("/")), answers...)
 	}
 	for _, c := range w.calls() {
 		if c.actor == a {
-			tokens = append(tokens, word(c.name))
+			tokens = append(tokens, word(c.label()))
 		}
 	}
 	return tokens
 }
 
+// isStale reports whether a transaction of the request has read what is not there
+// any more.
+func (a *actor) isStale() bool {
+	for _, t := range a.txns {
+		if !t.over && t.read != 0 && t.read != a.w.version {
+			return true
+		}
+	}
+	return false
+}
+
 // movedTokens are what the services hold under the request's new id.
 func (a *actor) movedTokens() []token {
-	if a.newID == "" {
+	if a.target == "" {
 		return nil
 	}
-	tokens := []token{word("moved")}
-	if it := a.w.cache.peek(a.newID); it != nil {
+	tokens := []token{word(fmt.Sprint("moved ", a.newID != ""))}
+	if it := a.w.cache.peek(a.target); it != nil {
 		tokens = append(tokens, a.w.itemTokens(it)...)
 	}
-	return append(tokens, a.w.recordTokensAt(a.newID)...)
+	return append(tokens, a.w.recordTokensAt(a.target)...)
+}
+
+// movesTo notes the id that the request moves the session to, as its calls are
+// about it.
+func (a *actor) movesTo(ids []string) {
+	for _, id := range ids {
+		if a.op.regenerate && id != a.w.id && a.target == "" {
+			a.target = id
+		}
+	}
+}
+
+// isElsewhere reports whether the session of that number is under another id
+// than it was at first.
+func (w *world) isElsewhere(ids []string, i int) bool { return i < len(ids) && ids[i] != w.id }
+
+// recordTokensOf are what the backup has under ids; of none: where the session
+// was at first.
+func (w *world) recordTokensOf(ids []string) (tokens []token) {
+	if len(ids) == 0 || len(ids) == 1 && ids[0] == w.id {
+		return w.recordTokens()
+	}
+	for _, id := range ids {
+		tokens = append(tokens, w.recordTokensAt(id)...)
+	}
+	return tokens
 }
 
 // remember adds the answer of a call to what the request knows.
@@ -154,13 +192,13 @@ func (a *actor) remember(c *call) {
 	}
 	if c.name == "commit" && c.err != nil && strings.Contains(c.err.Error(), "CONCURRENT_TRANSACTION") {
 		// The time of the change is fixed now: what was put says which it is.
-		put := slices.IndexFunc(a.answers[1][a.attempt:], func(t token) bool { return t.kind == plain && t.text == "txn-put" })
+		put := slices.IndexFunc(a.answers[1][a.attempt:], func(t token) bool { return t.kind == plain && strings.HasPrefix(t.text, "txn-put") })
 		if put >= 0 {
 			a.answers[1] = slices.Delete(a.answers[1], a.attempt, a.attempt+put)
 		}
 		return
 	}
-	h := append(a.answers[i], word(c.name))
+	h := append(a.answers[i], word(c.name+fmt.Sprint(a.w.isElsewhere(c.ids, 0))))
 	if c.item != nil {
 		h = append(h, word(fmt.Sprint(int(c.item.ttl.Minutes()))), ident("cas", c.item.cas))
 		h = append(h, a.w.itemTokens(c.item)...)
@@ -173,8 +211,10 @@ func (a *actor) remember(c *call) {
 	case c.answer != nil:
 		h = append(h, c.answer()...)
 	}
-	if c.err == nil && c.value != nil {
-		h = append(h, a.w.valueTokens(c.value)...)
+	for i, value := range c.values {
+		if c.err == nil {
+			h = append(append(h, word(fmt.Sprint("of ", a.w.isElsewhere(c.ids, i)))), a.w.valueTokens(value)...)
+		}
 	}
 	a.answers[i] = h
 }
@@ -188,7 +228,7 @@ func kindName(it *item) string {
 			return "damaged"
 		case tr.isMissing:
 			return "old"
-		case time.Now().Before(tr.sealed):
+		case tr.isSealed():
 			return "sealed"
 		case tr.isUnsaved():
 			return "unsaved"
@@ -223,18 +263,20 @@ func (w *world) valueTokens(b []byte) []token {
 	if tr.isMissing {
 		return tokens
 	}
-	text := fmt.Sprint("used ", w.minutes(tr.used), " ends ", w.minutes(tr.ends))
+	text := fmt.Sprint("used ", w.minutes(tr.used), " ends ", w.minutes(tr.ends), " born ", w.minutes(tr.born),
+		" swept ", w.minutes(tr.swept), " max ", tr.maxAge)
 	if tr.isItem {
-		now := time.Now()
-		text += fmt.Sprint(" marks ", tr.marks, " next ", w.minutes(tr.next), now.Before(tr.next),
-			" sealed ", now.Before(tr.sealed), " late ", now.Sub(tr.unsavedSince) > 3*time.Second)
+		text += fmt.Sprint(" marks ", tr.marks, " tries ", tr.tries, " next ", w.minutes(tr.next), time.Now().Before(tr.next))
 	}
 	tokens = append(tokens, word(text))
+	if tr.isSealed() {
+		tokens = append(tokens, ident("nonce", tr.seal))
+	}
 	if tr.version != "" {
 		tokens = append(tokens, ident("version", tr.version))
 	}
 	for _, c := range tr.cells {
-		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.stamp&1)), token{kind: ranked, stamp: c.stamp})
+		tokens = append(tokens, word(fmt.Sprint(c.name, c.unsaved, c.aged, c.stamp&1)), token{kind: ranked, stamp: c.stamp})
 	}
 	return tokens
 }
@@ -264,15 +306,29 @@ func (w *world) valueText(value []byte) string {
 		fmt.Fprintf(&b, "accessed %s", w.minutes(v.accessed))
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.attrs)) {
-		fmt.Fprintf(&b, " %s=%s", name, v.attrs[name])
+		fmt.Fprintf(&b, " %s=%s", name, short(v.attrs[name]))
 	}
 	w.texts[string(value)] = b.String()
 	return b.String()
 }
 
+// short is a value that is not longer than a screen.
+func short(value string) string {
+	if len(value) < 20 {
+		return value
+	}
+	return fmt.Sprintf("%s#%d", value[:2], len(value))
+}
+
 func (w *world) recordTokens() []token {
 	if w.textOf != w.version {
 		w.textOf, w.text = w.version, w.recordTokensAt(w.id)
+		w.size = 0
+		if r := w.backup.record(w.id); r != nil && w.scenario.small {
+			if tr, err := parseTrailer(r.value); err == nil {
+				w.size = len(tr.value)
+			}
+		}
 	}
 	return w.text
 }

@@ -4,36 +4,43 @@ package interleave
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"time"
 )
 
 // A trailer is what stands behind the bytes of a session. Its form is described
-// in internal/tiered/record.go, and read here from that description.
+// in internal/tiered/trailer.go, and read here from that description.
 type trailer struct {
-	value      []byte
-	isMissing  bool // the library before this one wrote the session
-	used, ends time.Time
-	cells      []cell
+	value                   []byte
+	isMissing               bool // the library before this one wrote the session
+	used, ends, born, swept time.Time
+	maxAge                  uint32
+	owner                   string
+	cells                   []cell
 
-	isItem       bool
-	marks        byte
-	next, sealed time.Time
-	version      string // of the record that the backup has
-	unsavedSince time.Time
+	isItem  bool
+	marks   byte
+	tries   byte
+	next    time.Time
+	seal    string // of the request that moves the session; zeros: none
+	version string // of the record that the backup has
 }
 
 type cell struct {
 	name    string // of the attribute
 	stamp   uint64
+	aged    bool
 	unsaved bool
 }
 
-const trailerMagic = "\x89gaeses\x01"
+// nameSize is that of the hash of a name.
+const nameSize = 16
+
+const trailerMagic = "\x89gaeses\x02"
 
 var errTrailer = errors.New("interleave: a trailer that cannot be read")
 
@@ -61,30 +68,43 @@ func parseTrailer(b []byte) (tr trailer, err error) {
 		}
 		return time.Time{}
 	}
-	tr.used, tr.ends = at(), at()
-	tr.cells = make([]cell, binary.BigEndian.Uint32(r))
-	r = r[4:]
-	for i := range tr.cells {
-		tr.cells[i] = cell{name: attributeOf(number()), stamp: number()}
+	text := func(n int) string {
+		s := string(r[:n])
+		r = r[n:]
+		return s
 	}
+	length := func() uint32 { return binary.BigEndian.Uint32([]byte(text(4))) }
+	bits := func(set func(c *cell)) {
+		b := text((len(tr.cells) + 7) / 8)
+		for i := range tr.cells {
+			if b[i/8]>>(i%8)&1 != 0 {
+				set(&tr.cells[i])
+			}
+		}
+	}
+	tr.used, tr.ends, tr.born, tr.swept = at(), at(), at(), at()
+	tr.maxAge = length()
+	_ = text(nameSize) // the key
+	tr.owner = text(nameSize)
+	tr.cells = make([]cell, length())
+	for i := range tr.cells {
+		tr.cells[i] = cell{name: attributeOf(text(nameSize)), stamp: number()}
+	}
+	bits(func(c *cell) { c.aged = true })
 	if len(r) == 0 {
 		return tr, nil
 	}
-	tr.isItem, tr.marks = true, r[0]
-	r = r[1:]
-	tr.next, tr.sealed = at(), at()
-	for i, c := range tr.cells {
-		if r[i/8]>>(i%8)&1 == 0 {
-			continue
-		}
-		tr.cells[i].unsaved = true
-		if since := time.UnixMicro(int64(c.stamp >> 12)); tr.unsavedSince.IsZero() || since.Before(tr.unsavedSince) {
-			tr.unsavedSince = since
-		}
-	}
-	tr.version = string(r[(len(tr.cells)+7)/8:])
+	tr.isItem, tr.marks, tr.tries = true, r[0], r[1]
+	r = r[2:]
+	tr.next = at()
+	tr.seal = text(8)
+	bits(func(c *cell) { c.unsaved = true })
+	tr.version = string(r)
 	return tr, nil
 }
+
+// isSealed reports whether a request moves the session, or has died in it.
+func (tr *trailer) isSealed() bool { return tr.isItem && tr.seal != string(make([]byte, 8)) }
 
 // isUnsaved reports whether Datastore lacks something of the item.
 func (tr *trailer) isUnsaved() bool {
@@ -92,19 +112,18 @@ func (tr *trailer) isUnsaved() bool {
 }
 
 // attributes are the names that the cells are hashes of.
-var attributes = func() map[uint64]string {
-	names := map[uint64]string{}
+var attributes = func() map[string]string {
+	names := map[string]string{string(make([]byte, nameSize)): "MaxAge"}
 	for _, name := range []string{"a", "b", "c", "z"} {
 		for _, prefix := range []string{"", "string "} { // the latter cascadestore's
-			h := fnv.New64a()
-			h.Write([]byte(prefix + name))
-			names[h.Sum64()] = name
+			sum := sha256.Sum256([]byte(prefix + name))
+			names[string(sum[:nameSize])] = name
 		}
 	}
 	return names
 }()
 
-func attributeOf(hash uint64) string {
+func attributeOf(hash string) string {
 	if name, ok := attributes[hash]; ok {
 		return name
 	}

@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing/synctest"
 	"time"
 
@@ -27,6 +30,8 @@ type world struct {
 	store     store
 	breach    breach // how the protocol is broken
 	id        string
+	unlocked  string    // what the database says of its locks when there are none
+	second    string    // the id of another one; empty: there is none
 	born      time.Time // when the session was created
 	began     time.Time // when the requests began
 	actors    []*actor
@@ -35,18 +40,23 @@ type world struct {
 	mu      sync.Mutex // guards what follows against the requests' goroutines
 	pending []*call
 	stopped bool
+	free    bool          // no call is held any more
+	making  sync.Mutex    // while a call is made that nobody held
 	over    chan struct{} // closed when it is stopped
 
 	// What has happened.
-	trace   []choice
-	clock   judge.Time
-	events  int
-	expired bool // time has passed after which the session may have ended
-	jumped  bool // more time has passed than a background save may take
-	hurt    bool // the cache may show what is behind the backup until the next change
-	down    map[string]bool
-	version int // of the entity
-	ttl     time.Duration
+	trace    []choice
+	clock    judge.Time
+	events   int
+	expired  bool // time has passed after which the session may have ended
+	jumped   bool // more time has passed than a background save may take
+	hurt     bool // the cache may show what is behind the backup until the next change
+	timedOut bool // a call of the cache
+	unsure   bool // the backup may have what nobody was told of
+	down     map[string]bool
+	version  int // of the entity
+	ttl      time.Duration
+	looks    int // requests that were not held
 
 	violation error
 
@@ -54,6 +64,7 @@ type world struct {
 	texts  map[string]string // of values
 	text   []token           // of the entity, at the version textOf
 	textOf int
+	size   int // of the value at that version
 }
 
 func (w *world) isStopped() bool {
@@ -74,6 +85,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	}
 	if b.database != nil {
 		w.backup = records{b.database, w.store.kept()}
+		w.unlocked = b.database.Locks()
 		if err := b.open(2+len(sc.ops), w.store.kept()); err != nil {
 			return nil, err
 		}
@@ -88,10 +100,12 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.clock = 10
 	w.began = time.Now()
 	w.version = 1
+	w.textOf = 0
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
+		a.ended, a.cancel = context.WithCancel(context.Background())
 		a.judge = &judge.Request{
-			Creates: o.login, Removes: o.logout || o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
+			Creates: o.login, Removes: o.logout, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
 		}
 		w.session.Requests = append(w.session.Requests, a.judge)
 		if sc.start == created && i > 0 {
@@ -127,6 +141,11 @@ func (w *world) prepare() error {
 	login.close()
 	if err := errors.Join(login.errs...); (err != nil) != (start == newUnsaved) {
 		return fmt.Errorf("login: %w", err)
+	}
+	if w.scenario.two {
+		if err := w.prepareSecond(); err != nil {
+			return err
+		}
 	}
 	// What is in the cache alone, or will be, is not saved, whoever says so.
 	alone := start == newUnsaved || start == oldAlone || start == outlived
@@ -225,7 +244,7 @@ func (w *world) note(a *actor) {
 			r.Saving = w.clock // it had nothing to save
 		}
 		r.Closed, r.Failed = w.clock, a.err() != nil
-		r.Kept = r.Failed && a.isKept()
+		r.Kept = a.isKept()
 	}
 	if (a.op.again || a.op.old) && a.phase == saving {
 		r.Latest = time.Now() // it saves when it was used once more
@@ -294,37 +313,69 @@ func (w *world) apply(ch choice) error {
 		}
 	default:
 		calls := w.calls()
-		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.name == ch.call })
+		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.label() == ch.call })
 		if i < 0 {
 			return fmt.Errorf("no such call to be made: %v", ch)
 		}
 		w.make(calls[i], ch.kind)
 	}
+	w.measure()
 	w.settle()
 	return nil
+}
+
+// measure notes how large the session is that the backup has.
+func (w *world) measure() {
+	if !w.scenario.small {
+		return
+	}
+	_ = w.recordTokens()
+	for _, a := range w.actors {
+		if a.judge.Closed == 0 {
+			a.largest = max(a.largest, w.size)
+		}
+	}
 }
 
 // ids are all that the session has had.
 func (w *world) ids() []string {
 	ids := []string{w.id}
+	if w.second != "" {
+		ids = append(ids, w.second)
+	}
 	for _, a := range w.actors {
-		if a.newID != "" {
-			ids = append(ids, a.newID)
+		if a.target != "" {
+			ids = append(ids, a.target)
 		}
 	}
 	return ids
 }
 
+// long is the middle of a large value.
+var long = regexp.MustCompile("x{20,}")
+
 func (w *world) fail(format string, args ...any) {
 	if w.violation == nil {
-		w.violation = fmt.Errorf(format, args...)
+		w.violation = errors.New(long.ReplaceAllString(fmt.Sprintf(strings.ReplaceAll(format, "%w", "%v"), args...), "…"))
 	}
 }
+
+// An instanceName tells an instance from others of its world, and from those of
+// worlds whose breakers may be open.
+type instanceName struct {
+	kind       string
+	index      int
+	generation int64
+}
+
+// generation is another one when a call of a cache has timed out.
+var generation atomic.Int64
 
 // stop ends the requests' goroutines, and forgets the session.
 func (w *world) stop() error {
 	w.mu.Lock()
 	w.stopped = true
+	w.down = nil
 	close(w.over)
 	pending := w.pending
 	w.pending = nil
@@ -337,13 +388,22 @@ func (w *world) stop() error {
 		if a.gate != nil && !isClosed(a.gate) {
 			close(a.gate)
 		}
+		a.cancel()
 	}
 	for _, a := range w.actors {
 		<-a.over
 	}
 	// Background work ends by itself when its calls fail.
-	if err := gaesession.Drain(context.Background()); err != nil || w.id == "" {
+	if err := gaesession.Drain(context.Background()); err != nil {
 		return err
+	}
+	time.Sleep(2 * time.Second) // what is pending waits for its next attempt
+	synctest.Wait()
+	if w.timedOut {
+		generation.Add(1)
+	}
+	if w.id == "" {
+		return nil
 	}
 	for _, id := range w.ids() {
 		w.cache.evict(id)

@@ -43,6 +43,7 @@ func retried(r *judge.Request) { r.Retried = true }
 func gone(r *judge.Request)    { r.Gone = true }
 func idle(r *judge.Request)    { r.Saves = false }
 func removes(r *judge.Request) { r.Removes = true }
+func moves(r *judge.Request)   { r.Moves, r.Moved = true, r.Closed }
 func died(at judge.Time) func(r *judge.Request) {
 	return func(r *judge.Request) { r.Died = at }
 }
@@ -265,7 +266,7 @@ func TestWhatIsSeenAsItShouldNeedsNoExcuse(t *testing.T) {
 }
 
 func TestWhatASessionTakesAlong(t *testing.T) {
-	mover := touch(20, 21, 22, 22, removes, cacheOK)
+	mover := touch(20, 21, 22, 22, moves, cacheOK)
 	unsaved := set(10, 11, 12, 0, "a", async)
 	for name, test := range map[string]struct {
 		history
@@ -281,14 +282,14 @@ func TestWhatASessionTakesAlong(t *testing.T) {
 		"a change in the cache alone":          {of(unsaved), mover, "0", true},
 		"the cache is lost after it has moved": {of(unsaved).losing(30), mover, "0", true},
 		"the cache was lost before":            {of(unsaved).losing(15), mover, "0", false},
-		"Blind":                                {of(unsaved), touch(20, 21, 22, 22, removes), "0", false},
-		"blind, but it was saved":              {of(set(10, 11, 12, 13, "a", async)), touch(20, 21, 22, 22, removes), "0", true},
+		"Blind":                                {of(unsaved), touch(20, 21, 22, 22, moves), "0", false},
+		"blind, but it was saved":              {of(set(10, 11, 12, 13, "a", async)), touch(20, 21, 22, 22, moves), "0", true},
 		"what an old instance wrote before":    {of(set(10, 11, 12, 12, "a", old)), mover, "0", true},
 		"what one writes meanwhile":            {of(set(10, 11, 21, 21, "a", old)), mover, "0", false},
 		"a change under the old id after that": {of(set(30, 31, 32, 32, "a")), mover, "0", false},
 		"no session":                           {of(), mover, "-", true},
-		"Moving":                               {of(), touch(20, 21, 0, 0, removes, cacheOK), "-", false},
-		"no session, and an error":             {of(), touch(20, 21, 22, 22, removes, failed), "-", false},
+		"Moving":                               {of(), touch(20, 21, 0, 0, moves, cacheOK), "-", false},
+		"no session, and an error":             {of(), touch(20, 21, 22, 22, moves, failed), "-", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := test.session()
@@ -297,5 +298,48 @@ func TestWhatASessionTakesAlong(t *testing.T) {
 				t.Errorf("got %v, want wrong: %t", err, test.wrong)
 			}
 		})
+	}
+}
+
+func TestASessionIsUnderItsOldIDUntilTheBackupHasMovedIt(t *testing.T) {
+	unmoved := func(r *judge.Request) { r.Moves = true }
+	movedAt := func(at judge.Time) func(r *judge.Request) {
+		return func(r *judge.Request) { r.Moves, r.Moved = true, at }
+	}
+	for name, test := range map[string]struct {
+		mover *judge.Request
+		x     string
+		wrong bool
+	}{
+		"a move that has failed":                      {touch(10, 11, 12, 12, unmoved, failed), "-", true},
+		"a move under way":                            {touch(10, 11, 0, 0, unmoved), "-", true},
+		"a request that died after the commit":        {touch(10, 11, 0, 0, movedAt(12), died(13)), "-", false},
+		"one that died, and the cache has the item":   {touch(10, 11, 0, 0, movedAt(12), died(13)), "0", false},
+		"a move that is acknowledged":                 {touch(10, 11, 13, 13, movedAt(12)), "0", true},
+		"a change made by the move, under the old id": {set(10, 11, 0, 0, "a", movedAt(12)), "a", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := of(test.mover).session()
+			if err := s.Check(sees(test.x)); (err != nil) != test.wrong {
+				t.Errorf("got %v, want wrong: %t", err, test.wrong)
+			}
+		})
+	}
+	mover := set(20, 21, 22, 22, "a", movedAt(21), cacheOK)
+	s := of(mover).session()
+	if err := s.CheckMoved(mover, sees("0")); err == nil {
+		t.Error("a change made by the move is missing under the new id, and nothing is wrong")
+	}
+}
+
+func TestAChangeThatTheCacheWasToldOfLaterCounts(t *testing.T) {
+	unpublished := func(r *judge.Request) { r.Unpublished = true }
+	s := of(set(10, 11, 12, 12, "a", unpublished)).session()
+	if s.Check(sees("0")) == nil {
+		t.Error("it is missing, and nothing is wrong")
+	}
+	s = of(set(10, 11, 13, 13, "a", unpublished), set(12, 14, 15, 15, "b")).session()
+	if got := s.Excuses(sees("a")); !slices.Equal(got, []judge.Sentence{judge.FailedPublish}) {
+		t.Errorf("excused by %q", got)
 	}
 }

@@ -55,8 +55,9 @@ const (
 	// request does not take that along to another id.
 	Blind Sentence = "a request whose cache get fails sees what the backup has"
 
-	// Moving excuses that there is no session under the id it was to have.
-	Moving Sentence = "a request that dies inside RegenerateID ends the session"
+	// Moving excuses that there is no session under the id it was to have, nor
+	// under the one that it had.
+	Moving Sentence = "A session whose move was committed, and whose answer never reached the client, is lost with what was in it."
 
 	// FailedLogout excuses that a session is seen whose record is emptied.
 	FailedLogout Sentence = "a logout that returned an error may show the session until its item ends"
@@ -92,7 +93,8 @@ type Request struct {
 	Sets map[string]string
 
 	Creates bool
-	Removes bool // or gives it another id
+	Removes bool
+	Moves   bool // gives it another id; Sets are what it has there
 	Async   bool // it counts as saved when it is in the cache
 	Old     bool // it is one of the library before this one
 	Saves   bool // it wrote something, if only when the session was used
@@ -107,12 +109,18 @@ type Request struct {
 	Late   bool // it reported an error from the background
 	Gone   bool // it found no session, or did not learn of one
 
+	// Unpublished: it reported an error, as the cache did not know of its change,
+	// and the cache was told later.
+	Unpublished bool
 	// Kept: the backup refused the change, which then was put into the cache.
 	Kept bool
 	// CacheOK: no call to the cache failed that was made for it.
 	CacheOK bool
 	// Retried: a call to save failed, so that the change keeps the time it had.
 	Retried bool
+	// Moved is when the backup has made a move: until then the session is under
+	// the id that it had.
+	Moved Time
 	// Died is when its instance was killed: from then on it makes no call.
 	Died Time
 
@@ -207,9 +215,9 @@ func (s *Session) may(by Sentence) bool {
 	case OnlyCache:
 		return s.OnlyCache
 	case FailedLogout:
-		return any(func(r *Request) bool { return r.Removes && r.Failed })
+		return any(func(r *Request) bool { return (r.Removes || r.Moves) && r.Failed })
 	case Moving:
-		return any(func(r *Request) bool { return r.Removes && (r.Failed || r.Closed == 0) })
+		return any(func(r *Request) bool { return r.Moves && (r.Failed || r.Closed == 0) })
 	case Overdue:
 		return s.Overdue
 	case Timeless:
@@ -222,7 +230,9 @@ func (s *Session) may(by Sentence) bool {
 
 // hasFailedPublish reports whether others may not have seen in the cache what the
 // backup has of r.
-func (r *Request) hasFailedPublish() bool { return r.Failed && !r.Kept && !r.CacheOK }
+func (r *Request) hasFailedPublish() bool {
+	return (r.Failed || r.Unpublished) && !r.Kept && !r.CacheOK
+}
 
 // names are all that an attribute may have.
 func (s *Session) names(l Load) []string {
@@ -250,7 +260,7 @@ func (s *Session) attribute(name, got string, l Load) error {
 	var from []*Request // who may have set it to that
 	for _, r := range s.Requests {
 		to, changes := r.Sets[name]
-		if !changes || r.Saving == 0 {
+		if !changes || r.Saving == 0 || r.Moves {
 			continue
 		}
 		if s.has(r, l) && s.lasts(r, l) {
@@ -335,7 +345,7 @@ func (s *Session) isAlone(r *Request, at Time, l Load) bool {
 			end = q.Ended
 		}
 		return q.Began > r.Closed && end != 0 && end < at && q.Saves && q.CacheOK &&
-			!q.Removes && !q.Failed && !q.Late && !q.Gone && !q.Old && !s.lostSince(r.kept(), end) &&
+			!q.Removes && !q.Moves && !q.Failed && !q.Late && !q.Gone && !q.Old && !s.lostSince(r.kept(), end) &&
 			!s.isRewritten(r, l) && !(s.may(Old) && s.overwritten(q, l))
 	})
 }
@@ -439,7 +449,7 @@ func (s *Session) owed(l Load) *Request {
 	var by *Request
 	var used time.Time
 	for _, r := range s.Requests {
-		if r.Old || !s.has(r, l) {
+		if r.Old || r.Moves || !s.has(r, l) {
 			continue
 		}
 		if r.Creates || r.Saves {
@@ -457,11 +467,11 @@ func (s *Session) owed(l Load) *Request {
 	return by
 }
 
-// isRemoving reports whether a removal has begun: from then on nobody has to find
-// the session.
+// isRemoving reports whether a removal has begun, or the backup has moved the
+// session: from then on nobody has to find it.
 func (s *Session) isRemoving(at Time) bool {
 	return slices.ContainsFunc(s.Requests, func(r *Request) bool {
-		return r.Removes && r.Saving.within(at) && !r.Gone
+		return !r.Gone && (r.Removes && r.Saving.within(at) || r.Moved.within(at))
 	})
 }
 
@@ -469,7 +479,7 @@ func (s *Session) isRemoving(at Time) bool {
 func (s *Session) removedBy(l Load) *Request {
 	for _, r := range s.Requests {
 		switch {
-		case !r.Removes || r.Gone || r.Closed == 0 || r.Closed >= l.Began: // Saved
+		case !r.Removes && !r.Moves || r.Gone || r.Closed == 0 || r.Closed >= l.Began: // Saved
 		case r.Failed && s.may(FailedLogout):
 		case s.may(Old) && s.overwritten(r, l):
 		case s.may(OnlyCache) && s.lostSince(r.Saving, l.Ended):
@@ -510,10 +520,11 @@ func (s *Session) CheckMoved(by *Request, l Load) error {
 	moved := *s
 	moved.Requests = nil
 	for _, r := range s.Requests {
-		if r.Removes || r.Began > closed {
+		if r.Removes || r.Began > closed || r.Moves && r != by {
 			continue
 		}
 		then := *r
+		then.Moves, then.Moved = false, 0 // here it is a change
 		// What fails meanwhile may come too late to move along, and so may what
 		// an old instance writes.
 		then.Kept = r.Kept && r.Closed < by.Saving
@@ -541,7 +552,7 @@ func (s *Session) CheckRefusal(r *Request, wall time.Time) error {
 
 // CheckSuccess returns what is wrong with a request that reported no error.
 func (s *Session) CheckSuccess(r *Request) error {
-	if r.Failed || r.Gone || r.Saving == 0 || !r.Saves && !r.Removes {
+	if r.Failed || r.Gone || r.Saving == 0 || !r.Saves && !r.Removes && !r.Moves {
 		return nil
 	}
 	if s.removedBy(Load{Began: r.Saving, Ended: r.Closed}) != nil && (!r.Removes || r.Creates) {

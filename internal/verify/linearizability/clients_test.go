@@ -164,10 +164,8 @@ func (c *client) open(o gaesession.MemcacheStoreOptions) *request {
 	}
 	alone := instance.With(c.service.Context(), instance.Instance{Name: q})
 	ctx := appengine.WithAPICallFunc(alone, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		if _, background := ctx.Deadline(); background && q.began.CompareAndSwap(false, true) {
-			// Requests here have no deadline, background saves do, and cancel
-			// their context when they end.
-			context.AfterFunc(ctx, func() { q.saved.Store(c.now()) })
+		if work := instance.Background(ctx); work != nil && q.began.CompareAndSwap(false, true) {
+			context.AfterFunc(work, func() { q.saved.Store(c.now()) })
 		}
 		time.Sleep(pause())
 		return call(c.service, ctx, service, method, in, out)

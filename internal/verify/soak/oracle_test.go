@@ -17,11 +17,13 @@ func now() judge.Time { return judge.Time(clock.Add(1)) }
 
 // A record is what is known of a session, and what happened to it.
 type record struct {
-	id string
+	id      string
+	gorilla bool // it is one of cascadestore's, and id is its cookie
 
 	mu      sync.Mutex
 	session judge.Session
-	values  int // given to its attributes
+	unsaved []*exchange // that have saved asynchronously
+	values  int         // given to its attributes
 	logout  removal
 	events  []event
 }
@@ -36,11 +38,27 @@ const (
 
 // does notes that a request begins to do something with the session. What it did
 // is known to the judge from then on.
-func (r *record) does(q *judge.Request) {
+func (x *exchange) does() {
+	r, q := x.on, x.judge
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	q.Saving, q.Used, q.Latest = now(), time.Now(), time.Now()
 	r.session.Requests = append(r.session.Requests, q)
+	if x.async {
+		r.unsaved = append(r.unsaved, x)
+	}
+}
+
+// drained notes that the background saves of all instances have ended that were
+// not killed.
+func (r *record) drained() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range r.unsaved {
+		if x.judge.Ended == 0 && x.judge.Closed != 0 && !x.instance.dead() {
+			x.judge.Ended = now()
+		}
+	}
 }
 
 // An event is something that happened to a session, for the trace.
@@ -101,6 +119,14 @@ type counts struct {
 	checked      int // sessions that had to be there in the end
 	gone         int // sessions that had to be gone in the end
 	faults, lies int // calls that failed, and answers that were lost
+	silences     int
+	held         int // calls that were held during them
+	unavailable  int // requests that could not tell whether there is a session
+	kept         int // changes that the cache had alone
+	unpublished  int // changes and logouts that the cache did not learn of at once
+
+	slowest time.Duration // of the requests
+	latest  time.Duration // end of a request after the time by which it had to
 }
 
 // tally is counts for concurrent use.

@@ -14,24 +14,28 @@ import (
 	"time"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/gaelocal"
+	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/judge"
 )
 
 var (
-	length  = flag.Duration("soak", 5*time.Second, "how long the clients go on; 2 s at most with -short")
-	mode    = flag.String("soak.mode", "mixed", "requests save `sync`, async or mixed")
-	seed    = flag.Uint64("soak.seed", 0, "seed of the clients and faults; 0: a new one")
-	logPath = flag.String("soak.log", "", "append the line of counts and the traces of violations to this `file`")
+	length   = flag.Duration("soak", 5*time.Second, "how long the clients go on; 2 s at most with -short")
+	mode     = flag.String("soak.mode", "mixed", "requests save `sync`, async or mixed")
+	seed     = flag.Uint64("soak.seed", 0, "seed of the clients and faults; 0: a new one")
+	silences = flag.Bool("soak.silences", false, "the services do not answer for a while, again and again; requests have deadlines, and clients go away")
+	logPath  = flag.String("soak.log", "", "append the line of counts and the traces of violations to this `file`")
 )
 
 const (
 	clients     = 200
 	perInstance = 10
-	sessions    = 2000
+	poolSize    = 2000
 	hotSessions = 20
 	thinkTime   = 100 * time.Millisecond // mean
 	killEvery   = 500 * time.Millisecond
+	speech      = 2 * time.Second // between two silences, mean
 	flushEvery  = time.Second
 	failing     = 0.01 // of the calls
 	ambiguous   = 0.01
@@ -41,17 +45,35 @@ const (
 
 // A soak is one run.
 type soak struct {
-	mode   string
-	server *gaelocal.Server
-	ctx    context.Context // the clients go on until it is done
-	pool   [sessions]atomic.Pointer[record]
-	tally  tally
-	out    io.Writer // traces
+	mode    string
+	server  *gaelocal.Server
+	cascade *cascadestore.CascadeStore
+	ctx     context.Context // the clients go on until it is done
+	pool    [poolSize]atomic.Pointer[record]
+	tally   tally
+	out     io.Writer // traces
+	alive   []*process
+	silent  atomic.Pointer[silence]
+	stalled atomic.Int64 // nanoseconds for which the process had no processor
 
 	mu     sync.Mutex
 	all    []*record
 	losses []judge.Time // when Memcache was emptied
 	traced int
+}
+
+// watch measures for how long the process has no processor: a machine that has
+// other work makes requests late, whatever they do.
+func (s *soak) watch() {
+	const tick = 10 * time.Millisecond
+	for last := time.Now(); s.ctx.Err() == nil; {
+		time.Sleep(tick)
+		at := time.Now()
+		if gap := at.Sub(last); gap > 10*tick {
+			s.stalled.Add(int64(gap))
+		}
+		last = at
+	}
 }
 
 // lost returns when Memcache was emptied.
@@ -108,7 +130,7 @@ func TestEveryAcknowledgedChangeSurvives(t *testing.T) {
 		}
 	}()
 
-	s := &soak{mode: *mode, server: server, out: out}
+	s := &soak{mode: *mode, server: server, cascade: newCascadeStore(), out: out}
 	s.run(d)
 	s.settle(t)
 	for _, from := range []string{"Memcache", "Datastore"} {
@@ -122,15 +144,20 @@ func TestEveryAcknowledgedChangeSurvives(t *testing.T) {
 	line := fmt.Sprintf("soak %v %s seed %d: %d requests (%d loads) on %d sessions, %d changes and %d logouts acknowledged, "+
 		"%d requests reported errors, %d changes refused for a removal; "+
 		"%d calls failed, %d answers lost, %d instances killed with %d requests under way, %d flushes; "+
+		"%d silences held %d calls; %d requests could not tell, %d changes were in the cache alone, %d not published at once; "+
+		"the slowest request took %v, and none ended later than %v after it had to, without the %v in which the process had no processor; "+
 		"checked %d sessions live and %d gone: %d violations",
 		d, s.mode, *seed, c.requests, c.reads, c.sessions, c.changes, c.logouts, c.errors, c.refused,
-		c.faults, c.lies, c.kills, c.killed, c.flushes, c.checked, c.gone, c.wrong)
+		c.faults, c.lies, c.kills, c.killed, c.flushes,
+		c.silences, c.held, c.unavailable, c.kept, c.unpublished, c.slowest.Round(time.Millisecond), c.latest.Round(time.Millisecond), time.Duration(s.stalled.Load()).Round(time.Millisecond),
+		c.checked, c.gone, c.wrong)
 	t.Log(line)
 	fmt.Fprintln(out, line)
 	if c.wrong > 0 {
 		t.Errorf("%d violations, want none", c.wrong)
 	}
-	if c.changes == 0 || c.kills == 0 || c.flushes == 0 || c.faults == 0 || c.lies == 0 {
+	if c.changes == 0 || c.kills == 0 || c.flushes == 0 || c.faults == 0 || c.lies == 0 ||
+		*silences && (c.silences == 0 || c.held == 0) {
 		t.Errorf("%+v: nothing was tested", c)
 	}
 }
@@ -164,6 +191,10 @@ func (s *soak) run(d time.Duration) {
 	defer cancel()
 	s.ctx = ctx
 	s.server.SetHooks(s.faults())
+	if *silences {
+		go s.fallSilent()
+		go s.watch()
+	}
 	s.server.SetLatency(func(gaelocal.Call) time.Duration {
 		return time.Duration(rand.ExpFloat64() * float64(time.Millisecond))
 	})
@@ -171,7 +202,7 @@ func (s *soak) run(d time.Duration) {
 	var running sync.WaitGroup
 	instances := make([]atomic.Pointer[process], clients/perInstance)
 	for i := range instances {
-		instances[i].Store(&process{name: fmt.Sprintf("i%d.0", i)})
+		instances[i].Store(newProcess(i, 0))
 	}
 	for i := range clients {
 		running.Add(1)
@@ -202,9 +233,9 @@ func (s *soak) run(d time.Duration) {
 		case <-kill.C:
 			i := rnd.IntN(len(instances))
 			// Clients whose goroutines end go to the new one.
-			old := instances[i].Swap(&process{name: fmt.Sprintf("i%d.%d", i, generation)})
+			old := instances[i].Swap(newProcess(i, generation))
 			generation++
-			old.gone.Store(true)
+			close(old.over)
 			s.count(func(c *counts) { c.kills++ })
 		case <-flush.C:
 			s.flush()
@@ -214,6 +245,9 @@ func (s *soak) run(d time.Duration) {
 		}
 	}
 	running.Wait()
+	for i := range instances {
+		s.alive = append(s.alive, instances[i].Load())
+	}
 }
 
 func (s *soak) noteAll(what string) {
@@ -230,14 +264,20 @@ var errFault = errors.New("a fault")
 // faults makes calls fail, whoever makes them.
 func (s *soak) faults() gaelocal.Hooks {
 	return gaelocal.Hooks{
-		Before: func(context.Context, gaelocal.Call) error {
+		Before: func(_ context.Context, c gaelocal.Call) error {
+			if err := s.silent.Load().hold(s, c, true); err != nil {
+				return err
+			}
 			if rand.Float64() >= failing {
 				return nil
 			}
 			s.count(func(c *counts) { c.faults++ })
 			return errFault
 		},
-		After: func(context.Context, gaelocal.Call) error {
+		After: func(_ context.Context, c gaelocal.Call) error {
+			if err := s.silent.Load().hold(s, c, false); err != nil {
+				return err
+			}
 			if rand.Float64() >= ambiguous {
 				return nil
 			}
@@ -247,36 +287,86 @@ func (s *soak) faults() gaelocal.Hooks {
 	}
 }
 
-// settle waits for background saves and ends the faults.
+// A silence is a time in which a service does not answer.
+type silence struct {
+	service string
+	over    chan struct{} // closed in the end
+}
+
+// hold holds a call until the silence is over, before or after it is applied. In
+// the end it is applied, or it is not, whoever has given it up by then.
+func (q *silence) hold(s *soak, c gaelocal.Call, before bool) error {
+	if q == nil || q.service != c.Service || before && rand.IntN(3) == 0 {
+		return nil
+	}
+	s.count(func(c *counts) { c.held++ })
+	<-q.over
+	if rand.IntN(2) == 0 {
+		return errFault
+	}
+	return nil
+}
+
+// fallSilent makes one service after another silent, until the clients end: for
+// less than a cache may take, or for longer than a backup may.
+func (s *soak) fallSilent() {
+	rnd := rand.New(rand.NewPCG(*seed, 1<<62))
+	random := func(mean time.Duration) time.Duration { return time.Duration(rnd.ExpFloat64() * float64(mean)) }
+	for s.pause(random(speech)) {
+		q := &silence{service: []string{"memcache", "datastore_v3"}[rnd.IntN(2)], over: make(chan struct{})}
+		s.silent.Store(q)
+		s.count(func(c *counts) { c.silences++ })
+		s.noteAll(q.service + " is silent")
+		s.pause(min(random([]time.Duration{300 * time.Millisecond, 4 * time.Second}[rnd.IntN(2)]), 12*time.Second))
+		s.silent.Store(nil)
+		close(q.over)
+		s.noteAll(q.service + " answers")
+	}
+}
+
+// pause waits, and reports whether the clients go on.
+func (s *soak) pause(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// settle waits until all instances have done their work, and ends the faults.
 func (s *soak) settle(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	if err := gaesession.Drain(ctx); err != nil {
-		t.Fatal(err)
+	drain := func() {
+		for _, i := range s.alive {
+			if err := gaesession.Drain(instance.With(ctx, i.instance())); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	time.Sleep(2 * grace)
+	drain()
 	s.server.SetHooks(gaelocal.Hooks{})
 	s.server.SetLatency(nil)
+	drain() // what is pending
+	for _, r := range s.all {
+		r.drained()
+	}
 	s.count(func(c *counts) { c.sessions = len(s.all) })
 }
 
 // verify loads every session and asks the judge.
 func (s *soak) verify(t *testing.T, from string) {
+	c := &client{soak: s, name: "end, from " + from, instance: newProcess(-1, 0), patient: true, rnd: rand.New(rand.NewPCG(*seed, 1<<61))}
 	for _, r := range s.all {
+		x := c.open(r, 0)
 		since := now()
-		store := gaesession.NewMemcacheStoreOptions(context.Background(), &gaesession.MemcacheStoreOptions{
-			OnError: func(_ context.Context, err error) {
-				// The logout that was not finished is finished now.
-				if !errors.Is(err, gaesession.ErrRemoved) || r.logout == notRemoved {
-					t.Errorf("load from %s: %v", from, err)
-				}
-			},
-		})
-		var attrs map[string]any
-		if sess := store.Get(r.id); sess != nil {
-			attrs = sess.Attrs()
+		attrs := x.load(r.id)
+		x.close()
+		// The logout that was not finished is finished now.
+		if err := x.err(); err != nil && (!errors.Is(err, gaesession.ErrRemoved) || r.logout == notRemoved) {
+			t.Errorf("load from %s: %v", from, err)
 		}
-		store.Close()
 		if err := r.check(s.lost(), since, attrs, false); err != nil {
 			s.violation(r, fmt.Sprintf("in the end, from %s: %v", from, err))
 		}

@@ -1,0 +1,300 @@
+package gaesession
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/icza/session"
+	"google.golang.org/appengine/v2"
+
+	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/web"
+)
+
+// A visit is what is known of one request's session. It is the request's web.Hook.
+type visit struct {
+	sessions *Sessions
+	request  *http.Request
+
+	mu       sync.Mutex // held while services are asked
+	services            // once touched
+	touched  bool       // by the app
+	looked   bool       // for the session that the client's cookie names
+	lookErr  error      // why nobody can tell whether there is one
+
+	copy    *live.Copy // of the request's session; nil: it has none
+	sess    *named     // the session as the app has it
+	saved   string     // the id under which it is surely saved; empty: none
+	cookie  string     // the id that the client knows it by; empty: none
+	removed bool       // by this request
+	ends    bool       // the client's cookie is to end
+	was     time.Time  // its access time as it was stored when it was loaded
+	used    time.Time  // its access time as it is stored now
+
+	sent bool    // the header has left
+	lost bool    // an error response went out instead of the app's
+	errs []error // to be reported as soon as mu is free
+}
+
+// lock begins an operation of the app.
+func (v *visit) lock() {
+	v.mu.Lock()
+	if !v.touched {
+		v.touched = true
+		v.open(appengine.NewContext(v.request), &v.sessions.Options)
+	}
+}
+
+// unlock ends an operation, and reports what came up.
+func (v *visit) unlock() {
+	errs := v.errs
+	v.errs = nil
+	v.mu.Unlock()
+	for _, err := range errs {
+		v.notify(err)
+	}
+}
+
+// later has an error reported, if it is one.
+func (v *visit) later(err error) {
+	if err != nil {
+		v.errs = append(v.errs, err)
+	}
+}
+
+// find returns the request's session, or nil.
+func (v *visit) find() (session.Session, error) {
+	if !v.looked {
+		v.looked = true
+		for _, id := range web.CookieValues(v.request, v.sessions.Cookie.withDefaults().Name) {
+			if v.look(id) {
+				break
+			}
+		}
+	}
+	if v.lookErr != nil || v.copy == nil || !v.copy.Exists() {
+		return nil, v.lookErr
+	}
+	return v.sess, nil
+}
+
+// look loads the session of that id, and reports whether there is one, or nobody
+// can tell.
+func (v *visit) look(id string) bool {
+	if !v.live.ValidID(id) {
+		return false
+	}
+	c := v.live.Copy(id)
+	err := describe("load session", id, v.load(c, id, func(sess session.Session) { v.sess = newNamed(sess, id) }))
+	switch {
+	case c.Err() != nil:
+		v.lookErr = err
+		return true
+	case c.Exists():
+		v.copy, v.cookie, v.saved, v.was, v.used = c, id, id, c.Used(), c.Used()
+	}
+	v.later(err)
+	return c.Exists()
+}
+
+func (v *visit) add(sess session.Session) error {
+	const doing = "add session"
+	switch {
+	case v.lookErr != nil:
+		return v.lookErr
+	case v.has(sess):
+		return nil
+	case v.sent:
+		return describe(doing, "", ErrHeaderSent)
+	case reflect.TypeOf(sess) != sessionType || !sess.New() || strings.HasPrefix(sess.ID(), live.HashedPrefix):
+		return describe(doing, "", errNotNew)
+	}
+	id := v.sessions.idOf(sess)
+	if !v.live.ValidID(id) {
+		return describe(doing, "", ErrInvalidID)
+	}
+	if err := v.store(false); err != nil { // the session that the request had
+		if !isSaved(err) {
+			return err
+		}
+		v.later(err)
+	}
+	if err := setID(sess, id); err != nil {
+		return describe(doing, "", err)
+	}
+	v.copy, v.sess, v.looked = v.live.Fresh(id), newNamed(sess, id), true
+	v.saved, v.cookie, v.removed, v.was, v.used = "", "", false, time.Time{}, time.Time{}
+	return nil
+}
+
+// has reports whether a session is the request's.
+func (v *visit) has(sess session.Session) bool {
+	return v.copy != nil && !v.removed && unwrap(sess) == v.sess.Session
+}
+
+func (v *visit) remove(sess session.Session) error {
+	if v.copy == nil || unwrap(sess) != v.sess.Session {
+		return describe("remove session", "", errNoSession)
+	}
+	err := v.copy.Remove(v.ctx)
+	v.removed = true
+	v.ends = v.ends || v.cookie != "" && !errors.Is(err, ErrNotSaved)
+	return describe("remove session", v.sess.ID(), err)
+}
+
+func (v *visit) regenerate() error {
+	const doing = "regenerate id of session"
+	switch sess, err := v.find(); {
+	case err != nil:
+		return err
+	case sess == nil:
+		return describe(doing, "", errNoSession)
+	case v.sent:
+		return describe(doing, v.sess.ID(), ErrHeaderSent)
+	}
+	err := v.copy.Regenerate(v.sessions.idOf(session.NewSession()))
+	v.sess.setID(v.copy.ID())
+	return describe(doing, v.sess.ID(), err)
+}
+
+// store saves the request's session. With again it tries again what has failed.
+func (v *visit) store(again bool) error {
+	const doing = "save session"
+	if v.copy == nil || v.removed {
+		return nil
+	}
+	if v.sent && v.needsCookie() {
+		return describe(doing, v.sess.ID(), ErrHeaderSent)
+	}
+	err := v.save(v.copy, v.sess, again)
+	id := v.copy.ID()
+	if isSaved(err) {
+		v.used = v.copy.Used()
+	}
+	if isSaved(err) && v.copy.IsStored() || id != v.sess.ID() {
+		v.saved = id
+	}
+	v.sess.setID(id)
+	return describe(doing, id, err)
+}
+
+// needsCookie reports whether the client does not know, or will not know any more,
+// the id of the request's session.
+func (v *visit) needsCookie() bool {
+	return v.copy != nil && v.copy.Exists() && v.copy.NextID() != v.cookie
+}
+
+// ask finds out whether the session has been removed meanwhile.
+func (v *visit) ask() error {
+	now := v.copy.Again()
+	err := v.load(now, v.sess.ID(), func(session.Session) {})
+	if now.IsRemoved() {
+		err = errors.Join(ErrRemoved, err)
+	}
+	return describe("save session", v.sess.ID(), err)
+}
+
+// isSaved reports whether a save that ended with err has saved the session.
+func isSaved(err error) bool {
+	return err == nil || (errors.Is(err, ErrNotBackedUp) || errors.Is(err, ErrNotPublished)) &&
+		!errors.Is(err, ErrNotSaved) && !errors.Is(err, ErrRemoved)
+}
+
+// BeforeHeader implements web.Hook.
+func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
+	v.mu.Lock()
+	defer v.unlock()
+	if !v.touched {
+		v.sent = true
+		return nil
+	}
+	err := v.beforeHeader(header, hijack)
+	v.sent, v.lost = true, err != nil
+	return err
+}
+
+func (v *visit) beforeHeader(header http.Header, hijack bool) error {
+	web.VaryCookie(header)
+	if hijack && v.needsCookie() {
+		return describe("save session", v.sess.ID(), ErrHeaderSent)
+	}
+	err := v.store(false)
+	if !isSaved(err) && (v.copy.IsChanged() || errors.Is(err, errEncode) || errors.Is(err, errHeld)) {
+		return err
+	}
+	v.later(err)
+	return v.setCookie(header)
+}
+
+// setCookie has the client know what its session is called now.
+func (v *visit) setCookie(header http.Header) error {
+	c := v.sessions.Cookie.withDefaults()
+	switch {
+	case !v.removed && v.saved != "":
+		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse()) {
+			return nil
+		}
+		if err := web.SetCookie(header, c.cookie(v.saved, v.maxAge(c))); err != nil {
+			return fmt.Errorf("gaesession: %w", err)
+		}
+		v.cookie = v.saved
+	case v.ends:
+		return web.SetCookie(header, c.cookie("", 0))
+	}
+	return nil
+}
+
+// isLaterUse reports whether the stored access time has come to another
+// RefreshInterval, counted by the clock: that happens once in each of them, however
+// often the session is changed.
+func (v *visit) isLaterUse() bool {
+	interval := v.opt.refreshInterval(v.sess.Timeout())
+	return v.used.Truncate(interval).After(v.was.Truncate(interval))
+}
+
+// maxAge is how long the client is to keep the cookie.
+func (v *visit) maxAge(c Cookie) time.Duration {
+	if v.opt.MaxLifetime <= 0 {
+		return c.MaxAge
+	}
+	born := v.copy.Born()
+	if born.IsZero() {
+		born = v.sess.Created()
+	}
+	return min(c.MaxAge, time.Until(born.Add(min(v.opt.MaxLifetime, longest))))
+}
+
+// ServeError implements web.Hook.
+func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
+	v.mu.Lock()
+	web.VaryCookie(w.Header())
+	v.later(v.setCookie(w.Header())) // of what was saved before
+	v.unlock()
+	if v.sessions.ErrorHandler != nil {
+		v.sessions.ErrorHandler(w, r, err)
+		return
+	}
+	v.notify(err)
+	status := http.StatusServiceUnavailable
+	switch {
+	case errors.Is(err, ErrRemoved):
+		status = http.StatusConflict
+	case errors.Is(err, ErrTooLarge), errors.Is(err, errEncode), errors.Is(err, ErrHeaderSent):
+		status = http.StatusInternalServerError
+	}
+	http.Error(w, "The session could not be saved.", status)
+}
+
+// finish saves what was changed after the header had left.
+func (v *visit) finish() {
+	v.mu.Lock()
+	defer v.unlock()
+	if v.touched && !v.lost {
+		v.later(v.store(false))
+	}
+}

@@ -1,0 +1,62 @@
+package web
+
+import (
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+)
+
+// SetCookie makes c the only cookie of its name that header sets: it replaces
+// earlier ones, whatever their path and domain, and leaves other cookies alone.
+// It also sets Cache-Control to no-store, unless header has a Cache-Control, so
+// that no cache hands the cookie out again. If c is invalid, SetCookie returns an
+// error and changes nothing.
+func SetCookie(header http.Header, c *http.Cookie) error {
+	if err := c.Valid(); err != nil {
+		return fmt.Errorf("set cookie: %w", err)
+	}
+	var cookies []string // a new slice: a middleware may share the old one between responses
+	for _, line := range header["Set-Cookie"] {
+		pair, _, _ := strings.Cut(line, ";")
+		name, _, _ := strings.Cut(pair, "=")
+		if textproto.TrimString(name) != c.Name {
+			cookies = append(cookies, line)
+		}
+	}
+	header["Set-Cookie"] = append(cookies, c.String())
+	if _, set := header["Cache-Control"]; !set {
+		header.Set("Cache-Control", "no-store")
+	}
+	return nil
+}
+
+// VaryCookie adds Cookie to the Vary header, unless it is there already.
+func VaryCookie(header http.Header) {
+	for _, line := range header["Vary"] {
+		for _, name := range strings.Split(line, ",") {
+			if name = textproto.TrimString(name); name == "*" || strings.EqualFold(name, "Cookie") {
+				return
+			}
+		}
+	}
+	header.Add("Vary", "Cookie")
+}
+
+// A browser sends several values of one cookie if they differ in path or domain.
+// Anybody else can send thousands.
+const maxValues = 3
+
+// CookieValues returns the values that r has of the cookie called name, in the
+// order in which the client sent them: the first three, without duplicates and
+// empty ones.
+func CookieValues(r *http.Request, name string) []string {
+	var values []string
+	for _, c := range r.CookiesNamed(name) {
+		if len(values) < maxValues && c.Value != "" && !slices.Contains(values, c.Value) {
+			values = append(values, c.Value)
+		}
+	}
+	return values
+}

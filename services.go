@@ -1,0 +1,72 @@
+package gaesession
+
+import (
+	"context"
+
+	"github.com/icza/session"
+
+	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/internal/live"
+)
+
+// services are one request's way to its sessions. They must not be copied.
+type services struct {
+	ctx  context.Context
+	opt  MemcacheStoreOptions
+	form form
+	live *live.Store
+}
+
+// open makes the services those of a request. It calls none of them.
+func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
+	s.ctx, s.opt = orBackground(ctx), o.withDefaults()
+	s.form = form{newCodec(s.opt.Codec)}
+	s.live = live.New(live.Options{
+		Cache:         s.opt.Cache,
+		Backup:        s.opt.Backup,
+		Form:          s.form,
+		Retries:       s.opt.Retries,
+		CacheTimeout:  s.opt.CacheTimeout,
+		BackupTimeout: s.opt.BackupTimeout,
+		MaxLifetime:   s.opt.MaxLifetime,
+		Async:         s.opt.AsyncDatastoreSave,
+		Trace:         s.opt.Trace,
+		Background:    gae.Background,
+		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
+		Report:        func(key string, err error) { s.report("save session", key, err) },
+	})
+}
+
+// load opens a copy of the session of that id. Loaded gets the session, if there
+// is one and nobody has opened the copy yet.
+func (s *services) load(c *live.Copy, id string, loaded func(session.Session)) error {
+	key := c.Key()
+	return c.Open(s.ctx, func(value []byte) (map[string]any, error) {
+		sess, err := s.form.open(id, key, value)
+		if err != nil {
+			return nil, err
+		}
+		scalars := scalarsOf(sess)
+		sess.Access()
+		loaded(sess)
+		return scalars, nil
+	})
+}
+
+// save saves what was changed in a session since it was loaded or saved. With again
+// it tries again what has failed.
+func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
+	sess = unwrap(sess)
+	used, err := accessed(sess)
+	if err != nil {
+		return err
+	}
+	timeout := sess.Timeout()
+	return c.Save(s.ctx, live.Draft{
+		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, bool, error) {
+			return s.form.encodeIf(sess, key, worth)
+		},
+		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
+		Again:    again,
+	})
+}
