@@ -15,7 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/tier"
 	"github.com/gaesession/gaesession/tier/tiertest"
 )
@@ -261,12 +260,6 @@ func (s *services) request(t *testing.T, edit func(o *Options)) *user {
 	}
 	u := &user{t: t, s: s, store: New(o), ctx: context.Background(), idle: timeout, attrs: map[string]any{}}
 	u.copy = u.store.Copy(id)
-	return u
-}
-
-// on makes the request one of that instance.
-func (u *user) on(i instance.Instance) *user {
-	u.ctx = instance.With(u.ctx, i)
 	return u
 }
 
