@@ -134,13 +134,23 @@ func (s *memcacheStore) Add(sess session.Session) {
 		s.report(doing, id, ErrInvalidID)
 		return
 	}
-	if err := e.copy.Add(sess.New()); err != nil {
-		s.report(doing, id, err)
-		return
+	// A Get in parallel that finds the copy added has to find the session, too.
+	s.mu.Lock()
+	alone := e.sess == nil
+	if alone {
+		e.sess = sess
 	}
+	s.mu.Unlock()
+	err := e.copy.Add(sess.New())
+	s.report(doing, id, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.sess = sess
+	switch {
+	case err == nil:
+		e.sess = sess
+	case alone && e.sess == sess:
+		e.sess = nil
+	}
 }
 
 // RegenerateID has the store give a session of it a new id when it is closed, so
