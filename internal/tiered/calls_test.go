@@ -385,8 +385,14 @@ func TestARequestThatTheCacheHasNotAnsweredDoesNotCallItAgain(t *testing.T) {
 		expectErr(t, "load", err, errTimeout)
 		expect(t, "calls, that are not tried again", s.count("cache.get"), 1)
 		r.l = l
+		release := s.hold("A", "cache.get", false) // the background begins with it
+		gets, swaps := s.countOf("A", "cache.get"), s.countOf("A", "cache.swap")
 		d := took(func() { expectErr(t, "change", r.update("a=2"), tier.ErrNotPublished) })
+		synctest.Wait()
 		expect(t, "it took", d, 0)
+		expect(t, "gets, of the background", s.countOf("A", "cache.get")-gets, 1)
+		expect(t, "swaps", s.countOf("A", "cache.swap")-swaps, 0)
+		release()
 		// The background and other requests do.
 		s.expectKept(t, "a=2")
 	})
