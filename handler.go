@@ -46,6 +46,9 @@ func (v *visit) lock() {
 	v.mu.Lock()
 	if !v.touched {
 		v.touched = true
+		if v.owners = v.sessions.owners(); v.owners != nil {
+			v.owners.newID = v.idForOwner
+		}
 		v.open(appengine.NewContext(v.request), &v.sessions.Options)
 	}
 }

@@ -324,7 +324,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	defer c.mu.Unlock()
 	was := c.status
 	c.status, c.why = removed, nil
-	if was == fresh || was == removed || was == ended || !c.store.keeps() {
+	if was == fresh && c.move == nil || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
 	if !c.store.ValidID(c.id) {
@@ -335,7 +335,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 		l = nil
 	}
 	err := c.store.tiers.Remove(ctx, c.key, l)
-	if c.move != nil && c.move.MayBeMoved() {
+	if c.move != nil && c.move.To() != c.key && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
 	if err != nil {
@@ -356,7 +356,7 @@ func (c *Copy) Regenerate(id string) error {
 	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == fresh:
-		c.id, c.key = id, Key(id) // nobody knows the other one
+		c.id, c.key, c.move = id, Key(id), nil // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {
 			c.move = nil
