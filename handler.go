@@ -227,7 +227,7 @@ func (v *visit) beforeHeader(header http.Header, hijack bool) error {
 		return describe("save session", v.sess.ID(), ErrHeaderSent)
 	}
 	err := v.store(false)
-	if !isSaved(err) && (v.copy.IsChanged() || errors.Is(err, errEncode) || errors.Is(err, errHeld)) {
+	if !isSaved(err) && (v.copy.IsChanged() || errors.Is(err, errHeld)) {
 		return err
 	}
 	v.later(err)
@@ -287,7 +287,7 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.Is(err, ErrRemoved):
 		status = http.StatusConflict
-	case errors.Is(err, ErrTooLarge), errors.Is(err, errEncode), errors.Is(err, ErrHeaderSent):
+	case errors.Is(err, ErrTooLarge), errors.Is(err, errEncode), errors.Is(err, errOwnerFunc), errors.Is(err, ErrHeaderSent):
 		status = http.StatusInternalServerError
 	}
 	http.Error(w, "The session could not be saved.", status)

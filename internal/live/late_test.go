@@ -48,7 +48,9 @@ func (f objectForm) Merge(into, from []byte, take func(string) bool) ([]byte, er
 	return json.Marshal(merged)
 }
 
-func (f objectForm) Only(v []byte, keep func(string) bool) ([]byte, error) { return f.Merge([]byte("{}"), v, keep) }
+func (f objectForm) Only(v []byte, keep func(string) bool) ([]byte, error) {
+	return f.Merge([]byte("{}"), v, keep)
+}
 
 func (objectForm) Rename(v []byte, _ string) ([]byte, error) { return v, nil }
 

@@ -88,6 +88,7 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	}
 	ch, err := c.changed(d)
 	if err != nil {
+		c.hadChange = true // as far as anybody can tell
 		return err
 	}
 	if ch == nil {

@@ -119,8 +119,8 @@ var rules = []rule{
 	},
 	{
 		name: "move-unsaved", says: "what only the item has moves along",
-		by:       "_ = sealed",
-		scenario: "cached async:a+regenerate bare", events: "0",
+		by:   "_ = sealed",
+		test: "TestAMoveTakesAlongWhatOthersHaveSaved",
 	},
 	{
 		name: "move-empties", says: "the session ends under the old id in the step in which it begins under the new one",
