@@ -8,7 +8,7 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
-// Create saves a session under an id that nobody else knows yet, and returns
+// Create saves a session that has no owner under an id that nobody else knows yet, and returns
 // what a further change starts from, as Update does. tier.ErrRemoved: the id was
 // used before.
 func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error) {
