@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -27,8 +26,8 @@ const (
 )
 
 // A breaker is the circuit breaker of one cache in this process. While it is
-// open, no request waits for the cache: one goroutine finds out when it answers
-// again.
+// open, no request waits for the cache: a probe in the background finds out when it
+// answers again.
 type breaker struct {
 	mu       sync.Mutex
 	failures int // in a row
@@ -109,64 +108,46 @@ func (b *breaker) failed(ctx context.Context, s *Store) bool {
 	return true
 }
 
-// probe starts the goroutine that asks the cache. b.mu is held.
+// probe has the cache asked in a second. b.mu is held.
 func (b *breaker) probe(ctx context.Context, s *Store) {
 	if b.probing {
 		return
 	}
 	b.probing = true
-	s = s.background()
-	ctx = context.WithoutCancel(ctx)
-	go func() {
-		over := false
-		defer func() {
-			if !over { // a service has ended the goroutine
-				b.mu.Lock()
-				b.probing = false
-				b.mu.Unlock()
-			}
-		}()
-		for !over {
-			_ = retry.Wait(ctx, probeEvery) // which has no end
-			answered := s.answers(ctx)
-			if over = b.probed(answered); answered {
-				s.traceBreaker(ctx, false)
-			}
-		}
-	}()
+	ctx, s = s.free(ctx), s.background()
+	time.AfterFunc(probeEvery, func() {
+		// Drain waits for the call, and not for the next one.
+		background.start(func() {
+			answered := false
+			defer func() { // also when a service has ended the goroutine
+				if b.probed(ctx, s, answered); answered {
+					s.traceBreaker(ctx, false)
+				}
+			}()
+			answered = s.answers(ctx)
+		})
+	})
 }
 
-// probed notes what a probe was answered, and reports whether it was the last.
-func (b *breaker) probed(answered bool) bool {
+// probed notes what a probe was answered.
+func (b *breaker) probed(ctx context.Context, s *Store, answered bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if answered {
+	b.probing = false
+	switch {
+	case answered:
 		b.open, b.failures = false, 0
+	case time.Since(b.asked) <= probeIdle:
+		b.probe(ctx, s)
 	}
-	if answered || time.Since(b.asked) > probeIdle {
-		b.probing = false
-		return true
-	}
-	return false
 }
 
-// answers reports whether the cache answers, in the request's context or in that
-// of no request.
+// answers reports whether the cache answers.
 func (s *Store) answers(ctx context.Context) bool {
-	ask := func(ctx context.Context) bool {
-		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
-		defer cancel()
-		_, err := s.Cache.Get(ctx, probeID)
-		return ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, tier.ErrUnreachable) && !errors.Is(err, tier.ErrBusy)
-	}
-	if ask(ctx) {
-		return true
-	}
-	if s.Background == nil {
-		return false
-	}
-	bg := s.Background(ctx)
-	return bg != nil && ask(bg)
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
+	defer cancel()
+	_, err := s.Cache.Get(ctx, probeID)
+	return ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, tier.ErrUnreachable) && !errors.Is(err, tier.ErrBusy)
 }
 
 func (s *Store) traceBreaker(ctx context.Context, open bool) {
