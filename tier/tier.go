@@ -58,7 +58,9 @@ type Backup interface {
 	Insert(ctx context.Context, id string, r Record) error
 
 	// Update replaces the records under ids by what f makes of them, in one
-	// atomic step: all of them or none. The ids differ from each other.
+	// atomic step: all of them or none. The ids differ from each other. A Get may
+	// show some of them new and others old until Update has returned; f is never
+	// given such a mixture if what it returns is written.
 	//
 	// f is called with what is there, in the order of ids; nil: there is no
 	// record. It returns what is to be there, in the same order; nil: the record
