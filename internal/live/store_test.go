@@ -284,3 +284,44 @@ func TestDrainOfNothingEndsAtOnce(t *testing.T) {
 	cancel()
 	must(t, Drain(ctx))
 }
+
+func TestServicesThatAreNotComparableAreRefused(t *testing.T) {
+	for name, edit := range map[string]func(o *Options){
+		"cache": func(o *Options) {
+			o.Cache = struct {
+				tier.Cache
+				_ func()
+			}{Cache: o.Cache}
+		},
+		"backup": func(o *Options) {
+			o.Backup = struct {
+				tier.Backup
+				_ func()
+			}{Backup: o.Backup}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1")
+				s.forgetCalls()
+				u := s.request(t, edit)
+				refused := func(what string, err error) {
+					t.Helper()
+					expectErr(t, what, err, tier.ErrUnavailable)
+					expectErr(t, what, err, errIncomparable)
+				}
+				_ = u.open()
+				expect(t, "exists", u.copy.Exists(), false)
+				refused("open", u.copy.Err())
+				refused("save", u.close())
+				refused("another copy", u.copy.Again().Save(u.ctx, u.draft()))
+				refused("a new session", u.copy.store.Fresh("new").Save(u.ctx, u.draft()))
+				refused("a session of another store", u.copy.store.Unknown("other").Save(u.ctx, u.draft()))
+				refused("new id", u.copy.Regenerate("new"))
+				refused("removal", u.copy.Remove(u.ctx))
+				refused("removal of an id", u.copy.store.RemoveID(u.ctx, id))
+				expect(t, "calls", s.count(""), 0)
+			})
+		})
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,17 +47,9 @@ func (s *Store) breaker(ctx context.Context) *breaker {
 	if !anyBreakers.Load() {
 		return nil
 	}
-	b, _ := breakers.Load(breakerKey{s.breakerCache(), instance.Of(ctx).Name})
+	b, _ := breakers.Load(breakerKey{s.Cache, instance.Of(ctx).Name})
 	found, _ := b.(*breaker)
 	return found
-}
-
-// breakerCache is what tells caches apart.
-func (s *Store) breakerCache() any {
-	if reflect.ValueOf(s.Cache).Comparable() {
-		return s.Cache
-	}
-	return reflect.TypeOf(s.Cache)
 }
 
 // isOpen reports whether the cache is not to be called, and has it probed.
@@ -88,7 +79,7 @@ func (b *breaker) answered() {
 // cacheFailed notes that the cache has not answered.
 func (s *Store) cacheFailed(ctx context.Context) {
 	anyBreakers.Store(true)
-	known, _ := breakers.LoadOrStore(breakerKey{s.breakerCache(), instance.Of(ctx).Name}, &breaker{})
+	known, _ := breakers.LoadOrStore(breakerKey{s.Cache, instance.Of(ctx).Name}, &breaker{})
 	b, _ := known.(*breaker)
 	if b.failed(ctx, s) {
 		s.traceBreaker(ctx, true)

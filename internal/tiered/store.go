@@ -20,7 +20,7 @@ const (
 // backup. Either may be nil, not both. Its methods may be called by several
 // goroutines at once. It must not be copied.
 type Store struct {
-	Cache  tier.Cache
+	Cache  tier.Cache // comparable
 	Backup tier.Backup
 	Form   Form
 
