@@ -151,10 +151,13 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 }
 
 // needsRefresh reports whether the services would end the session too early, or
-// have too old an access time of it.
+// have too old an access time of it; that does not matter once the session has
+// come so close to its MaxLifetime that no use makes it live longer.
 func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
 	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
 		return true
 	}
-	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh
+	was := l
+	was.Used = c.Used()
+	return !was.Used.IsZero() && l.Used.Sub(was.Used) >= l.Refresh && s.storedEnd(was).Before(s.storedEnd(l))
 }

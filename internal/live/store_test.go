@@ -145,6 +145,36 @@ func TestNoSessionLivesLongerThanMaxLifetime(t *testing.T) {
 	}
 }
 
+func TestASessionThatNoUseMakesLiveLongerIsNotSavedForItsUse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		u := s.request(t, maxLifetime)
+		must(t, u.copy.Add(true))
+		u.born = time.Now()
+		must(t, u.set("a=1").close())
+		for time.Since(u.born) < 50*time.Minute {
+			time.Sleep(time.Minute)
+			must(t, s.limited(t).close())
+			if s.limited(t).copy.Ends().Equal(u.born.Add(time.Hour)) {
+				break
+			}
+		}
+		// From the first use on after which the services keep it until its end.
+		expect(t, "was used last", time.Since(u.born), 27*time.Minute)
+		s.forgetCalls()
+		for time.Since(u.born) < 59*time.Minute {
+			time.Sleep(time.Minute)
+			must(t, s.limited(t).close())
+		}
+		expect(t, "calls of the backup", s.count("backup"), 0)
+		// With a shorter timeout what counts is its use.
+		u = s.limited(t)
+		u.idle = 10 * time.Second
+		must(t, u.close())
+		expect(t, "was used last", s.limited(t).copy.Used(), time.Now())
+	})
+}
+
 func TestANewIDDoesNotMakeASessionYoung(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newServices()
