@@ -113,7 +113,8 @@
 //	1  cache add       in parallel
 //	   backup insert
 //
-// If the insert fails, the item is swapped for one that is unsaved as a whole.
+// If the insert fails, the item is swapped for one that is unsaved as a whole. If
+// the backup has a record under the id, an orphan lease replaces the item.
 //
 // # Update
 //
