@@ -354,3 +354,30 @@ func TestARightGuessWritesWhatTheUpdateWould(t *testing.T) {
 		}
 	})
 }
+
+// An app may take over what others had saved when its session moved.
+func TestWhatIsDeletedLongAfterItWasTakenOverDoesNotComeBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		a := s.opened(t, "A")
+		must(t, s.opened(t, "B").update("x=1"))
+		value, err := a.move("")
+		must(t, err)
+		expect(t, "moved", value, "a=1 x=1")
+		others := func() *request {
+			r := s.request(t, "C")
+			r.id = a.id
+			return r.load()
+		}
+		must(t, others().update("-x"))
+		for range 8 { // the deletion is forgotten
+			time.Sleep(20 * time.Minute)
+			must(t, others().update(""))
+		}
+		c := a.change("")
+		c.Value, c.Set = text(words([]byte(value+" c=1"))), []string{"c"}
+		_, err = a.st.Update(a.ctx, a.id, a.l, c)
+		must(t, err)
+		s.expectKeptAs(t, a.id, "a=1 c=1")
+	})
+}
