@@ -154,9 +154,9 @@ func TestAnIDThatSomebodyHasIsRefusedAndStaysTheirs(t *testing.T) {
 				return nil
 			})
 		}, "lease"},
-		"evicted, and refilled after the insert": {func(t *testing.T, s *services) {
+		"evicted, and refilled meanwhile": {func(t *testing.T, s *services) {
 			s.flush()
-			s.at("B", "backup.put", true, before(func() { s.flush(); must(t, s.opened(t, "C").settle()) }))
+			s.at("B", "cache.get", false, before(func() { s.flush(); must(t, s.opened(t, "C").settle()) }))
 		}, "a=1"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -84,7 +84,8 @@ func (p *part) try(seen stamp) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := from.clone()
+	with := *from // its cells stay what they are
+	st := &with
 	st.legacy = st.legacy && p.isUntouched()
 	//rule: touch
 	st.value = c.Value
