@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
@@ -62,11 +63,15 @@ type Store struct {
 	maxLifetime time.Duration
 	maxLength   int
 	ownerScope  string
+	err         error // why it cannot work
 }
 
-// New returns a Store for one request.
+var errIncomparable = fmt.Errorf("%w: a Cache and a Backup must be comparable, as pointers are", tier.ErrUnavailable)
+
+// New returns a Store for one request. One whose services are not comparable has
+// errors in place of sessions: what a process knows of services, it knows them by.
 func New(o Options) *Store {
-	return &Store{
+	s := &Store{
 		tiers: tiered.Store{
 			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.Retries,
 			CacheTimeout: o.CacheTimeout, BackupTimeout: o.BackupTimeout,
@@ -74,6 +79,16 @@ func New(o Options) *Store {
 		},
 		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength, ownerScope: o.OwnerScope,
 	}
+	if !isComparable(o.Cache) || !isComparable(o.Backup) {
+		s.err = errIncomparable
+	}
+	return s
+}
+
+func isComparable(v any) (is bool) {
+	defer func() { _ = recover() }() // of the comparison; asking package reflect costs 2 us
+	same := v
+	return v == same
 }
 
 // Drain waits until no background work of this process is under way, or until
@@ -96,6 +111,9 @@ func (s *Store) keeps() bool { return s.tiers.Cache != nil || s.tiers.Backup != 
 // RemoveID removes the session of that id, where there is one. It writes nothing
 // where there is none.
 func (s *Store) RemoveID(ctx context.Context, id string) error {
+	if s.err != nil {
+		return s.err
+	}
 	key := Key(id)
 	l, err := s.tiers.Load(ctx, key)
 	if l == nil {
@@ -142,10 +160,13 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 }
 
 // needsRefresh reports whether the services would end the session too early, or
-// have too old an access time of it.
+// have too old an access time of it; that does not matter once the session has
+// come so close to its MaxLifetime that no use makes it live longer.
 func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
 	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
 		return true
 	}
-	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh
+	was := l
+	was.Used = c.Used()
+	return !was.Used.IsZero() && l.Used.Sub(was.Used) >= l.Refresh && s.storedEnd(was).Before(s.storedEnd(l))
 }

@@ -113,7 +113,8 @@
 //	1  cache add       in parallel
 //	   backup insert
 //
-// If the insert fails, the item is swapped for one that is unsaved as a whole.
+// If the insert fails, the item is swapped for one that is unsaved as a whole. If
+// the backup has a record under the id, an orphan lease replaces the item.
 //
 // # Update
 //
@@ -262,7 +263,9 @@
 //
 // What a skipped or failed call should have told the cache is pending: this process
 // tells it in the background for as long as it lives, 10,000 sessions at most,
-// removals before publications. Why that breaks no promise:
+// removals before publications. It does so in rounds, a second apart while services
+// fail; a round ends early after three failures in a row, so that services which
+// are down are not asked for every session. Why that breaks no promise:
 //
 //   - A publish that was skipped leaves an older item to other instances, and the
 //     request has said so (ErrNotPublished). This instance reads item and record
