@@ -1,6 +1,6 @@
 module github.com/gaesession/gaesession/rediscache
 
-go 1.24
+go 1.24.0
 
 require (
 	github.com/gaesession/gaesession v0.2.0
