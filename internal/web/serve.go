@@ -40,6 +40,7 @@ func Serve(w http.ResponseWriter, r *http.Request, next http.Handler, key any, h
 		}()
 	}
 	rw := &writer{inner: w, request: r, hook: hook, entered: w.Header().Clone()}
+	defer rw.skip() // unless begin has run the hook
 	next.ServeHTTP(rw, r)
 	_ = rw.begin(false) // if it failed, ServeError has answered
 }
