@@ -19,7 +19,7 @@
 // in its Options, to a cache of module rediscache and a backup of module
 // clouddatastore, for example, and leave out appengine. [Sessions.Err] says at
 // startup what cannot work. Register the types that attributes hold with
-// encoding/gob.
+// encoding/gob; a value comes back as the type that was registered.
 //
 // # Read and change
 //

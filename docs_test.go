@@ -180,6 +180,30 @@ func TestTheTestsThatThePagesNameExist(t *testing.T) {
 	}
 }
 
+// Every part of a pattern that a page gives to go test finds something.
+func TestThePatternsOfThePagesFindTests(t *testing.T) {
+	var names []string
+	for _, text := range files(t, ".go") {
+		for _, f := range regexp.MustCompile(`(?m)^func ((?:Test|Benchmark|Fuzz|Example)\w*)\(`).FindAllStringSubmatch(text, -1) {
+			names = append(names, f[1])
+		}
+	}
+	for name, page := range files(t, ".md") {
+		for _, run := range regexp.MustCompile(`-(?:run|bench|fuzz)[ =](?:'([^']+)'|([\w.^$]+))`).FindAllStringSubmatch(page, -1) {
+			pattern := run[1] + run[2]
+			if pattern == "^$" {
+				continue
+			}
+			for _, part := range strings.Split(pattern, "|") {
+				found, err := regexp.Compile(part)
+				if err != nil || !slices.ContainsFunc(names, found.MatchString) {
+					t.Errorf("%s: the pattern %q finds no test: %v", name, part, err)
+				}
+			}
+		}
+	}
+}
+
 // Every link of a page to another file, or to a heading, leads there.
 func TestTheLinksOfThePagesLeadSomewhere(t *testing.T) {
 	pages := files(t, ".md")

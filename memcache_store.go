@@ -173,7 +173,7 @@ func (s *memcacheStore) Add(sess session.Session) {
 }
 
 // RegenerateID has the store give a session of it a new id when it is closed, so
-// that an id which somebody knew before is worth nothing: call it at login. The
+// that an id which was known before is useless: call it at login. The
 // session ends under the old id in the same step in which it begins under the new
 // one, and keeps its attributes, constant attributes, timeout and creation time,
 // and what other requests save until then. Requests that save under the old id

@@ -71,7 +71,7 @@
 //
 // Errors answer errors.Is for these:
 //
-//	ErrUnavailable   nobody can tell whether there is a session. Answer with status
+//	ErrUnavailable   it cannot be told whether there is a session. Answer with status
 //	                 503; the cookie stays as it is.
 //	ErrUndecodable   there is a session that this instance cannot decode. Answer
 //	                 with status 503; the cookie stays as it is.
@@ -80,7 +80,7 @@
 //	ErrNotPublished  Datastore has the change, and Memcache may show an older
 //	                 session for a while; the store tells it in the background. Log
 //	                 it and continue.
-//	ErrNotSaved      no service has the change, or nobody can tell. Save again, or
+//	ErrNotSaved      no service has the change, or it cannot be told. Save again, or
 //	                 answer with status 503. Within one request the change applies
 //	                 once, however often you save it.
 //	ErrRemoved       the session was removed, or has ended. Treat the user as
@@ -200,7 +200,7 @@
 // should set HttpOnly, Secure and SameSite in the store's Options: the defaults
 // are the original's, and set none of them.
 //
-// Call RegenerateID when somebody logs in. The next Save then moves the session
+// Call RegenerateID when a user logs in. The next Save then moves the session
 // to a new id in one step, and writes the cookie. Until then nothing has
 // changed, so a request that dies before loses nothing. If that Save fails, the
 // browser keeps the old cookie and the session its old ID, and you can save
@@ -213,10 +213,10 @@
 // only read should not call Save if they can overlap with a login.
 //
 // An authentication key has at least 32 bytes. A shorter one works, as it did
-// with the original package, but somebody who has a cookie may guess it; the
-// store logs a warning at startup. To replace a key without logging anybody
-// out, put the new pair in front of the old one, and remove the old one once no
-// session of that time is left:
+// with the original package, but whoever has a cookie may guess it; the store
+// logs a warning at startup. To replace a key without logging anybody out, put
+// the new pair in front of the old one, and remove the old one once no session
+// of that time is left:
 //
 //	store := cascadestore.NewCascadeStore(backends, newKey, nil, oldKey, nil)
 //
