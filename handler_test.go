@@ -714,6 +714,40 @@ func TestSaveReturnsTheErrorOnceAndAnotherOneTriesAgain(t *testing.T) {
 	s.expectErrors()
 }
 
+func TestWhatSaveReturnedDoesNotKeepTheAnswerBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(s *site, r *http.Request)
+		want   error // nil: any
+	}{
+		"codec": {func(s *site, r *http.Request) { s.get(r).SetAttr("f", struct{ NotRegistered int }{1}) }, nil},
+		"removed": {func(s *site, r *http.Request) {
+			sess := s.get(r)
+			s.must(gaesession.RemoveID(r.Context(), sess.ID(), &s.sessions.Options))
+			sess.SetAttr("n", 1)
+			if err := s.sessions.Save(r); !errors.Is(err, gaesession.ErrRemoved) {
+				t.Errorf("first Save: %v", err)
+			}
+			sess.SetAttr("n", 2)
+		}, gaesession.ErrRemoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, &gaesession.Sessions{})
+			s.login(attrs{"n": 0})
+			got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+				c.change(s, r)
+				if err := s.sessions.Save(r); err == nil || c.want != nil && !errors.Is(err, c.want) {
+					t.Errorf("Save: %v", err)
+				}
+				io.WriteString(w, "it was not saved")
+			})
+			if got.StatusCode != http.StatusOK || got.body != "it was not saved" {
+				t.Errorf("%v, %q", got.Status, got.body)
+			}
+			s.expectErrors()
+		})
+	}
+}
+
 func TestSaveAfterTheHeaderAsksWhetherTheSessionIsStillThere(t *testing.T) {
 	s := newSite(t, &gaesession.Sessions{})
 	s.login(attrs{"n": 0})

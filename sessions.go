@@ -21,7 +21,7 @@ var (
 	// ErrHeaderSent means that a new session, or a new id, cannot reach the client
 	// any more, since the response's header has left without its cookie. Nothing
 	// was saved, and a session keeps its old id.
-	ErrHeaderSent = errors.New("the header has left, and the cookie cannot be set any more")
+	ErrHeaderSent = web.ErrHeaderSent
 
 	errNotNew    = errors.New("not a new session of session.NewSession")
 	errNoSession = errors.New("not a session of the request")
@@ -101,19 +101,12 @@ func (s *Sessions) Err() error {
 // way round. A Handler of the same Sessions inside passes requests on.
 func (s *Sessions) Handler(next http.Handler) http.Handler {
 	bad := s.Err()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return web.Handler(next, s, func(r *http.Request) web.Hook {
 		if bad != nil {
 			s.report(r, bad)
-			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
-			return
+			return nil
 		}
-		if _, nested := web.Inside[*visit](r.Context(), s); nested {
-			next.ServeHTTP(w, r)
-			return
-		}
-		v := &visit{sessions: s, request: r}
-		web.Serve(w, r, next, s, v)
-		v.finish() // not after a panic
+		return &visit{sessions: s, request: r}
 	})
 }
 

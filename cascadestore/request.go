@@ -8,6 +8,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/web"
 )
 
 // A request holds what the store knows of the sessions of one HTTP request. It
@@ -21,9 +22,19 @@ type request struct {
 	// tracks are those of sessions that do not know theirs: the registry has set
 	// another store, or they were not made for this request.
 	tracks map[*sessions.Session]*track
+	// visit is that of the innermost Handler that the request is in; nil: none.
+	visit *visit
+	// all has what New has returned, in order.
+	all []made
 	// last is what New returned last, and lastTrack its track.
 	last      *sessions.Session
 	lastTrack *track
+}
+
+// A made is a session that New has made, and the store that has.
+type made struct {
+	store   *CascadeStore
+	session *sessions.Session
 }
 
 // A storeName names the sessions that one cookie may name.
@@ -41,6 +52,8 @@ type named struct {
 	// kept is the request backend: the session that was loaded or saved last.
 	kept     *live.Copy
 	keptFrom string // the id in the cookie that it came from, or replaces
+	// cookie is what saves have set last; nil: nothing.
+	cookie *http.Cookie
 }
 
 // A track is what the store knows of one session value.
@@ -48,6 +61,7 @@ type track struct {
 	copy     *live.Copy
 	id       string // that the store gave the session
 	cookieID string // what the request's cookie says, if it is valid
+	removed  bool   // a save has removed the session, or has tried
 }
 
 // A tracked is the store of one session: it knows which session it is. So what
@@ -101,7 +115,8 @@ func newRequest() *request {
 }
 
 // made notes that New returns a session.
-func (req *request) made(session *sessions.Session) *sessions.Session {
+func (req *request) made(cs *CascadeStore, session *sessions.Session) *sessions.Session {
+	req.all = append(req.all, made{cs, session})
 	if own, ok := session.Store().(*tracked); ok {
 		req.last, req.lastTrack = session, own.track
 	}
@@ -159,7 +174,7 @@ func (req *request) track(n *named, cs *CascadeStore, session *sessions.Session)
 	t := req.tracks[session]
 	if t == nil || t.id != session.ID {
 		if t = (&track{copy: n.live.Unknown(session.ID), id: session.ID}); session.ID == "" {
-			t.id = newID()
+			t.id = cs.newID()
 			t.copy = n.live.Fresh(t.id)
 			session.ID = t.id
 		}
@@ -195,4 +210,10 @@ func (n *named) keep(cs *CascadeStore, t *track) {
 	if cs.backendTypes&RequestBackend != 0 {
 		n.kept, n.keptFrom = t.copy.Clone(), t.cookieID
 	}
+}
+
+// setCookie sets the cookie of a session in place of one that was set before.
+func (n *named) setCookie(header http.Header, c *http.Cookie) {
+	n.cookie = c
+	web.ReplaceCookie(header, c)
 }

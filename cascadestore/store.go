@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -84,6 +85,19 @@ type CascadeStore struct {
 	// MaxLifetime is how long a session lives after it was created, however often
 	// it is used. The default is no limit.
 	MaxLifetime time.Duration
+
+	// HashIDs gives new sessions, and those that get a new id, ids that begin with
+	// "h.", of which the services get a hash only: nobody who can read keys and values
+	// in them, or their logs, can tell an id. Sessions under plain ids live until they
+	// end or get a new id, whatever HashIDs says, and so do the others, as long as all
+	// instances have this version: set it once they have. Off by default.
+	HashIDs bool
+
+	// ErrorHandler answers a request whose session Handler could not save before the
+	// header left, in place of the app. It gets the error of Save, and is the one to
+	// report it. The default logs it and answers 503, or 500 for ErrValueTooBig,
+	// ErrHeaderSent and an error of the serializer, or 409 for ErrRemoved.
+	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Trace is told what the store does, for metrics and logs; nil, the default:
 	// nobody is.

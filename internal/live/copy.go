@@ -98,6 +98,15 @@ func (c *Copy) Value() []byte {
 	return c.was.value
 }
 
+// Scalars returns the attributes as they were loaded or saved last, if they are
+// known without decoding, since none of them can be changed in place. Nobody may
+// change the map.
+func (c *Copy) Scalars() (attrs map[string]any, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.was.attrs, c.was.attrs != nil || len(c.was.value) == 0
+}
+
 // Key is what the services know the session by, after a move the new one.
 func (c *Copy) Key() string {
 	c.mu.Lock()

@@ -109,14 +109,14 @@ func TestAShortIDIsLookedForAsAWord(t *testing.T) {
 }
 
 func TestAnErrorSaysWhichSessionByAHash(t *testing.T) {
-	err := Describe("save session", id, io.ErrUnexpectedEOF)
+	err := Describe("save session", id, id, io.ErrUnexpectedEOF)
 	if want := "save session " + Hash(id) + ": unexpected EOF"; err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) || errors.Unwrap(err) != io.ErrUnexpectedEOF {
 		t.Errorf("%v does not wrap its cause", err)
 	}
-	if err := Describe("save session", "", io.EOF); err.Error() != "save session: EOF" || !errors.Is(err, io.EOF) {
+	if err := Describe("save session", "", "", io.EOF); err.Error() != "save session: EOF" || !errors.Is(err, io.EOF) {
 		t.Errorf("without an id: %v", err)
 	}
 }
@@ -132,7 +132,7 @@ func TestTwoPlacesOfTheIDAreReplaced(t *testing.T) {
 
 func TestAnErrorWhoseTextIsWithheldKeepsTheHashAndWhatItIs(t *testing.T) {
 	cause := fmt.Errorf("key %s: %w", id[:16], &fs.PathError{Op: "get", Path: id, Err: fs.ErrPermission})
-	err := Describe("save session", id, cause)
+	err := Describe("save session", id, id, cause)
 	if want := "save session " + Hash(id) + ": " + withheld; err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}

@@ -21,7 +21,7 @@ type writer struct {
 	inner   http.ResponseWriter
 	request *http.Request
 	hook    Hook
-	entered http.Header // inner's header when Serve was called
+	entered http.Header // inner's header when Handler was entered
 
 	once     sync.Once
 	replaced atomic.Pointer[replacement] // nil: the response is the app's
