@@ -17,7 +17,8 @@
 //		if err := store.StrictErr(); err != nil {
 //			log.Fatal(err)
 //		}
-//		app := appengine.Middleware(http.DefaultServeMux)
+//		http.HandleFunc("/", count)
+//		app := appengine.Middleware(store.Handler(http.DefaultServeMux))
 //		log.Fatal(http.ListenAndServe(":"+os.Getenv("PORT"), app))
 //	}
 //
@@ -28,19 +29,23 @@
 //
 // # Read and change
 //
-// Get loads a session once per request, and Save saves what was changed. Call
-// Save before the response's body is written, as it sets the cookie:
+// Get loads a session once per request. [CascadeStore.Handler] saves what the
+// request has changed, before the header of the response leaves:
 //
-//	func handle(w http.ResponseWriter, r *http.Request) {
+//	func count(w http.ResponseWriter, r *http.Request) {
 //		session, err := store.Get(r, "session")
 //		…
+//		visits, _ := session.Values["visits"].(int)
 //		session.Values["visits"] = visits + 1
-//		err = session.Save(r, w)
-//		…
 //	}
 //
+// Without Handler, or to learn whether it worked, call Save before the
+// response's body is written, as it sets the cookie:
+//
+//	err = session.Save(r, w)
+//
 // A session has at most 4096 bytes unless [CascadeStore.SetMaxLength] says
-// otherwise.
+// otherwise. A middleware that recovers from panics belongs outside of Handler.
 //
 // # Log in and out
 //
