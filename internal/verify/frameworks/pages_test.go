@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -105,6 +106,24 @@ func ginPage(panics http.Handler) http.Handler {
 
 	e.GET("/panic", gin.WrapH(panics))
 	return recovered(sessions.Handler(e))
+}
+
+var store *cascadestore.CascadeStore
+
+func cascadePage() http.Handler {
+	r := chi.NewRouter()
+	r.Use(middleware.Recoverer, store.Handler)
+	r.Get("/", func(w http.ResponseWriter, r *http.Request) {
+		session, err := store.Get(r, "session")
+		if errors.Is(err, cascadestore.ErrUnavailable) || errors.Is(err, cascadestore.ErrUndecodable) {
+			http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
+			return
+		}
+		n, _ := session.Values["visits"].(int)
+		session.Values["visits"] = n + 1 // saved by store.Handler
+		fmt.Fprintf(w, "Visits: %d", n+1)
+	})
+	return r
 }
 
 // recovered answers 500 when a handler panics.

@@ -1,6 +1,7 @@
 package frameworks
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/tier/tiertest"
 )
 
@@ -116,6 +118,14 @@ func TestTheFrameworksOfThePageCountVisits(t *testing.T) {
 			s.expect("/logout", 200, "")
 			s.expect("/", 401, "")
 		})
+	}
+}
+
+func TestCascadestoreOfThePageCountsVisits(t *testing.T) {
+	store = cascadestore.NewTieredStore(tiertest.NewCache(), tiertest.NewBackup(), bytes.Repeat([]byte{1}, 32))
+	s := newSite(t, cascadePage())
+	for i := range 3 {
+		s.expect("/", 200, fmt.Sprintf("Visits: %d", i+1))
 	}
 }
 
