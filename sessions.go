@@ -190,7 +190,7 @@ func (s *Sessions) Remove(r *http.Request, sess session.Session) error {
 }
 
 // RegenerateID gives the request's session a new id when it is saved, so that an id
-// which somebody knew before is worth nothing: call it at login. The session ends
+// which was known before is useless: call it at login. The session ends
 // under the old id in the same step in which it begins under the new one, and keeps
 // its attributes, constant attributes, timeout and creation time, and what other
 // requests have saved until then. Requests that save under the old id later get
