@@ -119,7 +119,7 @@ func (v *visit) add(sess session.Session) error {
 		return describe(doing, "", ErrInvalidID)
 	}
 	if err := v.store(false); err != nil { // the session that the request had
-		if !isSaved(err) {
+		if !live.IsSaved(err) {
 			return err
 		}
 		v.later(err)
@@ -173,10 +173,10 @@ func (v *visit) store(again bool) error {
 	}
 	err := v.save(v.copy, v.sess, again)
 	id := v.copy.ID()
-	if isSaved(err) {
+	if live.IsSaved(err) {
 		v.used = v.copy.Used()
 	}
-	if isSaved(err) && v.copy.IsStored() || id != v.sess.ID() {
+	if live.IsSaved(err) && v.copy.IsStored() || id != v.sess.ID() {
 		v.saved = id
 	}
 	v.sess.setID(id)
@@ -199,12 +199,6 @@ func (v *visit) ask() error {
 	return describe("save session", v.sess.ID(), err)
 }
 
-// isSaved reports whether a save that ended with err has saved the session.
-func isSaved(err error) bool {
-	return err == nil || (errors.Is(err, ErrNotBackedUp) || errors.Is(err, ErrNotPublished)) &&
-		!errors.Is(err, ErrNotSaved) && !errors.Is(err, ErrRemoved)
-}
-
 // BeforeHeader implements web.Hook.
 func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
 	v.mu.Lock()
@@ -224,7 +218,7 @@ func (v *visit) beforeHeader(header http.Header, hijack bool) error {
 		return describe("save session", v.sess.ID(), ErrHeaderSent)
 	}
 	err := v.store(false)
-	if !isSaved(err) && (v.copy.IsChanged() || errors.Is(err, errEncode) || errors.Is(err, errHeld)) {
+	if !live.IsSaved(err) && (v.copy.IsChanged() || errors.Is(err, errEncode) || errors.Is(err, errHeld)) {
 		return err
 	}
 	v.later(err)

@@ -260,3 +260,9 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	}
 	return err
 }
+
+// IsSaved reports whether a save that ended with err has saved the session.
+func IsSaved(err error) bool {
+	return err == nil || (errors.Is(err, tier.ErrNotBackedUp) || errors.Is(err, tier.ErrNotPublished)) &&
+		!errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved)
+}
