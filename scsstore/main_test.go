@@ -23,6 +23,10 @@ import (
 
 func TestMain(m *testing.M) { gaetest.Main(m) }
 
+// newManager is copied: scs.New begins a goroutine, which must be in no bubble of
+// simulated time.
+var newManager = scs.New()
+
 type values = map[string]any
 
 // An app is a web app on a service, with a store and scs's manager. Its server runs
@@ -62,7 +66,8 @@ func newSimulatedApp(t testing.TB, s *gaetest.Service, cache tier.Cache) *app {
 
 // use has the app use a store.
 func (a *app) use(store *scsstore.Store) {
-	a.store, a.manager = store, scs.New()
+	manager := *newManager
+	a.store, a.manager = store, &manager
 	a.manager.Store = store
 	a.manager.ErrorFunc = func(w http.ResponseWriter, r *http.Request, err error) {
 		v := r.Context().Value(visitKey{}).(*visit)
