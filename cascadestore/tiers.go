@@ -55,9 +55,4 @@ func (cs *CascadeStore) services() (c tier.Cache, b tier.Backup) {
 // Drain waits until nothing of this process is at work in the background: what
 // a service that failed is still to be told of sessions. Call it before the
 // process ends. It returns ctx's error if that ends first; a nil ctx never does.
-func Drain(ctx context.Context) error {
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	return live.Drain(ctx)
-}
+func Drain(ctx context.Context) error { return live.Drain(ctx) }

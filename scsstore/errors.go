@@ -3,7 +3,6 @@ package scsstore
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/live"
@@ -57,26 +56,12 @@ var (
 
 // report hands err to OnError.
 func (s *Store) report(ctx context.Context, err error) {
-	if err == nil {
-		return
+	if err != nil {
+		cloudlog.Hand(ctx, err, s.opt.OnError, logError)
 	}
-	if s.opt.OnError == nil {
-		logError(ctx, err)
-		return
-	}
-	defer func() {
-		// In the background nobody else would, and the instance would end.
-		if p := recover(); p != nil {
-			logError(ctx, err)
-			logError(ctx, fmt.Errorf("scsstore: OnError: panic: %v", p))
-		}
-	}()
-	s.opt.OnError(ctx, err)
 }
 
-func logError(ctx context.Context, err error) {
-	cloudlog.Default().ErrorContext(ctx, "session store", "error", err)
-}
+func logError(ctx context.Context, err error) { cloudlog.Error(ctx, err) }
 
 // describe wraps err for the outside.
 func describe(doing, token string, err error) error {

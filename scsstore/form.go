@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
@@ -12,48 +13,49 @@ import (
 	"github.com/gaesession/gaesession/internal/live"
 )
 
-// A form knows what the bytes of sessions mean. It is a live.Form.
+// A form knows what the bytes of sessions mean. It is a live.Form. A session's
+// attributes are its values and its deadline.
 type form struct{ codec scs.Codec }
 
 var _ live.Form = form{}
 
-// A data is what scs keeps of a session.
-type data struct {
-	deadline time.Time
-	values   map[string]any
-}
+const (
+	deadlineName = "deadline"
+	valuePrefix  = "key " // of a value's name
+)
 
-// The attributes of a session are its values and its deadline.
-const deadlineName = "deadline"
-
-func nameOf(key string) string { return "key " + key }
-
-func (d data) attributes() map[string]any {
-	all := map[string]any{deadlineName: d.deadline.UTC()}
-	for k, v := range d.values {
-		all[nameOf(k)] = v
-	}
-	return all
-}
-
-func (f form) encode(d data) (b []byte, err error) {
-	defer recovered(&err)
-	if b, err = f.codec.Encode(d.deadline, d.values); err != nil {
-		return nil, fmt.Errorf("%w: %w", errCodec, err)
-	}
-	return b, nil
-}
-
-func (f form) decode(b []byte) (d data, err error) {
+func (f form) Attributes(value []byte) (attrs map[string]any, err error) {
 	defer recovered(&err)
 	// A codec may keep what it is given.
-	if d.deadline, d.values, err = f.codec.Decode(bytes.Clone(b)); err != nil {
-		return data{}, fmt.Errorf("%w: %w", errCodec, err)
+	deadline, values, err := f.codec.Decode(bytes.Clone(value))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errCodec, err)
 	}
-	if d.values == nil {
-		d.values = make(map[string]any)
+	attrs = map[string]any{deadlineName: deadline.UTC()}
+	for key, v := range values {
+		attrs[valuePrefix+key] = v
 	}
-	return d, nil
+	return attrs, nil
+}
+
+// encode is the inverse of Attributes.
+func (f form) encode(attrs map[string]any) (value []byte, err error) {
+	defer recovered(&err)
+	values := make(map[string]any, len(attrs))
+	for name, v := range attrs {
+		if key, ok := strings.CutPrefix(name, valuePrefix); ok {
+			values[key] = v
+		}
+	}
+	if value, err = f.codec.Encode(deadlineOf(attrs), values); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCodec, err)
+	}
+	return value, nil
+}
+
+func deadlineOf(attrs map[string]any) time.Time {
+	deadline, _ := attrs[deadlineName].(time.Time)
+	return deadline
 }
 
 // recovered makes a panic of the codec an error.
@@ -63,32 +65,20 @@ func recovered(err *error) {
 	}
 }
 
-func (f form) Attributes(value []byte) (map[string]any, error) {
-	d, err := f.decode(value)
-	if err != nil {
-		return nil, err
-	}
-	return d.attributes(), nil
-}
-
 // Inspect is of bytes that no store of this package has written.
 func (form) Inspect([]byte) (live.Info, error) { return live.Info{}, errNoSession }
 
 func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, error) {
-	merged, err := f.decode(into)
-	theirs, ferr := f.decode(from)
+	merged, err := f.Attributes(into)
+	theirs, ferr := f.Attributes(from)
 	if err = errors.Join(err, ferr); err != nil {
 		return nil, err
 	}
-	taken := func(key string, _ any) bool { return take(nameOf(key)) }
-	maps.DeleteFunc(merged.values, taken)
-	for k, v := range theirs.values {
-		if taken(k, v) {
-			merged.values[k] = v
+	maps.DeleteFunc(merged, func(name string, _ any) bool { return take(name) })
+	for name, v := range theirs {
+		if take(name) {
+			merged[name] = v
 		}
-	}
-	if take(deadlineName) {
-		merged.deadline = theirs.deadline
 	}
 	return f.encode(merged)
 }

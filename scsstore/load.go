@@ -31,8 +31,7 @@ func (s *Store) FindCtx(ctx context.Context, token string) ([]byte, bool, error)
 		return nil, false, err
 	}
 	if c.Exists() {
-		err := c.Settle(ctx)
-		if !errors.Is(err, ErrRemoved) {
+		if err := c.Settle(ctx); !errors.Is(err, ErrRemoved) {
 			s.report(ctx, describe("load session", token, err))
 		}
 	}

@@ -13,8 +13,8 @@ import (
 // A request holds what the store knows of the sessions of one HTTP request. It
 // lives in the request's context. Without Handler there is one for each call.
 type request struct {
-	form form
-	live *live.Store
+	codec scs.Codec
+	live  *live.Store
 
 	mu     sync.Mutex
 	copies map[string]*live.Copy // by token
@@ -34,8 +34,7 @@ func (s *Store) request(ctx context.Context) *request {
 }
 
 func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {
-	f := form{codec}
-	return &request{form: f, live: s.liveStore(ctx, f), copies: make(map[string]*live.Copy)}
+	return &request{codec: codec, live: s.liveStore(ctx, form{codec}), copies: make(map[string]*live.Copy)}
 }
 
 // copy returns the request's copy of a session, and whether the token is new.

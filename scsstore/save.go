@@ -28,14 +28,20 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 	if !req.live.ValidID(token) {
 		return describe(doing, token, ErrInvalidID)
 	}
-	d, err := req.form.decode(b)
+	attrs, err := form{req.codec}.Attributes(b)
 	if err != nil {
 		return describe(doing, token, err)
 	}
-	c, err := s.toSave(ctx, req, token)
-	if err == nil {
-		err = describe(doing, token, save(ctx, c, bytes.Clone(b), d, expiry))
+	c, isNew := req.copy(token)
+	if !isNew {
+		if err := s.open(ctx, c, token); err != nil {
+			return err
+		}
 	}
+	if err = c.Add(isNew); err == nil {
+		err = save(ctx, c, bytes.Clone(b), attrs, expiry)
+	}
+	err = describe(doing, token, err)
 	// Without a change there was only a later expiry to save.
 	if live.IsSaved(err) || c.IsStored() && !c.IsChanged() && !errors.Is(err, errCodec) {
 		s.report(ctx, err)
@@ -44,18 +50,7 @@ func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry ti
 	return err
 }
 
-// toSave returns the copy of a session that the app has.
-func (s *Store) toSave(ctx context.Context, req *request, token string) (*live.Copy, error) {
-	c, isNew := req.copy(token)
-	if !isNew {
-		if err := s.open(ctx, c, token); err != nil {
-			return c, err
-		}
-	}
-	return c, describe("save session", token, c.Add(isNew))
-}
-
-func save(ctx context.Context, c *live.Copy, b []byte, d data, expiry time.Time) error {
+func save(ctx context.Context, c *live.Copy, b []byte, attrs map[string]any, expiry time.Time) error {
 	now := time.Now().Truncate(time.Microsecond)
 	born := c.Born()
 	if born.IsZero() {
@@ -68,13 +63,13 @@ func save(ctx context.Context, c *live.Copy, b []byte, d data, expiry time.Time)
 	}
 	return c.Save(ctx, live.Draft{
 		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
-			if !worth(d.attributes()) {
+			if !worth(attrs) {
 				return nil, false, nil
 			}
 			return b, true, nil
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: expiry.Sub(used), Refresh: max(expiry.Sub(now)/10, 1), Born: born},
-		MaxAge:   maxAge(d.deadline, born),
+		MaxAge:   maxAge(deadlineOf(attrs), born),
 		Again:    true,
 	})
 }

@@ -27,6 +27,9 @@ func (s *Store) setDefaults() {
 	if s.opt.Codec == nil {
 		s.opt.Codec = scs.GobCodec{}
 	}
+	if s.opt.OnError == nil {
+		s.opt.OnError = logError
+	}
 	switch s.cache {
 	case nil:
 		s.cache = gae.Memcache{Prefix: s.opt.KeyPrefix}
@@ -57,9 +60,4 @@ func (s *Store) liveStore(ctx context.Context, f form) *live.Store {
 // Drain waits until nothing of this process is at work in the background: what
 // a service that failed is still to be told of sessions. Call it before the
 // process ends. It returns ctx's error if that ends first; a nil ctx never does.
-func Drain(ctx context.Context) error {
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	return live.Drain(ctx)
-}
+func Drain(ctx context.Context) error { return live.Drain(ctx) }

@@ -68,8 +68,13 @@ func New(o Options) *Store {
 }
 
 // Drain waits until no background work of this process is under way, or until
-// ctx is done.
-func Drain(ctx context.Context) error { return tiered.Drain(ctx) }
+// ctx is done. A nil ctx never is.
+func Drain(ctx context.Context) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return tiered.Drain(ctx)
+}
 
 // ValidID reports whether a session may have that id: the services take its key,
 // and nothing else is kept under such names.
