@@ -8,6 +8,7 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/scsstore"
 )
 
 // Every option has a row in the table of the README.
@@ -15,6 +16,7 @@ func TestTheREADMEsHaveARowForEachOption(t *testing.T) {
 	for file, options := range map[string]any{
 		"README.md":              gaesession.MemcacheStoreOptions{},
 		"cascadestore/README.md": cascadestore.CascadeStore{},
+		"scsstore/README.md":     scsstore.Options{},
 	} {
 		text, err := os.ReadFile(file)
 		if err != nil {

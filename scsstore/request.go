@@ -51,7 +51,7 @@ func (req *request) copy(token string) (c *live.Copy, isNew bool) {
 
 // Handler is sm.LoadAndSave for a manager whose Store is s. It also remembers what
 // the request has loaded, so that a commit saves only what the request has changed,
-// and overlapping requests lose nothing. Use it in place of LoadAndSave, inside
+// and overlapping requests lose nothing. Use it instead of LoadAndSave, inside
 // appengine.Middleware.
 //
 // Errors go to sm.ErrorFunc, as those of LoadAndSave do.
