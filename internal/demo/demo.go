@@ -116,8 +116,7 @@ func (d Demo) runLocally(ctx context.Context, args []string, out io.Writer) (err
 		return err
 	}
 	defer restore()
-	faults := &Faults{Empty: func(context.Context) error { services.FlushMemcache(); return nil }}
-	services.SetHooks(faults.hooks())
+	faults := FaultsOf(services)
 	// At the end the cache is told what it has missed, and Close waits for its calls.
 	defer context.AfterFunc(ctx, faults.Start)()
 	defer faults.Start()

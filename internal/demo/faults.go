@@ -65,14 +65,16 @@ func (f *Faults) wait(ctx context.Context) error {
 	}
 }
 
-// hooks are those of a gaelocal whose Memcache is to fail.
-func (f *Faults) hooks() gaelocal.Hooks {
-	return gaelocal.Hooks{Before: func(ctx context.Context, c gaelocal.Call) error {
+// FaultsOf returns what makes the Memcache of services fail. It sets their hooks.
+func FaultsOf(services *gaelocal.Server) *Faults {
+	f := &Faults{Empty: func(context.Context) error { services.FlushMemcache(); return nil }}
+	services.SetHooks(gaelocal.Hooks{Before: func(ctx context.Context, c gaelocal.Call) error {
 		if c.Service != "memcache" {
 			return nil
 		}
 		return f.wait(ctx)
-	}}
+	}})
+	return f
 }
 
 // Cache returns a cache that is c while that is to answer.
