@@ -128,9 +128,10 @@ func (p Page) Source() Source {
 
 // Work is what a request did with the services.
 type Work struct {
-	Calls  int
-	Waited string
-	Phases []Phase
+	Calls   int
+	Waited  string
+	Overlap bool // some calls were made in parallel
+	Phases  []Phase
 }
 
 // A Phase is a part of the request and the calls made in it.
@@ -144,14 +145,14 @@ type Phase struct {
 type Row struct {
 	Service, Operation, Note, Time string
 	Cache, Failed                  bool
-	X, Width                       float64
+	X, Width                       float64 // Width 0: there is none
 }
 
 // Work returns what the request did with the services so far.
 func (p Page) Work() Work {
 	from, calls := p.watch.seen()
 	w := Work{Waited: format(waited(calls))}
-	var end time.Duration
+	var end, until time.Duration
 	for _, c := range calls {
 		end = max(end, c.Start+c.Duration)
 	}
@@ -167,6 +168,8 @@ func (p Page) Work() Work {
 	for _, c := range calls {
 		if c.Outcome != "skipped" {
 			w.Calls++
+			w.Overlap = w.Overlap || c.Start < until
+			until = max(until, c.Start+c.Duration)
 		}
 		to := &load
 		if c.Loaded {
@@ -197,7 +200,7 @@ func (p Page) row(c call, end time.Duration) Row {
 	case "skipped":
 		r.Note, r.Time = "not made", "–"
 	}
-	if end > 0 {
+	if end > 0 && c.Outcome != "skipped" {
 		r.X = percent(c.Start, end)
 		r.Width = max(0.5, percent(c.Duration, end))
 	}

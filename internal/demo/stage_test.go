@@ -117,6 +117,20 @@ func TestAPageOfADemoWithoutACacheShowsNone(t *testing.T) {
 	}
 }
 
+func TestCallsThatOverlapAreSaidToRunInParallel(t *testing.T) {
+	const says = "ran in parallel"
+	page, _ := newStage(nil).visit(t, tell("cache get found", "loaded cache", "backup get found"))
+	if strings.Contains(page, says) {
+		t.Errorf("calls one after the other are said to run in parallel:\n%s", page)
+	}
+	page, _ = newStage(nil).visit(t, func(ctx context.Context, trace *tier.Trace) {
+		for _, service := range []string{"cache", "backup"} {
+			trace.Call(ctx, tier.Call{Service: service, Operation: "get", Outcome: "found", Duration: time.Hour})
+		}
+	})
+	want(t, page, says)
+}
+
 func TestWhatOverlapsIsWaitedForOnce(t *testing.T) {
 	ms := time.Millisecond
 	calls := []call{
@@ -147,7 +161,7 @@ func TestTheButtonsMakeTheCacheFail(t *testing.T) {
 		page, _ := s.visit(t, nil, w.Result().Cookies()...)
 		return page
 	}
-	want(t, notice(s.press("empty")), "Fast was emptied.", "Stop Fast from answering")
+	want(t, notice(s.press("empty")), "Fast was emptied.", ">Stop Fast<")
 	if emptied != 1 {
 		t.Errorf("emptied %d times", emptied)
 	}
@@ -156,14 +170,14 @@ func TestTheButtonsMakeTheCacheFail(t *testing.T) {
 	fails = nil
 	want(t, notice(s.press("empty")), "Fast was emptied.")
 	for range 2 {
-		want(t, notice(s.press("stop")), "Fast does not answer any more.", "Let Fast answer again", "Requests wait for half a second each")
+		want(t, notice(s.press("stop")), "Fast does not answer any more.", "Start Fast again", "Requests wait for half a second each")
 	}
 	s.Trace().Breaker(context.Background(), true)
 	s.Trace().Pending(context.Background(), 2, 0)
 	page, _ := s.visit(t, nil)
 	want(t, page, "The circuit breaker is open", "still to be told of 2 sessions")
 	for range 2 {
-		want(t, notice(s.press("start")), "Fast answers again.", "Stop Fast from answering")
+		want(t, notice(s.press("start")), "Fast answers again.", ">Stop Fast<")
 	}
 }
 
