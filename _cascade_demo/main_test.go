@@ -50,6 +50,19 @@ func startProcess(t *testing.T, dir string) process {
 	return process{u, func() error { cancel(); return <-done }}
 }
 
+// startOn serves the demo on services of its own.
+func startOn(t *testing.T) (*browser, *gaelocal.Server) {
+	t.Helper()
+	services := gaelocal.StartForTest(t)
+	h, err := newHandler(demo.Place{Local: true, Faults: demo.FaultsOf(services)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(h)
+	t.Cleanup(web.Close)
+	return newBrowser(t, web.URL), services
+}
+
 type browser struct {
 	t      *testing.T
 	url    string
@@ -166,7 +179,7 @@ func TestTheBasketIsStillThereWhileMemcacheDoesNotAnswer(t *testing.T) {
 	wantText(t, b.post("/cache/stop"), "Memcache did not answer in time", "Your basket is still here", "<b>1</b> Pears")
 	wantText(t, b.post("/add", "fruit", "Pears"), "<b>2</b> Pears", "Saved all the same")
 	wantText(t, b.post("/login", "name", "Ann"), "Ann</span>", "<b>2</b> Pears", "Nobody waits for Memcache any more", "The circuit breaker is open")
-	wantText(t, b.post("/logout"), "Memcache will as soon as it answers", "nothing in your basket")
+	wantText(t, b.post("/logout"), "You are logged out", "nothing in your basket")
 	wantText(t, b.post("/cache/start"), "Memcache answers again", "nothing in your basket")
 	if err := p.stop(); err != nil {
 		t.Error(err)
@@ -174,14 +187,7 @@ func TestTheBasketIsStillThereWhileMemcacheDoesNotAnswer(t *testing.T) {
 }
 
 func TestNobodyLosesABasketBecauseServicesFail(t *testing.T) {
-	services := gaelocal.StartForTest(t)
-	h, err := newHandler(demo.Place{Local: true, Faults: demo.FaultsOf(services)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	web := httptest.NewServer(h)
-	defer web.Close()
-	b := newBrowser(t, web.URL)
+	b, services := startOn(t)
 	b.post("/add", "fruit", "Pears")
 	cookie := b.cookie()
 	services.SetHooks(gaelocal.Hooks{Before: func(context.Context, gaelocal.Call) error { return errors.New("all is down") }})
@@ -194,6 +200,48 @@ func TestNobodyLosesABasketBecauseServicesFail(t *testing.T) {
 	if b.cookie() != cookie {
 		t.Error("the cookie is another one")
 	}
+}
+
+// The session is there, and nothing can be written.
+func TestAChangeThatIsNotSavedIsSaidSoInsteadOfAnswered(t *testing.T) {
+	b, services := startOn(t)
+	b.post("/add", "fruit", "Pears")
+	b.get("/")
+	cookie := b.cookie()
+	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method != "Get" && c.Method != "BeginTransaction" {
+			return errors.New("nothing can be written")
+		}
+		return nil
+	}})
+	for _, path := range []string{"/add", "/basket/empty", "/login", "/logout"} {
+		wantText(t, b.fails(http.MethodPost, path, url.Values{"fruit": {"Plums"}, "name": {"Ann"}}), "That did not work", "nothing can be written")
+	}
+	services.SetHooks(gaelocal.Hooks{})
+	wantText(t, b.get("/"), "<b>1</b> Pears")
+	if b.cookie() != cookie {
+		t.Error("the cookie is another one")
+	}
+}
+
+func TestWhoIsLoggedOutElsewhereDuringAChangeIsToldSo(t *testing.T) {
+	b, services := startOn(t)
+	b.post("/login", "name", "Ann")
+	b.get("/")
+	other := newBrowser(t, b.url)
+	u, err := url.Parse(b.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.client.Jar.SetCookies(u, b.client.Jar.Cookies(u))
+	var once sync.Once
+	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method == "BeginTransaction" {
+			once.Do(func() { other.post("/logout") })
+		}
+		return nil
+	}})
+	wantText(t, b.post("/add", "fruit", "Pears"), "Your session has ended", "nothing in your basket")
 }
 
 func TestAForgedCookieIsNoSession(t *testing.T) {

@@ -45,7 +45,9 @@ func newShop(key []byte, secure bool, stage *demo.Stage) (*shop, error) {
 	store.Options.SameSite = http.SameSiteLaxMode
 	store.SetMaxAge(sessionDays * 24 * 3600)
 	store.Trace = stage.Trace()
-	return &shop{store, stage}, store.Err()
+	s := &shop{store, stage}
+	store.ErrorHandler = s.fail
+	return s, store.Err()
 }
 
 func (s *shop) handler() http.Handler {
@@ -58,7 +60,7 @@ func (s *shop) handler() http.Handler {
 	mux.HandleFunc("/purge", cascadestore.PurgeHandler())
 	s.stage.Register(mux)
 	// The middleware gives a request's context what App Engine's services want.
-	return appengine.Middleware(s.stage.Handler(demo.SameOrigin(mux)))
+	return appengine.Middleware(s.stage.Handler(demo.SameOrigin(s.sessions.Handler(mux))))
 }
 
 // session returns the request's session, a new one if it has none. An error means
@@ -90,23 +92,25 @@ func (s *shop) show(w http.ResponseWriter, r *http.Request) {
 	}
 	p.Flashes = session.Flashes()
 	if !session.IsNew {
-		p.Report = session.Save(r, w) // writes nothing while nothing has changed
+		// Handler would: this is now, so that the page can show what it took.
+		p.Report = session.Save(r, w)
 	}
-	demo.Render(w, p.Status(), pageTemplate, p)
+	if p.Problem() {
+		s.fail(w, r, p.Report)
+		return
+	}
+	demo.Render(w, http.StatusOK, pageTemplate, p)
 }
 
-// do returns a handler that changes the session with f, saves it and goes back
-// to the page.
+// do returns a handler that changes the session with f, and goes back to the page.
+// Handler saves it before that.
 func (s *shop) do(f func(r *http.Request, session *sessions.Session) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		session, err := s.session(w, r)
 		if err != nil {
 			return
 		}
-		if err = f(r, session); err == nil {
-			err = session.Save(r, w)
-		}
-		if !isSaved(err) {
+		if err := f(r, session); err != nil {
 			s.fail(w, r, err)
 			return
 		}
@@ -150,34 +154,27 @@ func (s *shop) login(r *http.Request, session *sessions.Session) error {
 	return nil
 }
 
+// logout ends the session. Handler removes it before the answer leaves: if that
+// fails, fail answers instead, and the cookie stays, to try again with.
 func (s *shop) logout(w http.ResponseWriter, r *http.Request) {
 	session, err := s.session(w, r)
 	if err != nil {
 		return
 	}
 	session.Options.MaxAge = -1
-	switch err := session.Save(r, w); {
-	case errors.Is(err, cascadestore.ErrNotPublished):
-		demo.Redirect(w, r, "You are logged out. Datastore knows, and Memcache will as soon as it answers.")
-	case err != nil:
-		s.fail(w, r, err)
-	default:
-		demo.Redirect(w, r, "You are logged out, and the basket is gone.")
-	}
-}
-
-// isSaved reports whether a change is in one service at least, from where the
-// other one gets it.
-func isSaved(err error) bool {
-	return err == nil || errors.Is(err, cascadestore.ErrNotPublished) || errors.Is(err, cascadestore.ErrNotBackedUp)
+	demo.Redirect(w, r, "You are logged out, and the basket is gone.")
 }
 
 // fail answers a request whose session cannot be loaded or saved.
 func (s *shop) fail(w http.ResponseWriter, r *http.Request, err error) {
 	slog.ErrorContext(r.Context(), "basket demo", "error", err)
+	if errors.Is(err, cascadestore.ErrRemoved) {
+		demo.Redirect(w, r, "Your session has ended.")
+		return
+	}
 	p := page{Page: s.stage.Page(w, r), Failed: true}
 	p.Report = err
-	demo.Render(w, p.Status(), pageTemplate, p)
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
 }
 
 // page is what page.html shows.

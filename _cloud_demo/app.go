@@ -68,8 +68,12 @@ func (a *app) visit(w http.ResponseWriter, r *http.Request) {
 			sess.SetAttr(attrVisits, p.Visits)
 		}
 	}
-	p.Report = a.sessions.Save(r) // Handler would: now, so that the page can show what it took
-	demo.Render(w, p.Status(), pageTemplate, p)
+	// Handler would save: this is now, so that the page can show what it took.
+	if p.Report = a.sessions.Save(r); p.Problem() {
+		a.fail(w, r, p.Report)
+		return
+	}
+	demo.Render(w, http.StatusOK, pageTemplate, p)
 }
 
 // login gives the session a new id, which nobody can have known before.
@@ -121,7 +125,7 @@ func (a *app) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	p := page{Page: a.stage.Page(w, r), Failed: true}
 	p.Report = err
-	demo.Render(w, p.Status(), pageTemplate, p)
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
 }
 
 // page is what page.html shows.

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -322,6 +323,41 @@ func TestNobodyLosesACookieBecauseServicesFail(t *testing.T) {
 	if c := b.cookie(); c != nil {
 		t.Errorf("a login that was not saved set a cookie")
 	}
+}
+
+// The session is there, and nothing can be written.
+func TestALoginThatIsNotSavedIsSaidSoInsteadOfAnswered(t *testing.T) {
+	b, services := startDemo(t)
+	b.login("Ada", password).wantVisit("Ada", 1)
+	before := b.cookie().Value
+	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method != "Get" && c.Method != "BeginTransaction" {
+			return errors.New("nothing can be written")
+		}
+		return nil
+	}})
+	b.login("Grace", password).wantStatus(http.StatusServiceUnavailable).wantText("That did not work").wantText("nothing can be written")
+	b.get("/").wantStatus(http.StatusServiceUnavailable).wantText("That did not work")
+	services.SetHooks(gaelocal.Hooks{})
+	if b.cookie().Value != before {
+		t.Error("the cookie is another one")
+	}
+	b.get("/").wantVisit("Ada", 2)
+}
+
+func TestWhoIsLoggedOutElsewhereDuringAVisitIsAskedToLogIn(t *testing.T) {
+	b, services := startDemo(t)
+	b.login("Ada", password).wantVisit("Ada", 1)
+	other := newBrowser(t, b.base)
+	other.setCookie(b.cookie())
+	var once sync.Once
+	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method == "BeginTransaction" {
+			once.Do(func() { other.post("/logout", nil) })
+		}
+		return nil
+	}})
+	b.get("/").wantLogin().wantText("Your session has ended. Please log in again.")
 }
 
 // failing are hooks that fail every call of these services.

@@ -33,14 +33,6 @@ func (p Page) Problem() bool {
 	return p.Report != nil && !errors.Is(p.Report, tier.ErrNotPublished) && !errors.Is(p.Report, tier.ErrNotBackedUp)
 }
 
-// Status is that of the answer.
-func (p Page) Status() int {
-	if p.Problem() {
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusOK
-}
-
 // StyleVersion is part of the style sheet's address.
 func (Page) StyleVersion() string { return styleVersion }
 

@@ -35,7 +35,7 @@ func (s *Stage) visit(t *testing.T, do func(ctx context.Context, trace *tier.Tra
 		if do != nil {
 			do(r.Context(), s.Trace())
 		}
-		Render(w, p.Status(), testTemplate, p)
+		Render(w, http.StatusOK, testTemplate, p)
 	})
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	for _, c := range cookies {
@@ -76,7 +76,7 @@ func tell(steps ...string) func(context.Context, *tier.Trace) {
 			if words[0] == "loaded" {
 				trace.Loaded(ctx, tier.Load{From: words[1]})
 			} else {
-				trace.Call(ctx, tier.Call{Service: words[0], Operation: words[1], Outcome: words[2], Duration: time.Microsecond})
+				trace.Call(ctx, tier.Call{Service: words[0], Operation: words[1], Outcome: words[2], Duration: time.Nanosecond})
 			}
 		}
 	}
@@ -212,19 +212,15 @@ func TestANoticeIsForgottenWhenItIsShown(t *testing.T) {
 }
 
 func TestWhatTheStoreReportsIsAProblemUnlessItIsSaved(t *testing.T) {
-	for _, test := range []struct {
-		err    error
-		status int
-	}{
-		{nil, 200}, {tier.ErrNotPublished, 200}, {tier.ErrNotBackedUp, 200}, {tier.ErrNotSaved, 503}, {tier.ErrUnavailable, 503},
+	for err, problem := range map[error]bool{
+		tier.ErrNotPublished: false, tier.ErrNotBackedUp: false, tier.ErrNotSaved: true, tier.ErrUnavailable: true, tier.ErrRemoved: true,
 	} {
-		p := Page{Report: test.err}
-		if test.err != nil {
-			p.Report = fmt.Errorf("save: %w", test.err)
+		if got := (Page{Report: fmt.Errorf("save: %w", err)}).Problem(); got != problem {
+			t.Errorf("%v: got %v", err, got)
 		}
-		if got := p.Status(); got != test.status || p.Problem() != (test.status == 503) {
-			t.Errorf("%v: got %d, want %d", test.err, got, test.status)
-		}
+	}
+	if (Page{}).Problem() {
+		t.Error("there is a problem where nothing is reported")
 	}
 }
 
