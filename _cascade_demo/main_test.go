@@ -208,19 +208,26 @@ func TestAChangeThatIsNotSavedIsSaidSoInsteadOfAnswered(t *testing.T) {
 	b.post("/add", "fruit", "Pears")
 	b.get("/")
 	cookie := b.cookie()
-	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+	nothingWritten := gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
 		if c.Method != "Get" && c.Method != "BeginTransaction" {
 			return errors.New("nothing can be written")
 		}
 		return nil
-	}})
-	for _, path := range []string{"/add", "/basket/empty", "/login", "/logout"} {
+	}}
+	services.SetHooks(nothingWritten)
+	for _, path := range []string{"/add", "/basket/empty", "/login"} {
 		wantText(t, b.fails(http.MethodPost, path, url.Values{"fruit": {"Plums"}, "name": {"Ann"}}), "That did not work", "nothing can be written")
 	}
 	services.SetHooks(gaelocal.Hooks{})
-	wantText(t, b.get("/"), "<b>1</b> Pears")
 	if b.cookie() != cookie {
-		t.Error("the cookie is another one")
+		t.Error("a change that is not saved changed the cookie")
+	}
+	wantText(t, b.get("/"), "<b>1</b> Pears")
+	cookie = b.cookie()
+	services.SetHooks(nothingWritten)
+	wantText(t, b.fails(http.MethodPost, "/logout", nil), "That did not work", "nothing can be written")
+	if b.cookie() != cookie {
+		t.Error("a logout that failed took the cookie away")
 	}
 }
 
