@@ -158,7 +158,7 @@ func TestABasketFromTheFirstFruitToLogout(t *testing.T) {
 	if b.cookie() == before {
 		t.Error("the login kept the cookie")
 	}
-	b.post("/cache/empty")
+	b.post("/cache/flush")
 	wantText(t, b.get("/"), "Ann &lt;3", "1 operation ", "came from Memcache") // the page after the flush filled Memcache
 	wantText(t, b.post("/basket/empty"), "Your basket is empty")
 	wantText(t, b.post("/logout"), "You are logged out", "nothing in your basket", "Log in")

@@ -162,14 +162,14 @@ func (s *shop) logout(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	session.Options.MaxAge = -1
-	demo.Redirect(w, r, "You are logged out, and the basket is gone.")
+	demo.Redirect(w, r, "/", "You are logged out, and the basket is gone.")
 }
 
 // fail answers a request whose session cannot be loaded or saved.
 func (s *shop) fail(w http.ResponseWriter, r *http.Request, err error) {
 	slog.ErrorContext(r.Context(), "basket demo", "error", err)
 	if errors.Is(err, cascadestore.ErrRemoved) {
-		demo.Redirect(w, r, "Your session has ended.")
+		demo.Redirect(w, r, "/", "Your session has ended.")
 		return
 	}
 	p := page{Page: s.stage.Page(w, r), Failed: true}

@@ -108,11 +108,11 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case errors.Is(err, gaesession.ErrNotPublished):
-		demo.Redirect(w, r, "You are logged out. The database knows, and the cache will as soon as it answers.")
+		demo.Redirect(w, r, "/", "You are logged out. The database knows, and the cache will as soon as it answers.")
 	case err != nil:
 		a.fail(w, r, err)
 	default:
-		demo.Redirect(w, r, "You are logged out, on every instance.")
+		demo.Redirect(w, r, "/", "You are logged out, on every instance.")
 	}
 }
 
@@ -120,7 +120,7 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) {
 func (a *app) fail(w http.ResponseWriter, r *http.Request, err error) {
 	slog.ErrorContext(r.Context(), "session", "error", err)
 	if errors.Is(err, gaesession.ErrRemoved) {
-		demo.Redirect(w, r, "Your session has ended. Please log in again.")
+		demo.Redirect(w, r, "/", "Your session has ended. Please log in again.")
 		return
 	}
 	p := page{Page: a.stage.Page(w, r), Failed: true}

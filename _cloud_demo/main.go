@@ -81,8 +81,8 @@ func run(ctx context.Context, out io.Writer) (err error) {
 		Still:  "You are still logged in",
 		Footer: "A page that only looks makes one call to the cache. A page that changes the session makes one commit: requests that overlap lose nothing.",
 	}
-	if s.empty != nil && !onCloudRun { // there it would hurt other visitors
-		stage.Faults = &demo.Faults{Empty: s.empty}
+	if s.flush != nil && !onCloudRun { // there it would hurt other visitors
+		stage.Faults = &demo.Faults{Flush: s.flush}
 		s.cache = stage.Faults.Cache(s.cache)
 		defer context.AfterFunc(ctx, stage.Faults.Start)() // at the end it is told what it has missed
 	}
@@ -138,7 +138,7 @@ func asyncSaves(onCloudRun bool) (bool, error) {
 type backend struct {
 	cache  tier.Cache
 	backup tier.Backup
-	empty  func(ctx context.Context) error // the cache; nil: there is none
+	flush  func(ctx context.Context) error // the cache; nil: there is none
 	close  func() error
 
 	where, cacheName, backupName, hint string // for the page
@@ -177,7 +177,7 @@ func openBackend(ctx context.Context, onCloudRun bool) (*backend, error) {
 		return nil, errors.Join(err, s.close())
 	}
 	s.where, s.cacheName = s.where+" and Redis", "Redis"
-	s.empty = func(ctx context.Context) error { return emptyRedis(ctx, client) }
+	s.flush = func(ctx context.Context) error { return flushRedis(ctx, client) }
 	return s, nil
 }
 
@@ -185,14 +185,14 @@ func inMemory() *backend {
 	cache := tiertest.NewCache()
 	return &backend{
 		cache: cache, backup: tiertest.NewBackup(), close: func() error { return nil },
-		empty: func(context.Context) error { cache.Flush(); return nil },
+		flush: func(context.Context) error { cache.Flush(); return nil },
 		where: "services in memory", cacheName: "MemoryCache", backupName: "MemoryBackup",
 		hint: "Sessions are kept in memory, until the demo ends. " + hint,
 	}
 }
 
-// emptyRedis takes the demo's sessions out of Redis, and nothing else.
-func emptyRedis(ctx context.Context, client *redis.Client) error {
+// flushRedis takes the demo's sessions out of Redis, and nothing else.
+func flushRedis(ctx context.Context, client *redis.Client) error {
 	for keys := client.Scan(ctx, 0, redisPrefix+"*", 1000).Iterator(); ; {
 		if !keys.Next(ctx) {
 			return keys.Err()

@@ -220,7 +220,7 @@ func tellStory(b *browser, cache, backup string) {
 	if b.cookie() == first {
 		b.t.Error("a login kept the id")
 	}
-	b.post("/cache/empty", nil, cache+" was emptied", visits(2), "came from "+backup, "in "+cache+" again")
+	b.post("/cache/flush", nil, cache+" was emptied", visits(2), "came from "+backup, "in "+cache+" again")
 	b.get(visits(3), "came from "+cache)
 	b.post("/cache/stop", nil, cache+" did not answer in time", "You are still logged in", "Saved all the same", visits(4))
 	for range 2 {

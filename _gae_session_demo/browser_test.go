@@ -19,6 +19,7 @@ import (
 type browser struct {
 	t      *testing.T
 	base   string
+	agent  string // what it calls itself
 	client *http.Client
 }
 
@@ -29,7 +30,7 @@ func newBrowser(t *testing.T, base string) *browser {
 		t.Fatal(err)
 	}
 	// dev_appserver.py builds the app first.
-	return &browser{t, strings.TrimSuffix(base, "/"), &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
+	return &browser{t, strings.TrimSuffix(base, "/"), "", &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
 }
 
 // A shown page is what a browser got, and what it says.
@@ -61,6 +62,7 @@ func (b *browser) request(method, path string, form url.Values) *http.Request {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	r.Header.Set("User-Agent", b.agent)
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r.Header.Set("Origin", b.base)

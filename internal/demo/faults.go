@@ -12,8 +12,8 @@ import (
 
 // Faults make a demo's cache fail when somebody asks for it.
 type Faults struct {
-	// Empty takes everything of the demo's out of the cache.
-	Empty func(ctx context.Context) error
+	// Flush takes everything of the demo's out of the cache.
+	Flush func(ctx context.Context) error
 
 	mu    sync.Mutex
 	since time.Time     // when the cache stopped
@@ -67,7 +67,7 @@ func (f *Faults) wait(ctx context.Context) error {
 
 // FaultsOf returns what makes the Memcache of services fail. It sets their hooks.
 func FaultsOf(services *gaelocal.Server) *Faults {
-	f := &Faults{Empty: func(context.Context) error { services.FlushMemcache(); return nil }}
+	f := &Faults{Flush: func(context.Context) error { services.FlushMemcache(); return nil }}
 	services.SetHooks(gaelocal.Hooks{Before: func(ctx context.Context, c gaelocal.Call) error {
 		if c.Service != "memcache" {
 			return nil

@@ -83,20 +83,20 @@ func (s *Stage) Register(mux *http.ServeMux) {
 			if err := do(r); err != nil {
 				notice = "That failed: " + err.Error()
 			}
-			Redirect(w, r, notice)
+			Redirect(w, r, "/", notice)
 		})
 	}
-	button("empty", s.Cache+" was emptied.", func(r *http.Request) error { return s.Faults.Empty(r.Context()) })
+	button("flush", s.Cache+" was emptied.", func(r *http.Request) error { return s.Faults.Flush(r.Context()) })
 	button("stop", s.Cache+" does not answer any more.", func(*http.Request) error { s.Faults.Stop(); return nil })
 	button("start", s.Cache+" answers again.", func(*http.Request) error { s.Faults.Start(); return nil })
 }
 
-// Redirect sends the browser to the demo's page, which shows the notice once.
-func Redirect(w http.ResponseWriter, r *http.Request, notice string) {
+// Redirect sends the browser to a page of the demo, which shows the notice once.
+func Redirect(w http.ResponseWriter, r *http.Request, to, notice string) {
 	http.SetCookie(w, &http.Cookie{
 		Name: noticeCookie, Value: url.QueryEscape(notice), Path: "/", MaxAge: 60, HttpOnly: true, SameSite: http.SameSiteLaxMode,
 	})
-	http.Redirect(w, r, "/", http.StatusSeeOther)
+	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
 // takeNotice returns what Redirect was told to show, and forgets it.

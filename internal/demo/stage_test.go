@@ -152,7 +152,7 @@ func TestWhatOverlapsIsWaitedForOnce(t *testing.T) {
 func TestTheButtonsMakeTheCacheFail(t *testing.T) {
 	emptied := 0
 	var fails error
-	s := newStage(&Faults{Empty: func(context.Context) error { emptied++; return fails }})
+	s := newStage(&Faults{Flush: func(context.Context) error { emptied++; return fails }})
 	notice := func(w *httptest.ResponseRecorder) string {
 		t.Helper()
 		if w.Code != http.StatusSeeOther || w.Header().Get("Location") != "/" {
@@ -161,14 +161,14 @@ func TestTheButtonsMakeTheCacheFail(t *testing.T) {
 		page, _ := s.visit(t, nil, w.Result().Cookies()...)
 		return page
 	}
-	want(t, notice(s.press("empty")), "Fast was emptied.", ">Stop Fast<")
+	want(t, notice(s.press("flush")), "Fast was emptied.", ">Stop Fast<")
 	if emptied != 1 {
 		t.Errorf("emptied %d times", emptied)
 	}
 	fails = errors.New("it is full <")
-	want(t, notice(s.press("empty")), "That failed: it is full &lt;")
+	want(t, notice(s.press("flush")), "That failed: it is full &lt;")
 	fails = nil
-	want(t, notice(s.press("empty")), "Fast was emptied.")
+	want(t, notice(s.press("flush")), "Fast was emptied.")
 	for range 2 {
 		want(t, notice(s.press("stop")), "Fast does not answer any more.", "Start Fast again", "Requests wait for half a second each")
 	}
@@ -187,7 +187,7 @@ func TestWithoutFaultsThereAreNoButtons(t *testing.T) {
 	if strings.Contains(page, "/cache/") {
 		t.Error("there are")
 	}
-	for _, button := range []string{"empty", "stop", "start"} {
+	for _, button := range []string{"flush", "stop", "start"} {
 		if w := s.press(button); w.Code != http.StatusNotFound {
 			t.Errorf("%s: status %d", button, w.Code)
 		}
@@ -197,7 +197,7 @@ func TestWithoutFaultsThereAreNoButtons(t *testing.T) {
 func TestANoticeIsForgottenWhenItIsShown(t *testing.T) {
 	s := newStage(nil)
 	w := httptest.NewRecorder()
-	Redirect(w, httptest.NewRequest(http.MethodPost, "/", nil), "Söme; <text>, \"said\"")
+	Redirect(w, httptest.NewRequest(http.MethodPost, "/", nil), "/", "Söme; <text>, \"said\"")
 	page, header := s.visit(t, nil, w.Result().Cookies()...)
 	want(t, page, "Söme; &lt;text&gt;, &#34;said&#34;")
 	if cookies := (&http.Response{Header: header}).Cookies(); len(cookies) != 1 || cookies[0].MaxAge >= 0 {
