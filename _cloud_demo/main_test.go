@@ -279,6 +279,19 @@ func TestALoginSurvivesTheProcessAndRedis(t *testing.T) {
 	last.get(visits(3), "You are still logged in")
 }
 
+func TestWhatRedisHasMissedItIsToldBeforeTheProcessEnds(t *testing.T) {
+	env := map[string]string{"DATASTORE_EMULATOR_HOST": emulators.Start(t, emulators.Datastore), "REDIS_ADDR": newRedis(t).address}
+	b, stop := start(t, env)
+	b.post("/login", named("Ann"), visits(1))
+	b.post("/cache/stop", nil, visits(2), "You are still logged in")
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	again, _ := start(t, env)
+	again.client = b.client // cookies know no ports
+	again.get(visits(3)) // and not what Redis had before
+}
+
 func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 	b, _ := start(t, nil)
 	b.post("/login", named("Ann"), visits(1))
