@@ -289,7 +289,7 @@ func TestWhatRedisHasMissedItIsToldBeforeTheProcessEnds(t *testing.T) {
 	}
 	again, _ := start(t, env)
 	again.client = b.client // cookies know no ports
-	again.get(visits(3)) // and not what Redis had before
+	again.get(visits(3))    // and not what Redis had before
 }
 
 func TestFormsOfOtherSitesAreRefused(t *testing.T) {

@@ -30,7 +30,7 @@ func newBrowser(t *testing.T, base string) *browser {
 		t.Fatal(err)
 	}
 	// dev_appserver.py builds the app first.
-	return &browser{t, strings.TrimSuffix(base, "/"), "", &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
+	return &browser{t, strings.TrimSuffix(base, "/"), chromeOnLinux, &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
 }
 
 // A shown page is what a browser got, and what it says.

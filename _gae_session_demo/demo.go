@@ -23,6 +23,7 @@ const (
 
 	// Attributes of the session.
 	attrName   = "name"   // string: who logged in
+	attrDevice = "device" // string: with which browser
 	attrVisits = "visits" // int: pages seen since
 )
 
@@ -37,9 +38,17 @@ func newApp(stage *demo.Stage, https bool) *app {
 	a.sessions = &gaesession.Sessions{
 		Options:      gaesession.MemcacheStoreOptions{MaxLifetime: maxLifetime, Trace: stage.Trace()},
 		Cookie:       gaesession.Cookie{Name: cookieName, AllowHTTP: !https},
+		Owner:        func(s session.Session) string { return text(s, attrName) },
+		Label:        func(s session.Session) string { return text(s, attrDevice) },
 		ErrorHandler: a.fail,
 	}
 	return a
+}
+
+// text is an attribute of a session; empty: it has none.
+func text(s session.Session, attr string) string {
+	value, _ := s.Attr(attr).(string)
+	return value
 }
 
 func (a *app) handler() http.Handler {
@@ -47,6 +56,9 @@ func (a *app) handler() http.Handler {
 	mux.HandleFunc("GET /{$}", a.visit)
 	mux.HandleFunc("POST /login", a.login)
 	mux.HandleFunc("POST /logout", a.logout)
+	mux.HandleFunc("GET /devices", a.devices)
+	mux.HandleFunc("POST /devices/logout", a.logoutThere)
+	mux.HandleFunc("POST /devices/logout-others", a.logoutElsewhere)
 	mux.HandleFunc("/purge", gaesession.PurgeExpiredSessFromDSFunc(""))
 	mux.Handle("GET /login", http.RedirectHandler("/", http.StatusSeeOther)) // the address of a login that failed
 	a.stage.Register(mux)
@@ -64,7 +76,7 @@ func (a *app) visit(w http.ResponseWriter, r *http.Request) {
 	}
 	p := page{Page: a.stage.Page(w, r)}
 	if sess != nil {
-		p.Name, _ = sess.Attr(attrName).(string)
+		p.Name = text(sess, attrName)
 		p.Visits, _ = sess.Attr(attrVisits).(int)
 		p.Looking = r.Method == http.MethodHead || r.URL.Query().Has("look")
 		if !p.Looking {
@@ -106,6 +118,7 @@ func (a *app) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sess.SetAttr(attrName, name)
+	sess.SetAttr(attrDevice, device(r.UserAgent()))
 	sess.SetAttr(attrVisits, 0)
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
@@ -122,6 +135,56 @@ func (a *app) logout(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 	default:
 		demo.Redirect(w, r, "/", "You are logged out. The session is gone from Memcache and Datastore.")
+	}
+}
+
+// devices shows where the user is logged in.
+func (a *app) devices(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess == nil {
+		demo.Redirect(w, r, "/", "Please log in first.")
+		return
+	}
+	p := page{Page: a.stage.Page(w, r)}
+	if err == nil {
+		p.Name = text(sess, attrName)
+		p.Devices, err = a.sessions.SessionsOf(r.Context(), p.Name)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	demo.Render(w, http.StatusOK, devicesTemplate, p)
+}
+
+// logoutThere ends one of the user's sessions. Its Ref opens nothing, so that it may
+// stand in the page, and only the user's own sessions are looked for it.
+func (a *app) logoutThere(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess != nil {
+		err = a.sessions.RemoveRefs(r.Context(), text(sess, attrName), r.PostFormValue("ref"))
+	}
+	a.loggedOut(w, r, "That session is over.", err)
+}
+
+// logoutElsewhere ends all of the user's sessions but this one.
+func (a *app) logoutElsewhere(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess != nil {
+		err = a.sessions.RemoveOthers(r)
+	}
+	a.loggedOut(w, r, "You are logged in here alone.", err)
+}
+
+// loggedOut goes back to the devices.
+func (a *app) loggedOut(w http.ResponseWriter, r *http.Request, notice string, err error) {
+	switch {
+	case errors.Is(err, gaesession.ErrNotPublished):
+		demo.Redirect(w, r, "/devices", notice+" Datastore knows, and Memcache will as soon as it answers.")
+	case err != nil:
+		a.fail(w, r, err)
+	default:
+		demo.Redirect(w, r, "/devices", notice)
 	}
 }
 
@@ -146,14 +209,21 @@ type page struct {
 	Visits  int
 	Looking bool // this visit was not counted
 
+	Devices []gaesession.SessionInfo // where the user is logged in
+
 	// Of a login that failed.
 	Entered, NameError, PasswordError string
 }
 
-//go:embed page.html
-var pageHTML string
+var (
+	//go:embed page.html
+	pageHTML string
+	//go:embed devices.html
+	devicesHTML string
 
-var pageTemplate = demo.Template(pageHTML)
+	pageTemplate    = demo.Template(pageHTML)
+	devicesTemplate = demo.Template(devicesHTML)
+)
 
 // Password is the password of everybody.
 func (page) Password() string { return password }

@@ -172,9 +172,12 @@ func TestEveryLoginGivesTheSessionANewID(t *testing.T) {
 	if first.Value == "known-to-the-attacker" {
 		t.Fatal("the session got the id that the browser sent")
 	}
-	b.login("Grace", password).wantVisit("Grace", 1)
-	if b.cookie().Value == first.Value {
-		t.Error("a second login kept the session's id")
+	for _, name := range []string{"Ada", "Grace"} { // the same user, and another one
+		before := b.cookie()
+		b.login(name, password).wantVisit(name, 1)
+		if b.cookie().Value == before.Value {
+			t.Errorf("a login as %s kept the session's id", name)
+		}
 	}
 	b.setCookie(first)
 	b.get("/").wantLogin()
