@@ -268,6 +268,9 @@ func (w *world) valueTokens(b []byte) []token {
 	if tr.isItem {
 		text += fmt.Sprint(" marks ", tr.marks, " tries ", tr.tries, " next ", w.minutes(tr.next), time.Now().Before(tr.next))
 	}
+	if !tr.listed.IsZero() {
+		text += fmt.Sprint(" listed ", w.minutes(tr.listed))
+	}
 	tokens = append(tokens, word(text))
 	if tr.isSealed() {
 		tokens = append(tokens, ident("nonce", tr.seal))
