@@ -268,6 +268,9 @@ func (w *world) make(c *call, how kind) {
 			b.judge.CacheOK = b.judge.CacheOK && b != a && !(a.op.shared && b.op.shared)
 		}
 	}
+	if c.err != nil && c.name == "get" && a.phase == loading {
+		a.judge.Blind = true
+	}
 	a.remember(c)
 	close(c.answered)
 	if c.err != nil && w.hasCall(a) {

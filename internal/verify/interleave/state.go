@@ -106,7 +106,7 @@ func hash(tokens []token) stateKey {
 // of another one.
 func (a *actor) tokens() []token {
 	w, r := a.w, a.judge
-	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Retried, r.Moved != 0, a.largest, shortened(r.Sets))
+	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Blind, r.Retried, r.Moved != 0, a.largest, shortened(r.Sets))
 	for _, b := range w.session.Requests {
 		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving, b.Died != 0 && b.Died < r.Began)
 	}

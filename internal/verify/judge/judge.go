@@ -38,11 +38,11 @@ const (
 	Down Sentence = "Sessions go on living in the cache, the error is reported, and the next save of the session brings the backup up to date."
 
 	// Clocks excuses the order of two changes where the second could not see the
-	// first, which was in the cache alone: the cache was emptied between them, or
-	// the session was loaded for the second before. Or the second was loaded before
-	// and is tried again with its first time. And the time of the first may be
-	// ahead of the clock of the second.
-	Clocks Sentence = "Where the cache was emptied between two changes of the same attribute before the first was backed up, the clocks of the two instances decide which is the later."
+	// first, which was in the cache alone: the cache was emptied between them, the
+	// session was loaded for the second before, or its load could not ask the cache.
+	// Or the second was loaded before and is tried again with its first time. And the
+	// time of the first may be ahead of the clock of the second.
+	Clocks Sentence = "The clocks of two instances decide which of two changes of one attribute is the later, if the first was in the cache alone and the second could not see it there."
 
 	// FailedPublish excuses the order of two changes where the second was made
 	// from what the first had left in the cache.
@@ -116,6 +116,8 @@ type Request struct {
 	Kept bool
 	// CacheOK: no call to the cache failed that was made for it.
 	CacheOK bool
+	// Blind: the backup alone answered its load, as its cache get had failed.
+	Blind bool
 	// Retried: a call to save failed, so that the change keeps the time it had.
 	Retried bool
 	// Moved is when the backup has made a move: until then the session is under
@@ -374,7 +376,7 @@ func (s *Session) precedes(a, b *Request, l Load) bool {
 	if a.Ended != 0 && !a.Failed && !a.Late {
 		until = min(until, a.Ended)
 	}
-	return !(s.may(Clocks) && (a.Closed >= b.Began || s.lostSince(a.Saving, until))) &&
+	return !(s.may(Clocks) && (a.Closed >= b.Began || b.Blind || s.lostSince(a.Saving, until))) &&
 		!s.isRewritten(a, l)
 }
 
