@@ -5,7 +5,7 @@ import (
 	"encoding/base64"
 	"strings"
 
-	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
@@ -32,5 +32,5 @@ func Key(id string) string {
 // isReserved reports whether no session may have that id: something else may be
 // kept under it, or it is another session's key.
 func isReserved(id string) bool {
-	return strings.HasPrefix(id, keyPrefix) || strings.HasPrefix(id, tiered.OwnerPrefix)
+	return strings.HasPrefix(id, keyPrefix) || strings.HasPrefix(id, tier.OwnerPrefix)
 }

@@ -28,12 +28,8 @@ func OwnerOf(scope, name string) Owner {
 	return Owner(nameOf(scope + "\x00" + name))
 }
 
-// OwnerPrefix begins the ids of the records that are indexes of owners. No
-// session has such an id.
-const OwnerPrefix = "owner:"
-
-// id is that of the owner's index.
-func (o Owner) id() string { return OwnerPrefix + base64.RawURLEncoding.EncodeToString(o[:]) }
+// id is that of the owner's index. No session has such an id.
+func (o Owner) id() string { return tier.OwnerPrefix + base64.RawURLEncoding.EncodeToString(o[:]) }
 
 // An Ownership says whose a session is.
 type Ownership struct {
