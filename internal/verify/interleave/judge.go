@@ -230,7 +230,7 @@ func (w *world) paid() {
 	for _, a := range w.actors {
 		crashed = crashed || a.crashed
 		err := a.err()
-		if a.crashed || a.judge.Closed == 0 || w.hasOld() {
+		if a.crashed || a.judge.Closed == 0 || a.op.endall || w.hasOld() {
 			continue // an old instance may have saved what the cache showed
 		}
 		if a.op.logout || errors.Is(err, tier.ErrNotPublished) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) {

@@ -135,6 +135,9 @@ func (w *world) ownerTokens() (tokens []token) {
 	if !w.scenario.hasOwners() {
 		return nil
 	}
+	for _, r := range w.session.Requests {
+		tokens = append(tokens, word(fmt.Sprint(w.claimed == 0, w.claimed < r.Began, w.claimed < r.Closed)))
+	}
 	for _, name := range ownerNames {
 		tokens = append(append(tokens, word(name)), w.recordTokensAt(indexID(ownerNamed(name)))...)
 	}
@@ -142,7 +145,8 @@ func (w *world) ownerTokens() (tokens []token) {
 }
 
 // judgeIndex looks for a session that lives and that its owner's index does not
-// have, or not for as long as it lives: nobody could end it. (P10)
+// have, or not for as long as it lives: nobody could end it. (P10) It notes whose
+// the sessions are.
 func (w *world) judgeIndex() {
 	if !w.scenario.hasOwners() || w.indexed == w.version {
 		return
@@ -150,70 +154,71 @@ func (w *world) judgeIndex() {
 	w.indexed = w.version
 	for _, id := range w.ids() {
 		r := w.backup.record(id)
-		if isIndex(id) || r == nil || len(r.value) == 0 || !time.Now().Before(r.expires) {
+		if isIndex(id) || r == nil || len(r.value) == 0 {
 			continue
 		}
 		tr, err := parseTrailer(r.value)
-		if o := tiered.Owner([]byte(tr.owner)); err == nil && o != (tiered.Owner{}) {
-			if !slices.ContainsFunc(w.listed(o), func(l listing) bool { return l.id == id && !l.until.Before(tr.ends) }) {
-				w.fail("P10: a session lives, under the id %q, that its owner's index does not have", w.place(id))
-			}
+		if err != nil || tr.isMissing {
+			continue
+		}
+		o := tiered.Owner([]byte(tr.owner))
+		if o == (tiered.Owner{}) {
+			continue
+		}
+		isAlices := o == ownerNamed("alice")
+		if isAlices && id == w.id && w.claimed == 0 {
+			w.claimed = w.clock
+		}
+		for _, a := range w.actors {
+			a.isAlices = a.isAlices || isAlices && id == a.target
+		}
+		if time.Now().Before(r.expires) && !slices.ContainsFunc(w.listed(o), func(l listing) bool { return l.id == id && !l.until.Before(tr.ends) }) {
+			w.fail("P10: a session lives, under the id %q, that its owner's index does not have", w.place(id))
 		}
 	}
 }
 
-// isAlices reports whether the session is Alice's that a request has begun, or has
-// given another id, and when that login had returned; Never: it has not.
-func (a *actor) isAlices() (login judge.Time, is bool) {
+// login is when the login had returned to the session that a request has begun, or
+// given another id; Never: it has not, or it is not Alice's.
+func (a *actor) login() judge.Time {
 	switch {
 	case a.op.owner == "bob":
-		return judge.Never, false
+		return judge.Never
 	case a.op.regenerate && a.w.scenario.owned:
-		return 0, true // it had logged in before
-	case a.op.owner == "":
-		return judge.Never, false
-	case a.judge.Closed == 0 || a.judge.Failed:
-		return judge.Never, true
+		return 0 // it had logged in before
+	case a.op.owner == "" || a.judge.Closed == 0 || a.judge.Failed:
+		return judge.Never
 	}
-	return a.judge.Closed, true
+	return a.judge.Closed
 }
 
 // isEnded reports whether all of Alice's sessions had ended before a time, this
 // one included that a request has begun or moved. (P10)
 func (a *actor) isEnded(at judge.Time) bool {
-	login, is := a.isAlices()
-	return is && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
-		return r.EndsAll && r.Closed != 0 && !r.Failed && r.Closed < at && login < r.Began
+	return slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
+		return r.EndsAll && r.Closed != 0 && !r.Failed && r.Closed < at && a.login() < r.Began
 	})
 }
 
 // mayBeEnded reports whether somebody may have ended the session that a request
 // has begun or moved.
 func (a *actor) mayBeEnded() bool {
-	_, is := a.isAlices()
-	return is && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
-		until := r.Ended
-		if until == 0 {
-			until = r.Died
-		}
-		return r.EndsAll && r.Began != 0 && (until == 0 || until >= a.judge.Began)
+	return a.isAlices && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
+		return r.EndsAll && r.Began != 0 && r.End() >= a.judge.Began
 	})
 }
 
 // endsAll notes of a request that ends all of Alice's sessions whether that one
 // is among them which the others are about.
 func (a *actor) endsAll() {
-	if a.w.scenario.owned {
+	if a.w.scenario.owned || a.w.claimed == 0 {
 		return
 	}
-	for _, b := range a.w.actors {
-		if !b.op.claims || b.judge.Saving == 0 {
-			continue
-		}
-		a.judge.Removes = true
-		// While it becomes hers it may be, or not.
-		a.judge.Failed = a.judge.Failed || b.judge.Closed == 0 || b.judge.Failed || b.judge.Closed >= a.judge.Began
-	}
+	a.judge.Removes = true
+	// While it becomes hers it may be, or not.
+	a.judge.Failed = !slices.ContainsFunc(a.w.actors, func(b *actor) bool {
+		return b.op.claims && b.judge.Closed != 0 && !b.judge.Failed && b.judge.Closed < a.judge.Began
+	})
 }
 
 // judgeEnding has all of Alice's sessions ended, once the services answer, whatever
@@ -222,16 +227,14 @@ func (w *world) judgeEnding() {
 	if !w.scenario.hasOwners() {
 		return
 	}
+	w.judgeIndex()
 	w.clock++
 	r := w.newRequest("", op{endall: true})
 	r.act(op{endall: true}, "")
-	end := &judge.Request{EndsAll: true, Removes: w.scenario.owned, Began: w.clock, Saving: w.clock, Closed: w.clock, Ended: w.clock}
+	end := &judge.Request{EndsAll: true, Removes: w.claimed != 0, Began: w.clock, Saving: w.clock, Closed: w.clock, Ended: w.clock}
 	r.close()
 	for _, err := range r.errs {
 		w.fail("ending all reported %v", err)
-	}
-	for _, a := range w.actors {
-		end.Removes = end.Removes || a.op.claims && a.judge.Closed != 0 && !a.judge.Failed
 	}
 	w.session.Requests = append(w.session.Requests, end)
 	for _, when := range []string{"when all have ended", "when all have ended, after a flush"} {

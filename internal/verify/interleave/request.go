@@ -65,7 +65,8 @@ type actor struct {
 	ended        context.Context // the request's
 	cancel       func()
 	largest      int    // bytes of the session that the backup has had since it began
-	target       string // the id that it moves the session to
+	target       string // the id that it moves the session to, or begins one under
+	isAlices     bool   // the session under that
 }
 
 func (a *actor) report(err error) {

@@ -149,7 +149,7 @@ func (a *actor) movedTokens() []token {
 	if a.target == "" {
 		return nil
 	}
-	tokens := []token{word(fmt.Sprint("moved ", a.newID != ""))}
+	tokens := []token{word(fmt.Sprint("moved ", a.newID != "", a.isAlices))}
 	if it := a.w.cache.peek(a.target); it != nil {
 		tokens = append(tokens, a.w.itemTokens(it)...)
 	}
@@ -279,6 +279,9 @@ func (w *world) valueTokens(b []byte) []token {
 	}
 	text := fmt.Sprint("used ", w.minutes(tr.used), " ends ", w.minutes(tr.ends), " born ", w.minutes(tr.born),
 		" swept ", w.minutes(tr.swept), " max ", tr.maxAge)
+	if w.scenario.hasOwners() {
+		text += fmt.Sprintf(" owner %x", tr.owner)
+	}
 	if tr.isItem {
 		text += fmt.Sprint(" marks ", tr.marks, " tries ", tr.tries, " next ", w.minutes(tr.next), time.Now().Before(tr.next))
 	}

@@ -54,8 +54,9 @@ type world struct {
 	timedOut bool // a call of the cache
 	unsure   bool // the backup may have what nobody was told of
 	down     map[string]bool
-	version  int // of the entity
-	indexed  int // the version at which the indexes of owners were judged
+	version  int        // of the entity
+	indexed  int        // the version at which the indexes of owners were judged
+	claimed  judge.Time // when the session was Alice's for the first time
 	ttl      time.Duration
 	looks    int // requests that were not held
 
@@ -102,6 +103,9 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.began = time.Now()
 	w.version = 1
 	w.textOf = 0
+	if sc.owned {
+		w.claimed = 1
+	}
 	for i, o := range sc.ops {
 		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), answers: map[string][]token{}, down: map[string]bool{}}
 		a.ended, a.cancel = context.WithCancel(context.Background())

@@ -408,7 +408,7 @@ func (s *Session) overwritten(r *Request, l Load) bool {
 func (s *Session) gaveWay(r *Request, l Load) bool {
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
 		return o.Old && !o.Gone && o.Saving.within(l.Ended) && slices.ContainsFunc(s.Requests, func(b *Request) bool {
-			return b != r && !b.Old && !b.Gone && b.Began <= r.Closed && b.end() >= o.Saving
+			return b != r && !b.Old && !b.Gone && b.Began <= r.Closed && b.End() >= o.Saving
 		})
 	})
 }
@@ -418,13 +418,13 @@ func (s *Session) gaveWay(r *Request, l Load) bool {
 // that what the backup has counts.
 func (s *Session) isRewritten(r *Request, l Load) bool {
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
-		return o.Old && o.Saving.within(l.Ended) && !o.Gone && o.end() >= r.Began &&
-			((!o.CacheOK || s.isRemoving(o.end())) && s.may(Old) || s.may(Timeless))
+		return o.Old && o.Saving.within(l.Ended) && !o.Gone && o.End() >= r.Began &&
+			((!o.CacheOK || s.isRemoving(o.End())) && s.may(Old) || s.may(Timeless))
 	})
 }
 
-// end is when a request makes its last call.
-func (r *Request) end() Time {
+// End is when a request makes its last call.
+func (r *Request) End() Time {
 	switch {
 	case r.Ended != 0:
 		return r.Ended
@@ -440,7 +440,7 @@ func (s *Session) overlap(a, b *Request) bool {
 	if a.Began > b.Began {
 		a, b = b, a
 	}
-	return b.Began <= a.end() || b.Used.Sub(a.Latest) < s.lead(a, b)
+	return b.Began <= a.End() || b.Used.Sub(a.Latest) < s.lead(a, b)
 }
 
 // owed returns a request that has saved the session so that the load has to
