@@ -321,7 +321,9 @@ func (a *actor) run() {
 	}
 	v.act(a.op, a.op.value(a.index))
 	v.close()
-	a.newID = v.moved()
+	if a.op.makes() {
+		a.newID = v.moved()
+	}
 	a.phase = returned
 }
 

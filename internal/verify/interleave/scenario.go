@@ -170,7 +170,7 @@ const (
 var states = []string{cached, evicted, unsaved, newUnsaved, created, idle, outlived, old, oldAlone}
 
 // ownedStates are those that a session may be in that has an owner.
-var ownedStates = []string{cached, evicted, unsaved, brief}
+var ownedStates = []string{cached, evicted, unsaved, brief, created}
 
 // A scenario is a state and the requests that overlap.
 type scenario struct {
