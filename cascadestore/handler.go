@@ -22,8 +22,9 @@ type visit struct {
 }
 
 // Handler returns a handler that has next serve requests, and saves the sessions that
-// a request has changed and has not saved itself. Handlers inside use the store as
-// always, and may leave out Save. If Err returns an error, Handler answers 500 to
+// Get has returned and that a request has changed and not saved itself. Handlers
+// inside use the store as always, and may leave out Save; sessions of New are left to
+// them. If Err returns an error, Handler answers 500 to
 // every request and logs that error.
 //
 //   - A session counts as changed if its Values or its MaxAge are not what they were,
@@ -91,7 +92,7 @@ func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
 // changes are nowhere, and logs other errors.
 func (v *visit) save(how saving) (lost []error) {
 	v.known.adopt()
-	for _, m := range v.known.all {
+	for _, m := range v.known.got {
 		if m.store != v.store {
 			continue
 		}

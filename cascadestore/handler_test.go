@@ -502,6 +502,20 @@ func TestHandlerMovesASessionThatGetsANewID(t *testing.T) {
 	s.expectLog()
 }
 
+func TestHandlerLeavesWhatNewHasReturnedToTheApp(t *testing.T) {
+	s := newSite(t)
+	s.login(values{"n": 0})
+	got := s.visit(func(w http.ResponseWriter, r *http.Request, _ *sessions.Session) {
+		session, err := s.store.New(r, sessionName)
+		s.must(err)
+		session.Values["n"] = 1
+	})
+	if got.Header.Get("Set-Cookie") != "" {
+		t.Error("it was saved")
+	}
+	s.expect(values{"n": 0})
+}
+
 func TestHandlerKeepsTheMaxAgeThatTheAppChooses(t *testing.T) {
 	s := newSite(t)
 	s.login(values{"n": 0})
@@ -716,20 +730,40 @@ func TestNestedHandlersOfAStoreAreOne(t *testing.T) {
 	s.expectLog("saved")
 }
 
+func TestAMiddlewareAroundHandlerMaySaveASessionAfterIt(t *testing.T) {
+	s := newSite(t)
+	app := s.store.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	s.handle(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		app.ServeHTTP(w, r) // has sent nothing
+		session, err := s.store.Get(r, sessionName)
+		s.must(err)
+		session.Values["n"] = 1
+		s.must(session.Save(r, w))
+	}))
+	s.expect(values{"n": 1})
+}
+
 func TestHandlersOfTwoStoresSaveEachItsOwn(t *testing.T) {
 	s := newSite(t)
 	other := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, blockKey)
 	other.SetKeyPrefix("other.")
+	known := false
 	h := s.store.Handler(other.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for i, store := range []*cascadestore.CascadeStore{s.store, other} {
-			session, err := store.New(r, []string{sessionName, "other"}[i])
+			session, err := store.Get(r, []string{sessionName, "other"}[i])
 			s.must(err)
+			if session.IsNew == known {
+				t.Errorf("IsNew is %v", session.IsNew)
+			}
 			session.Values["n"] = i
 		}
 	})))
-	got := s.handle(h)
-	if got.StatusCode != http.StatusOK || len(got.Header.Values("Set-Cookie")) != 2 {
-		t.Errorf("%v, Set-Cookie %q", got.Status, got.Header.Values("Set-Cookie"))
+	for range 2 {
+		got := s.handle(h)
+		if got.StatusCode != http.StatusOK || !known && len(got.Header.Values("Set-Cookie")) != 2 {
+			t.Errorf("%v, Set-Cookie %q", got.Status, got.Header.Values("Set-Cookie"))
+		}
+		known = true
 	}
 	s.expect(values{"n": 0})
 	s.expectLog()
@@ -755,6 +789,13 @@ func TestHandlerSavesSessionsOfAStoreAroundTheStore(t *testing.T) {
 			session.Values["n"] = i
 		})))
 	}
+	got := s.handle(own.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := own.Get(r, sessionName)
+		s.must(err)
+	})))
+	if got.calls != 1 || got.Header.Get("Set-Cookie") != "" {
+		t.Errorf("a read: %d calls, Set-Cookie %q", got.calls, got.Header.Get("Set-Cookie"))
+	}
 	s.expect(values{"n": 1})
 	s.expectLog()
 }
@@ -769,6 +810,7 @@ func TestHandlerSavesWithARequestBackend(t *testing.T) {
 		again, err := s.store.New(r, sessionName)
 		s.must(err)
 		again.Values["m"] = 1
+		s.must(again.Save(r, w))
 		session.Values["n"] = 1
 	})
 	s.expect(values{"n": 1, "m": 1})

@@ -24,10 +24,10 @@ type request struct {
 	tracks map[*sessions.Session]*track
 	// visit is that of the innermost Handler that the request is in; nil: none.
 	visit *visit
-	// all has what New has returned, in order.
-	all []made
+	// got has the sessions that Get has put into gorilla's registry, in order.
+	got []made
 	// last is what New returned last, and lastTrack its track.
-	last      *sessions.Session
+	last      made
 	lastTrack *track
 }
 
@@ -77,6 +77,8 @@ func (s *tracked) New(r *http.Request, name string) (*sessions.Session, error) {
 	session, err := s.CascadeStore.New(r, name)
 	if own, ok := session.Store().(*tracked); ok && s.track == nil {
 		s.track = own.track
+		req := requestOf(r)
+		req.got = append(req.got, made{s.CascadeStore, session})
 	}
 	return session, err
 }
@@ -116,9 +118,8 @@ func newRequest() *request {
 
 // made notes that New returns a session.
 func (req *request) made(cs *CascadeStore, session *sessions.Session) *sessions.Session {
-	req.all = append(req.all, made{cs, session})
 	if own, ok := session.Store().(*tracked); ok {
-		req.last, req.lastTrack = session, own.track
+		req.last, req.lastTrack = made{cs, session}, own.track
 	}
 	return session
 }
@@ -126,13 +127,14 @@ func (req *request) made(cs *CascadeStore, session *sessions.Session) *sessions.
 // adopt keeps the track of what New returned last, if gorilla's registry has set
 // another store: that of an app which has put a store of its own around this one.
 func (req *request) adopt() {
-	if req.last == nil {
+	if req.last.session == nil {
 		return
 	}
-	if _, ok := req.last.Store().(*tracked); !ok {
-		req.tracks[req.last] = req.lastTrack
+	if _, ok := req.last.session.Store().(*tracked); !ok {
+		req.tracks[req.last.session] = req.lastTrack
+		req.got = append(req.got, req.last)
 	}
-	req.last, req.lastTrack = nil, nil
+	req.last, req.lastTrack = made{}, nil
 }
 
 // holderName is the name that the request goes by in gorilla's registry. No

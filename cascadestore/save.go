@@ -67,7 +67,8 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	if how.onlyChanges && cs.isUnchanged(session, t) {
 		return nil
 	}
-	err := describe("save session", t.id, cs.save(ctx, n, session, t, how))
+	err := cs.save(ctx, n, session, t, how)
+	err = describe("save session", t.id, err) // the new id, if it has moved
 	switch {
 	case how.onlyChanges && !t.copy.IsChanged():
 		return err

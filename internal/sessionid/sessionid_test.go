@@ -150,3 +150,14 @@ func TestHashesTellSessionsApart(t *testing.T) {
 		t.Errorf("got %s and %s", Hash(id), Hash("another"))
 	}
 }
+
+func TestDescribeNamesASessionByItsKeyAndHidesItsID(t *testing.T) {
+	const secret, key = "h.0123456789abcdef", "h:the key that the services know"
+	for _, text := range []string{"cannot read " + secret, "cannot read " + key, secret + " is " + key} {
+		err := Describe("load session", secret, key, fmt.Errorf("%s: %w", text, io.EOF))
+		if got := err.Error(); strings.Contains(got, secret) || strings.Contains(got, key) ||
+			!strings.HasPrefix(got, "load session "+Hash(key)+": ") || !errors.Is(err, io.EOF) || errors.Unwrap(err) != nil {
+			t.Errorf("got %q", got)
+		}
+	}
+}
