@@ -76,7 +76,7 @@ func (s *services) report(doing, id string, err error) {
 // notify hands an error that is described already to OnError.
 func (s *services) notify(err error) { cloudlog.Hand(s.ctx, err, s.opt.OnError, logError) }
 
-// describe wraps err for the outside; nil stays nil.
+// describe wraps err for the outside; nil stays nil. Id is a session's id or its key.
 func describe(doing, id string, err error) error {
 	if err == nil {
 		return nil
@@ -84,5 +84,5 @@ func describe(doing, id string, err error) error {
 	if errors.Is(err, ErrInvalidID) {
 		return fmt.Errorf("gaesession: %s: %w", doing, err)
 	}
-	return sessionid.Describe("gaesession: "+doing, live.Key(id), err)
+	return sessionid.Describe("gaesession: "+doing, id, live.Key(id), err)
 }

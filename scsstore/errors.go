@@ -68,5 +68,5 @@ func describe(doing, token string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return sessionid.Describe("scsstore: "+doing, live.Key(token), err)
+	return sessionid.Describe("scsstore: "+doing, token, live.Key(token), err)
 }
