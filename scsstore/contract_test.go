@@ -354,6 +354,27 @@ func TestACodecThatFailsOrPanicsIsAnError(t *testing.T) {
 	}
 }
 
+// A strictCodec cannot decode sessions that hold something.
+type strictCodec struct{ scs.GobCodec }
+
+func (c strictCodec) Decode(b []byte) (time.Time, map[string]any, error) {
+	if bytes.Contains(b, []byte("unknown")) {
+		return time.Time{}, nil, errCodecOfTheApp
+	}
+	return c.GobCodec.Decode(b)
+}
+
+func TestWhatCannotBeDecodedIsNotOverwritten(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), nil)
+	b := a.login(t, values{"unknown": 0})
+	strict := scsstore.New(nil, nil, &scsstore.Options{Codec: strictCodec{}})
+	err := strict.CommitCtx(a.service.NewRequest().Context(), b.token(), encoded(t, later(), values{"n": 1}), later())
+	if !errors.Is(err, errCodecOfTheApp) {
+		t.Errorf("got %v, want the codec's error", err)
+	}
+	b.expect(t, values{"unknown": 0})
+}
+
 // An instance without a type that a session holds cannot change the session.
 func TestASessionThatTheManagerCannotDecodeStaysAsItIs(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), nil)
@@ -445,6 +466,17 @@ func TestHandlerMayBeNested(t *testing.T) {
 				}
 			}
 			b.expect(t, values{"n": 3})
+
+			v := &visit{request: a.service.NewRequest()}
+			v.handler = nest(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				b.clone().mustLogout(t)
+				a.manager.Put(r.Context(), "n", 4)
+				if _, _, err := a.manager.Commit(r.Context()); !errors.Is(err, scsstore.ErrRemoved) {
+					t.Errorf("%s: a commit of a removed session: got %v", name, err)
+				}
+			})).ServeHTTP
+			a.answered(b, v)
+			b.expect(t, nil)
 		}
 	})
 }

@@ -83,5 +83,15 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 	return f.encode(merged)
 }
 
+// Only keeps the deadline.
+func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
+	attrs, err := f.Attributes(value)
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(attrs, func(name string, _ any) bool { return !keep(name) && name != deadlineName })
+	return f.encode(attrs)
+}
+
 // Rename has nothing to do: the bytes do not hold the token.
 func (form) Rename(value []byte, _ string) ([]byte, error) { return value, nil }

@@ -122,6 +122,22 @@ func TestUnchangedDataIsWrittenOncePerTenthOfItsTime(t *testing.T) {
 	})
 }
 
+// A request that has changed nothing is answered though its time cannot be saved.
+func TestALaterExpiryThatCannotBeSavedIsReportedAndNoError(t *testing.T) {
+	inTime(t, func(t *testing.T, a *app) {
+		a.manager.IdleTimeout = 20 * time.Minute
+		b := a.login(t, values{"n": 0})
+		time.Sleep(5 * time.Minute)
+		down := gaetest.Fail(func(c gaetest.Call) bool { return c.Method != "Get" })
+		v := b.use(nothing, down)
+		if v.err != nil || !a.hasReported(scsstore.ErrNotSaved) {
+			t.Errorf("got %v, and no ErrNotSaved in OnError", v.err)
+		}
+		b.expect(t, values{"n": 0})
+		drain(t)
+	})
+}
+
 func TestADeadlineThatBecomesEarlierOrLaterCounts(t *testing.T) {
 	inTime(t, func(t *testing.T, a *app) {
 		a.manager.Lifetime = time.Hour
@@ -150,13 +166,19 @@ func TestADeadlineIsMergedAsAKeyIs(t *testing.T) {
 	inSimulatedTime(t, func(t *testing.T) {
 		a := newSimulatedApp(t, s, nil)
 		b := a.login(t, values{"n": 0})
+		deadline := time.Now().Add(time.Minute)
 		err := b.use(func(ctx context.Context) {
-			b.clone().use(func(ctx context.Context) { a.manager.SetDeadline(ctx, time.Now().Add(time.Minute)) })
+			b.clone().use(func(ctx context.Context) { a.manager.SetDeadline(ctx, deadline) })
 			a.manager.Put(ctx, "n", 1)
 		}).err
 		if err != nil {
 			t.Error(err)
 		}
+		b.use(func(ctx context.Context) {
+			if got := a.manager.Deadline(ctx); !got.Equal(deadline) {
+				t.Errorf("got deadline %v, want %v", got, deadline)
+			}
+		})
 		b.expect(t, values{"n": 1})
 		time.Sleep(2 * time.Minute)
 		b.expect(t, nil)
