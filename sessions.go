@@ -21,7 +21,7 @@ var (
 	// ErrHeaderSent means that a new session, or a new id, cannot reach the client
 	// any more, since the response's header has left without its cookie. Nothing
 	// was saved, and a session keeps its old id.
-	ErrHeaderSent = errors.New("the header has left, and the cookie cannot be set any more")
+	ErrHeaderSent = web.ErrHeaderSent
 
 	errNotNew    = errors.New("not a new session of session.NewSession")
 	errNoSession = errors.New("not a session of the request")
@@ -124,19 +124,12 @@ func (s *Sessions) Err() error {
 // way round. A Handler of the same Sessions inside passes requests on.
 func (s *Sessions) Handler(next http.Handler) http.Handler {
 	bad := s.Err()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return web.Handler(next, s, func(r *http.Request) web.Hook {
 		if bad != nil {
 			s.report(r, bad)
-			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
-			return
+			return nil
 		}
-		if _, nested := web.Inside[*visit](r.Context(), s); nested {
-			next.ServeHTTP(w, r)
-			return
-		}
-		v := &visit{sessions: s, request: r}
-		web.Serve(w, r, next, s, v)
-		v.finish() // not after a panic
+		return &visit{sessions: s, request: r}
 	})
 }
 
@@ -197,7 +190,7 @@ func (s *Sessions) Remove(r *http.Request, sess session.Session) error {
 }
 
 // RegenerateID gives the request's session a new id when it is saved, so that an id
-// which somebody knew before is worth nothing: call it at login. The session ends
+// which was known before is useless: call it at login. The session ends
 // under the old id in the same step in which it begins under the new one, and keeps
 // its attributes, constant attributes, timeout and creation time, and what other
 // requests have saved until then. Requests that save under the old id later get

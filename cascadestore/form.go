@@ -21,13 +21,19 @@ type form struct {
 	name  string
 }
 
-// encode serializes a session.
-func (f form) encode(session *sessions.Session) (b []byte, err error) {
+// encode serializes a session. The serializer is not told an id that the services
+// are not told.
+func (f form) encode(session *sessions.Session, key string) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: panic: %v", errSerializer, p)
 		}
 	}()
+	if session.ID != key {
+		renamed := *session
+		renamed.ID = key
+		session = &renamed
+	}
 	if b, err = f.store.serializer.Serialize(session); err != nil {
 		return nil, fmt.Errorf("%w: %w", errSerializer, err)
 	}
@@ -103,15 +109,16 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 			merged.Values[k] = v
 		}
 	}
-	return f.encode(merged)
+	return f.encode(merged, merged.ID)
 }
 
 // Rename has nothing to do: the bytes do not hold the id.
 func (f form) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
 
-// Only implements live.Form.
-func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
-	empty, err := f.encode(f.store.blank(f.name))
+// only returns a session without the attributes that keep does not want.
+func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
+	blank := f.store.blank(f.name)
+	empty, err := f.encode(blank, blank.ID)
 	if err != nil {
 		return nil, err
 	}

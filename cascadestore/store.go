@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -103,6 +104,19 @@ type CascadeStore struct {
 	// MaxPerOwner is how many sessions of one name an owner may have; a login beyond
 	// that ends the oldest one. The default is 100, and the most 5,000.
 	MaxPerOwner int
+
+	// HashIDs gives new sessions, and those that get a new id, ids that begin with
+	// "h.", of which the services get a hash only: nobody who can read keys and values
+	// in them, or their logs, can tell an id. Sessions under plain ids live until they
+	// end or get a new id, whatever HashIDs says, and so do the others, as long as all
+	// instances have this version: set it once they have. Off by default.
+	HashIDs bool
+
+	// ErrorHandler answers a request whose session Handler could not save before the
+	// header left, in place of the app. It gets the error of Save, and is the one to
+	// report it. The default logs it and answers 503, or 500 for ErrValueTooBig,
+	// ErrHeaderSent and an error of the serializer, or 409 for ErrRemoved.
+	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Trace is told what the store does, for metrics and logs; nil, the default:
 	// nobody is.

@@ -43,6 +43,9 @@ type Guess struct {
 // A Backup keeps no slice and no pointer that it is given, and hands on none
 // that it keeps. Nobody may tell a record by its address.
 //
+// A Backup is comparable with ==, as a pointer is, and equal ones keep the same
+// sessions. The stores refuse to work with one that is not comparable.
+//
 // A Backup, or whoever cleans up behind it, may delete a record once its
 // Expires is at least [PurgeGrace] ago.
 type Backup interface {
@@ -136,6 +139,9 @@ const (
 // A Cache is fast and may lose any item at any time, but never shows an older
 // item again once it has shown, or taken, a newer one. Its methods may be
 // called by several goroutines at once, and return when the context ends.
+//
+// A Cache is comparable with ==, as a pointer is, and equal ones keep the same
+// sessions. The stores refuse to work with one that is not comparable.
 //
 // A ttl is how long an item may be kept at most; less than a second may be
 // rounded up to one. An item with a ttl of zero or less is not kept, but takes

@@ -65,23 +65,27 @@ func (s *Store) Copy(id string) *Copy {
 		identity
 	}
 	both.identity.store, both.identity.id, both.identity.key = s, id, Key(id)
-	both.Copy.identity = &both.identity
+	both.Copy.identity, both.why = &both.identity, s.err
 	return &both.Copy
 }
 
 // Fresh returns a copy of a session that nobody else can know.
 func (s *Store) Fresh(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: fresh}}
+	c := s.Copy(id)
+	c.status = fresh
+	return c
 }
 
 // Unknown returns a copy of a session that the services may have, or may have
 // had.
 func (s *Store) Unknown(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: stored}, loaded: tiered.Unknown(), under: id}
+	c := s.Copy(id)
+	c.status, c.loaded, c.under = stored, tiered.Unknown(), id
+	return c
 }
 
 // Again returns another copy of the same session, which is not opened yet.
-func (c *Copy) Again() *Copy { return &Copy{identity: c.identity} }
+func (c *Copy) Again() *Copy { return &Copy{identity: c.identity, why: c.store.err} }
 
 // Clone returns a copy of the same session that is what this one is.
 func (c *Copy) Clone() *Copy {
@@ -96,6 +100,15 @@ func (c *Copy) Value() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.was.value
+}
+
+// Scalars returns the attributes as they were loaded or saved last, if they are
+// known without decoding, since none of them can be changed in place. Nobody may
+// change the map.
+func (c *Copy) Scalars() (attrs map[string]any, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.was.attrs, c.was.attrs != nil || len(c.was.value) == 0
 }
 
 // Key is what the services know the session by, after a move the new one.
@@ -320,6 +333,9 @@ func (c *Copy) settle(ctx context.Context) error {
 // Remove removes the session for good. Where that fails, the request has no such
 // session any more all the same, and another Remove tries again.
 func (c *Copy) Remove(ctx context.Context) error {
+	if c.store.err != nil {
+		return c.store.err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was := c.status

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/gaesession/gaesession/internal/tiered"
@@ -39,15 +40,25 @@ type Draft struct {
 	// has changed since.
 	Again bool
 
+	// OnlyChanges says to save nothing but changes of the app: neither times that
+	// are due, nor a session that the app has made and put nothing into.
+	OnlyChanges bool
+
+	// NoNewID, if it is not nil, is the error of a save that gives the client an id
+	// which it does not know yet.
+	NoNewID error
+
 	// Adopt, if it is not nil, takes over into the app's session what others have
 	// saved, when it has moved.
 	Adopt func(value []byte) error
 
 	// Owner returns whose the session is that has those bytes, or no owner, and what
 	// it is to be called in the list of the owner's sessions. Nil: sessions have no
-	// owners. NewID returns an id for a session that gets another owner.
+	// owners. NewID returns an id for a session that gets another owner. Only returns
+	// a session without the attributes that keep does not want.
 	Owner func(value []byte) (owner, label string, err error)
 	NewID func() (string, error)
+	Only  func(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // A change is what is to be saved of a draft.
@@ -71,14 +82,13 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hadChange = false
-	if c.why != nil {
-		return c.why
-	}
 	switch {
+	case c.why != nil:
+		return c.refused(d, c.why)
 	case c.status == unopened || c.status == none:
 		return nil
 	case c.isGone():
-		return c.refused(d)
+		return c.refused(d, tier.ErrRemoved)
 	}
 	switch {
 	case c.loaded == nil && c.status == stored: // another copy has created the session
@@ -92,10 +102,16 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 		return err
 	}
 	if ch == nil {
+		if d.OnlyChanges {
+			return nil
+		}
 		return c.settle(ctx)
 	}
 	c.hadChange = c.loaded == nil || c.next != "" || len(ch.Set)+len(ch.Deleted) > 0 || ch.MaxAge != nil
-	if err = c.checkLength(ch.now.value); err == nil {
+	if err = c.checkLength(ch.now.value); d.NoNewID != nil && (c.loaded == nil || c.next != "") {
+		err = d.NoNewID
+	}
+	if err == nil {
 		err = c.apply(ctx, d, ch)
 	}
 	if err != nil && !errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotPublished) {
@@ -107,22 +123,37 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	return err
 }
 
-// refused is the answer to the save of a session that is not there any more. A
-// save that is not to be tried again gets it once for each change, and not if the
-// request itself has removed the session.
-func (c *Copy) refused(d Draft) error {
-	switch {
-	case d.Again:
-		return tier.ErrRemoved
-	case c.status != ended:
+// refused is the answer to the save of a session that is not there any more, or of
+// which that cannot be told. A save that is not to be tried again gets it once for
+// each change, and not if the request itself has removed the session.
+func (c *Copy) refused(d Draft, why error) error {
+	if c.isGone() && c.status != ended {
+		if d.Again {
+			return why
+		}
 		return nil
 	}
 	ch, err := c.changed(d)
-	if err != nil || ch == nil {
-		return err
+	if ch != nil {
+		c.tried, c.hadChange = &ch.now, true
 	}
-	c.tried, c.hadChange = &ch.now, true
-	return tier.ErrRemoved
+	if d.Again || ch != nil {
+		return why
+	}
+	return err
+}
+
+// HasUnsaved reports whether there is a change of the app that nobody has tried to
+// save.
+func (c *Copy) HasUnsaved(d Draft) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil || c.status != fresh && c.status != stored {
+		return false
+	}
+	d.OnlyChanges, d.Again = true, false
+	ch, err := c.changed(d)
+	return err == nil && ch != nil || c.status == fresh && c.tried == nil
 }
 
 // A diff finds out what is to be saved of a draft.
@@ -149,7 +180,7 @@ func (d *diff) worth(attrs map[string]any) bool {
 // changed returns what is to be saved; nil: nothing is.
 func (c *Copy) changed(d Draft) (*change, error) {
 	l := c.lifetime(d)
-	df := &diff{force: !c.isGone() && (c.loaded == nil || c.next != "" || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l))}
+	df := &diff{force: c.isDue(d, l)}
 	var err error
 	if df.was, err = c.was.all(c.store.form); err != nil {
 		return nil, err
@@ -160,6 +191,9 @@ func (c *Copy) changed(d Draft) (*change, error) {
 		}
 	}
 	value, exact, err := d.Encode(c.key, df.worth)
+	if err != nil && df.now != nil {
+		c.tried = &snapshot{attrs: maps.Clone(df.now)}
+	}
 	if value == nil || err != nil {
 		return nil, err
 	}
@@ -202,10 +236,28 @@ func (c *Copy) own(d Draft, ch *change) error {
 		return nil
 	}
 	ch.Owner = &tiered.Ownership{Owner: is, Label: label}
-	if c.loaded != nil && is != ch.was && c.next == "" {
+	switch {
+	case c.loaded == nil || is == ch.was || c.next != "":
+	case d.NoNewID != nil:
+		return d.NoNewID
+	default:
 		c.next, err = d.NewID()
 	}
 	return err
+}
+
+// isDue reports whether a draft is to be saved even if its attributes are what they
+// were.
+func (c *Copy) isDue(d Draft, l Lifetime) bool {
+	switch {
+	case c.isGone() || c.why != nil:
+		return false
+	case c.next != "":
+		return true
+	case d.OnlyChanges:
+		return c.loaded != nil && c.isOtherMaxAge(d)
+	}
+	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l)
 }
 
 // lifetime is that of the draft, from the beginning that is stored.
@@ -318,7 +370,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 // has logged in twice, for example: as a new session with what this request has
 // set. What the old one had stays removed.
 func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
-	value, err := c.store.form.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
+	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
 		value, err = c.store.form.Rename(value, Key(c.next))
 	}

@@ -40,7 +40,7 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if n.differs(into, maxAgeName) {
 		n.maxAge = from.maxAge
 	}
-	if n.sameCells(from) && n.used.Equal(from.used) {
+	if !from.isOld && n.sameCells(from) && n.used.Equal(from.used) {
 		n.value = from.value
 		return &n, true, nil
 	}

@@ -193,9 +193,9 @@ func TestAJoinDoesNotTouchWhatItIsMadeFrom(t *testing.T) {
 	s := joinStore()
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := stateOf().Draw(t, "a"), stateOf().Draw(t, "b")
-		wasA, wasB := a.encode(id, true), b.encode(id, true)
+		wasA, wasB := a.encode("id", true), b.encode("id", true)
 		mustJoin(t, s, a, b)
-		if !bytes.Equal(a.encode(id, true), wasA) || !bytes.Equal(b.encode(id, true), wasB) {
+		if !bytes.Equal(a.encode("id", true), wasA) || !bytes.Equal(b.encode("id", true), wasB) {
 			t.Fatal("it did")
 		}
 	})

@@ -256,7 +256,7 @@ func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
 		if errors.Is(lerr, tier.ErrUnavailable) {
 			mu.Lock()
 			defer mu.Unlock()
-			err = sessionid.Describe("load session", x[i].id, lerr)
+			err = sessionid.Describe("load session", x[i].id, x[i].id, lerr)
 		}
 	})
 	if err != nil {
@@ -308,7 +308,7 @@ func (s *Store) end(ctx context.Context, o Owner, match func(id string) bool) er
 		mu.Lock()
 		defer mu.Unlock()
 		if gone[i] = err == nil; err != nil {
-			errs = append(errs, sessionid.Describe("remove session", l.id, err))
+			errs = append(errs, sessionid.Describe("remove session", l.id, l.id, err))
 		}
 	})
 	ending = slices.Collect(func(yield func(listing) bool) {

@@ -87,6 +87,10 @@ type state struct {
 	// and ends were replaced by what this instance's clock says.
 	clockWasAhead bool
 
+	// isOld says that deletions may have been forgotten since the request has
+	// loaded the session: its bytes may have attributes that are in no cell.
+	isOld bool
+
 	// In an item only.
 	// legacy says that the bytes had no trailer, and that no request has changed
 	// them since. Somebody else's bytes may lie under the id.

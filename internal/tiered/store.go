@@ -20,7 +20,7 @@ const (
 // backup. Either may be nil, not both. Its methods may be called by several
 // goroutines at once. It must not be copied.
 type Store struct {
-	Cache  tier.Cache
+	Cache  tier.Cache // comparable
 	Backup tier.Backup
 	Form   Form
 
@@ -31,9 +31,10 @@ type Store struct {
 	// backup. Zero means the default.
 	CacheTimeout, BackupTimeout time.Duration
 
-	// Background returns the context in which background work is tried again
-	// when a service refused it in the request's own; nil, or a nil context: it
-	// is not tried again.
+	// Background returns a context of no request, in which a save in the background
+	// is tried again that a service refused in the request's own, and in which what
+	// is pending is told. Nil, or a nil context: services answer in the name of a
+	// request only.
 	Background func(ctx context.Context) context.Context
 
 	// Report gets the errors that no method returns: those of background work,

@@ -340,7 +340,7 @@ func (s *Store) traceSave(ctx context.Context, id string, parts []*part, next *t
 	}
 	saved := tier.Save{Session: sessionid.Hash(id), Changes: len(parts)}
 	if err != nil {
-		saved.Err = sessionid.Describe("save", id, err)
+		saved.Err = sessionid.Describe("save", id, id, err)
 	} else if next != nil {
 		saved.Bytes = len(next.Value)
 	}

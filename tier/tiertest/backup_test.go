@@ -41,6 +41,7 @@ var broken = map[string]struct {
 	way  way
 	part string
 }{
+	"is not comparable":                           {versions, "ItIsComparable"},
 	"an error where nothing is there":             {versions, "NothingIsThere"},
 	"loses microseconds":                          {versions, "GetReturnsWhatWasPut"},
 	"rounds to milliseconds":                      {versions, "GetReturnsWhatWasPut"},
@@ -135,7 +136,13 @@ func TestBroken(t *testing.T) {
 	}
 	tiertest.TestBackup(t, func(t *testing.T) tier.Backup {
 		m := &memory{way: broken[fault].way, fault: fault}
-		if m.way == contents {
+		switch {
+		case fault == "is not comparable":
+			return struct {
+				tier.Backup
+				_ func()
+			}{Backup: m}
+		case m.way == contents:
 			return hashing{m}
 		}
 		return m

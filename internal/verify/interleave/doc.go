@@ -4,11 +4,11 @@
 // order there is. Between the calls it may empty the cache, stop a request for
 // good, make a call fail, or make it and lose its answer, have a cache not answer
 // in time, end the request's context inside a call, make a service fail for one
-// request or for all, or let time pass. The stores are that of the root package
-// and cascadestore's on both services, used as an app uses them, and the protocol
-// alone, which can do what neither store can: move a session that others change
-// asynchronously. What each has of its own is in one file (gaesession.go,
-// cascade.go, bare.go); all else is the same.
+// request or for all, or let time pass. The stores are those of the root
+// package, of cascadestore and of scsstore on both services, used as an app uses
+// them, and the protocol alone, which can do what no store can: move a session that
+// others change asynchronously. What each has of its own is in one file
+// (gaesession.go, cascade.go, scs.go, bare.go); all else is the same.
 //
 // The services are App Engine's, or a cache that goes back in time, as a Redis
 // server does that restarts from a snapshot, with the fence of package rediscache
@@ -59,15 +59,18 @@
 // tells when the save began. On a Database that call may have the time of the
 // change in it already: there a request pauses before it saves.
 //
-// A scenario on cascadestore's store has the word cascade in its name, one on the
-// protocol alone the word bare. On cascadestore's a request has the session's
+// A scenario on cascadestore's store has the word cascade in its name, one on
+// scsstore's the word scs, one on the protocol alone the word bare. On cascadestore's a request has the session's
 // signed cookie, calls New, changes Values or Options or calls RegenerateID, and
 // then Save, which moves the session; what Save answers as a cookie is looked at
-// as well. "again" saves again after [tier.ErrNotSaved].
+// as well. "again" saves again after [tier.ErrNotSaved]. On scsstore's a request goes
+// through its Handler, with an IdleTimeout, so that scs commits at each of them;
+// "refresh" sets a later deadline.
 //
 // Left out: the retry of a background save in a context of its own, as that goes
-// to the service without passing here; gob in the root package, as sessions are
-// encoded as JSON there, which is quicker; cascadestore's
+// to the service without passing here; gob in the root package and in scsstore, as
+// sessions are encoded as JSON there, which is quicker; RenewToken, which is a logout
+// and a login; cascadestore's
 // other combinations of backends; requests with the id that RegenerateID made,
 // before the request that called it has returned; owners in the two stores, which
 // are explored on the protocol alone.

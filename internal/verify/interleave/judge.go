@@ -264,7 +264,7 @@ func (w *world) hasOld() bool {
 
 // isTimeless reports whether an instance has written the session that does not
 // say when: then nobody knows which of two values is the later.
-func (w *world) isTimeless() bool { return w.scenario.cascade && w.hasOld() }
+func (w *world) isTimeless() bool { return w.scenario.of == ofCascade && w.hasOld() }
 
 // inBackup is what the backup has.
 func (w *world) inBackup() *view { return w.inBackupAt(w.id) }

@@ -142,10 +142,24 @@ func (o op) isOwners() bool { return o.owner != "" || o.endall }
 // makes reports whether there is a session under an id of its own.
 func (o op) makes() bool { return o.regenerate || o.enter }
 
+// The stores, by the word for them in a scenario's name.
+const (
+	ofRoot    = ""
+	ofCascade = "cascade"
+	ofSCS     = "scs"
+)
+
+var stores = []string{ofRoot, ofCascade, ofSCS}
+
 // of reports whether a store can do this.
-func (o op) of(isCascade bool) bool {
-	if isCascade {
-		return !o.async && !o.isOwners()
+func (o op) of(store string) bool {
+	switch {
+	case store != ofRoot && (o.async || o.isOwners()):
+		return false
+	case store == ofCascade:
+		return true
+	case store == ofSCS:
+		return !o.regenerate && !o.old // a new token is a logout and a login
 	}
 	return !o.regenerate && !o.again && !o.isOwners() // Close does not try again
 }
@@ -177,8 +191,8 @@ type scenario struct {
 	start   string
 	ops     []op // with start created the first one is the login
 	retries int
-	only    bool // OnlyMemcache
-	cascade bool // cascadestore's store instead of the root package's
+	only    bool   // OnlyMemcache
+	of      string // the store
 
 	database string // the backup's service; empty: App Engine's Datastore
 	redis    bool   // the cache is one that goes back in time instead of Memcache
@@ -210,8 +224,8 @@ func (s scenario) String() string {
 	if s.owned {
 		text += " owned"
 	}
-	if s.cascade {
-		return text + " cascade"
+	if s.of != ofRoot {
+		return text + " " + s.of
 	}
 	if s.bare {
 		text += " bare"
@@ -242,8 +256,8 @@ func parseScenario(text string) (scenario, error) {
 		s.ops = append(s.ops, o)
 	}
 	for _, w := range words[2:] {
-		if w == "cascade" {
-			s.cascade, s.retries = true, cascadeRetries
+		if w == ofCascade || w == ofSCS {
+			s.of, s.retries = w, fixedRetries
 		} else if w == "only" {
 			s.only = true
 		} else if w == "bare" {
@@ -262,10 +276,13 @@ func parseScenario(text string) (scenario, error) {
 			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
 		}
 	}
-	if s.cascade && (s.only || s.bare || s.retries != cascadeRetries) {
-		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
+	if s.of != ofRoot && (s.only || s.bare || s.retries != fixedRetries) {
+		return scenario{}, fmt.Errorf("scenario %q: the store has no such option", text)
 	}
-	if s.two && (s.cascade || s.bare || s.start == created) {
+	if s.of == ofSCS && (s.start == old || s.start == oldAlone) {
+		return scenario{}, fmt.Errorf("scenario %q: there was no store before this one", text)
+	}
+	if s.two && (s.of != ofRoot || s.bare || s.start == created) {
 		return scenario{}, fmt.Errorf("scenario %q: two sessions are of one store of the root package", text)
 	}
 	if s.owned && (!s.bare || !slices.Contains(ownedStates, s.start)) || s.start == brief && !s.owned {
@@ -275,7 +292,7 @@ func parseScenario(text string) (scenario, error) {
 		if o.old && s.on() != "" || o.size > 0 && !s.small {
 			return scenario{}, fmt.Errorf("scenario %q: not on these services: %s", text, o.name)
 		}
-		if s.bare && !o.ofBare() || !s.bare && !o.of(s.cascade) {
+		if s.bare && !o.ofBare() || !s.bare && !o.of(s.of) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
 		}
 	}
@@ -297,14 +314,11 @@ func (s scenario) on() string {
 	return strings.TrimSpace(on)
 }
 
-func newScenario(on string, isCascade bool, start string, names ...string) scenario {
+func newScenario(on, of, start string, names ...string) scenario {
 	if start == created {
 		names = append([]string{"login"}, names...)
 	}
-	text := start + " " + strings.Join(names, "+") + " " + on
-	if isCascade {
-		text += " cascade"
-	}
+	text := start + " " + strings.Join(names, "+") + " " + on + " " + of
 	s, err := parseScenario(text)
 	if err != nil {
 		panic(err)
@@ -317,11 +331,11 @@ func newScenario(on string, isCascade bool, start string, names ...string) scena
 // is one: a request that changes b is paired with those that change a. A request
 // that saves again after a failure is like another one while nothing fails, and
 // only a state in which c was changed is one to set it back in.
-func pairs(on, start string, isCascade bool) []scenario {
+func pairs(on, of, start string) []scenario {
 	var all []scenario
 	var names []string
 	for _, o := range ops {
-		if !o.login && !o.again && !o.old && o.of(isCascade) &&
+		if !o.login && !o.again && !o.old && o.of(of) &&
 			(o.attr != "c" || start == unsaved || start == outlived) {
 			names = append(names, o.name)
 		}
@@ -332,7 +346,7 @@ func pairs(on, start string, isCascade bool) []scenario {
 				strings.HasSuffix(first, ":a") || strings.HasSuffix(second, ":a"); b && !a {
 				continue
 			}
-			all = append(all, newScenario(on, isCascade, start, first, second))
+			all = append(all, newScenario(on, of, start, first, second))
 		}
 	}
 	return all
@@ -340,11 +354,12 @@ func pairs(on, start string, isCascade bool) []scenario {
 
 // unlike are pairs on instances that are not alike: their clocks differ, or one
 // is of the old library.
-func unlike(on, start string, isCascade bool) []scenario {
+func unlike(on, of, start string) []scenario {
 	var all []scenario
-	add := func(first, second string) { all = append(all, newScenario(on, isCascade, start, first, second)) }
+	add := func(first, second string) { all = append(all, newScenario(on, of, start, first, second)) }
+	hasOld := on == "" && of != ofSCS
 	changes := []string{"change:a", "delete:a"}
-	if !isCascade {
+	if of == ofRoot {
 		changes = append(changes, "async:a", "async-delete:a")
 	}
 	for i, first := range changes {
@@ -356,12 +371,12 @@ func unlike(on, start string, isCascade bool) []scenario {
 		}
 		add(first+"~ahead", "logout")
 		for _, o := range []string{"old:a", "old:read"} {
-			if on == "" {
+			if hasOld {
 				add(o, first)
 			}
 		}
 	}
-	if on == "" {
+	if hasOld {
 		add("old:a", "read")
 		add("old:a", "logout")
 	}

@@ -116,7 +116,7 @@ func (tr *trailer) isUnsaved() bool {
 var attributes = func() map[string]string {
 	names := map[string]string{string(make([]byte, nameSize)): "MaxAge"}
 	for _, name := range []string{"a", "b", "c", "z"} {
-		for _, prefix := range []string{"", "string "} { // the latter cascadestore's
+		for _, prefix := range []string{"", "string ", "key "} { // the latter cascadestore's and scsstore's
 			sum := sha256.Sum256([]byte(prefix + name))
 			names[string(sum[:nameSize])] = name
 		}

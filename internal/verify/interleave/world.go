@@ -78,7 +78,7 @@ func (w *world) isStopped() bool {
 // newWorld brings the session into the scenario's first state and begins the
 // requests.
 func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
-	w := &world{bubble: b, scenario: sc, store: sc.store(), breach: br, born: time.Now(),
+	w := &world{bubble: b, scenario: sc, store: sc.store(br), breach: br, born: time.Now(),
 		texts: map[string]string{}, down: map[string]bool{}, clock: 1, over: make(chan struct{})}
 	w.appEngine = appEngine{b.server, w.store.kept()}
 	w.cache, w.backup = w.appEngine, w.appEngine
@@ -92,7 +92,7 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 			return nil, err
 		}
 	}
-	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Timeless: sc.cascade}
+	w.session = judge.Session{Timeout: timeout, Slack: 5 * time.Minute, OnlyCache: sc.only, Timeless: sc.of == ofCascade}
 	if err := w.prepare(); err != nil {
 		return nil, err
 	}
