@@ -138,10 +138,17 @@ func (w *world) expectNoErrors(what string, errs []error) {
 	}
 }
 
+// isUntold reports whether nobody got to know the session's id: the request that
+// was to create it died, or was told that it is not saved.
+func (w *world) isUntold() bool {
+	first := w.actors[0]
+	return w.scenario.start == created && (first.judge.Closed == 0 || w.scenario.owned && errors.Is(first.err(), tier.ErrNotSaved))
+}
+
 // judgeEnd judges the end of a schedule.
 func (w *world) judgeEnd() {
-	if w.scenario.start == created && w.actors[0].judge.Closed == 0 {
-		return // nobody got to know the id
+	if w.isUntold() {
+		return
 	}
 	w.down = map[string]bool{}
 	w.clock++

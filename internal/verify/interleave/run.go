@@ -73,9 +73,10 @@ func jobs(services []string) (all list) {
 	for _, on := range services {
 		if on == "" && !*fullFlag {
 			all.named(0,
+				"cached own+endall bare", "brief change:a+endall owned bare",
 				"cached change:a~ahead+change:a~behind", "cached async:a~ahead+async-delete:a~behind",
 				"cached old:a+change:a", "cached async:a~shared+change:a~shared", "old change:a+logout", "old-alone change:a+change:b",
-				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "brief change:a+endall owned bare", "cached own+endall bare", "old change:a+change:b cascade", "cached old:a+change:b cascade",
+				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "old change:a+change:b cascade", "cached old:a+change:b cascade",
 				"cached change:a+change:b scs", "cached change:a+logout scs", "idle read+change:a scs")
 			all.named(1,
 				"unsaved read+logout", "cached change:a+change:b only", "new-unsaved read+logout", "created login+read+logout",

@@ -218,7 +218,7 @@ func (w *world) settle() {
 	for _, a := range w.actors {
 		w.note(a)
 	}
-	if first := w.actors[0]; w.scenario.start == created && first.phase == returned {
+	if first := w.actors[0]; w.scenario.start == created && first.phase == returned && !w.isUntold() {
 		for _, a := range w.actors {
 			if a.gate != nil && a.phase == waiting && !isClosed(a.gate) {
 				close(a.gate)
