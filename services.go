@@ -56,17 +56,26 @@ func (s *services) load(c *live.Copy, id string, loaded func(session.Session)) e
 // save saves what was changed in a session since it was loaded or saved. With again
 // it tries again what has failed.
 func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
-	sess = unwrap(sess)
-	used, err := accessed(sess)
+	d, err := s.draft(sess)
 	if err != nil {
 		return err
 	}
+	d.Again = again
+	return c.Save(s.ctx, d)
+}
+
+// draft is a session as the app has it.
+func (s *services) draft(sess session.Session) (live.Draft, error) {
+	sess = unwrap(sess)
+	used, err := accessed(sess)
+	if err != nil {
+		return live.Draft{}, err
+	}
 	timeout := sess.Timeout()
-	return c.Save(s.ctx, live.Draft{
+	return live.Draft{
 		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, bool, error) {
 			return s.form.encodeIf(sess, key, worth)
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
-		Again:    again,
-	})
+	}, nil
 }
