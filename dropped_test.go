@@ -36,7 +36,9 @@ func (l *notedLog) Write(p []byte) (int, error) {
 
 // storeWith returns options of services in memory, which have a session.
 func storeWith(t *testing.T) (o *MemcacheStoreOptions, id string) {
-	o = &MemcacheStoreOptions{Cache: tiertest.NewCache(), Backup: tiertest.NewBackup(), OnError: func(_ context.Context, err error) { t.Log(err) }}
+	backup := tiertest.NewBackup()
+	backup.Limit = 1 << 20
+	o = &MemcacheStoreOptions{Cache: tiertest.NewCache(), Backup: backup, OnError: func(_ context.Context, err error) { t.Log(err) }}
 	sess := session.NewSessionOptions(&session.SessOptions{Attrs: map[string]any{"list": []string{"a"}}})
 	store := newStore(context.Background(), o)
 	store.Add(sess)

@@ -13,6 +13,9 @@
 //		…
 //	}
 //
+// Inside of [CascadeStore.Handler] the app may leave out Save, and what is saved
+// too late, or not at all, is answered for.
+//
 // App Engine's APIs have to know the request's context: on App Engine wrap the
 // app's handler with appengine.Middleware, or call appengine.Main.
 //
@@ -139,7 +142,8 @@
 //
 // The cookie contains only the id, 256 random bits, signed and, with a second key,
 // encrypted. The store never looks for an id that is not signed. Ids are in no log
-// and in no error's text; a short hash stands for them. New apps should set
+// and in no error's text; a short hash stands for them. With HashIDs the services
+// know a session only by a hash of its id. New apps should set
 // HttpOnly, Secure and SameSite in the store's Options: the defaults are the
 // original's, and set none of them.
 //
