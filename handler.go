@@ -46,6 +46,9 @@ func (v *visit) lock() {
 	v.mu.Lock()
 	if !v.touched {
 		v.touched = true
+		if v.owners = v.sessions.owners(); v.owners != nil {
+			v.owners.newID = v.idForOwner
+		}
 		v.open(appengine.NewContext(v.request), &v.sessions.Options)
 	}
 }
@@ -218,7 +221,7 @@ func (v *visit) beforeHeader(header http.Header, hijack bool) error {
 		return describe("save session", v.sess.ID(), ErrHeaderSent)
 	}
 	err := v.store(false)
-	if !live.IsSaved(err) && (v.copy.IsChanged() || errors.Is(err, errEncode) || errors.Is(err, errHeld)) {
+	if !live.IsSaved(err) && (v.copy.IsChanged() || errors.Is(err, errHeld)) {
 		return err
 	}
 	v.later(err)
@@ -274,7 +277,7 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	v.notify(err)
-	web.Fail(w, err, errEncode)
+	web.Fail(w, err, errEncode, errOwnerFunc)
 }
 
 // Finish implements web.Hook: it saves what was changed after the header had left.

@@ -115,6 +115,16 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 // Rename has nothing to do: the bytes do not hold the id.
 func (f form) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
 
+// only returns a session without the attributes that keep does not want.
+func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
+	blank := f.store.blank(f.name)
+	empty, err := f.encode(blank, blank.ID)
+	if err != nil {
+		return nil, err
+	}
+	return f.Merge(empty, value, keep)
+}
+
 // scalarsOf returns values by name if none of them can be changed in place,
 // otherwise nil.
 func scalarsOf(all valueMap) map[string]any {

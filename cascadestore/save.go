@@ -127,6 +127,9 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 		},
 		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
+		Owner:    cs.ownerOf(f),
+		NewID:    func() (string, error) { return cs.newID(), nil },
+		Only:     f.only,
 		Again:    !how.onlyChanges,
 		Adopt: func(value []byte) error {
 			all, err := f.values(value)

@@ -43,6 +43,9 @@ type Guess struct {
 // A Backup keeps no slice and no pointer that it is given, and hands on none
 // that it keeps. Nobody may tell a record by its address.
 //
+// A Backup is comparable with ==, as a pointer is, and equal ones keep the same
+// sessions. The stores refuse to work with one that is not comparable.
+//
 // A Backup, or whoever cleans up behind it, may delete a record once its
 // Expires is at least [PurgeGrace] ago.
 type Backup interface {
@@ -58,7 +61,9 @@ type Backup interface {
 	Insert(ctx context.Context, id string, r Record) error
 
 	// Update replaces the records under ids by what f makes of them, in one
-	// atomic step: all of them or none. The ids differ from each other.
+	// atomic step: all of them or none. The ids differ from each other. A Get may
+	// show some of them new and others old until Update has returned; f is never
+	// given such a mixture if what it returns is written.
 	//
 	// f is called with what is there, in the order of ids; nil: there is no
 	// record. It returns what is to be there, in the same order; nil: the record
@@ -99,6 +104,11 @@ type ContentTokens interface {
 }
 
 const (
+	// OwnerPrefix begins the ids of records that list an owner's sessions, and of no
+	// others. Such a record may be written again long after it has expired. So a
+	// purge deletes it in a transaction, and only if it still is expired then.
+	OwnerPrefix = "owner:"
+
 	// PurgeGrace is how long after its expiry a record is kept at least, for
 	// clocks that differ, indexes that lag and updates under way.
 	PurgeGrace = 5 * time.Minute
@@ -129,6 +139,9 @@ const (
 // A Cache is fast and may lose any item at any time, but never shows an older
 // item again once it has shown, or taken, a newer one. Its methods may be
 // called by several goroutines at once, and return when the context ends.
+//
+// A Cache is comparable with ==, as a pointer is, and equal ones keep the same
+// sessions. The stores refuse to work with one that is not comparable.
 //
 // A ttl is how long an item may be kept at most; less than a second may be
 // rounded up to one. An item with a ttl of zero or less is not kept, but takes

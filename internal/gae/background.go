@@ -3,7 +3,6 @@ package gae
 import (
 	"context"
 	"os"
-	"reflect"
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
@@ -47,8 +46,8 @@ type bundled struct {
 	namespace string
 }
 
-// Shared names the services and the namespace that sessions are kept in; nil:
-// it cannot be told.
+// Shared names the services, which are comparable, and the namespace that sessions
+// are kept in.
 func Shared(ctx context.Context, c tier.Cache, b tier.Backup) any {
 	m, isMemcache := c.(Memcache)
 	d, isDatastore := b.(Datastore)
@@ -61,9 +60,6 @@ func Shared(ctx context.Context, c tier.Cache, b tier.Backup) any {
 	}{cache: c, backup: b}
 	if isMemcache || isDatastore {
 		key.namespace = Namespace(ctx)
-	}
-	if !reflect.ValueOf(key).Comparable() {
-		return nil
 	}
 	return key
 }

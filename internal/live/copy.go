@@ -65,23 +65,27 @@ func (s *Store) Copy(id string) *Copy {
 		identity
 	}
 	both.identity.store, both.identity.id, both.identity.key = s, id, Key(id)
-	both.Copy.identity = &both.identity
+	both.Copy.identity, both.why = &both.identity, s.err
 	return &both.Copy
 }
 
 // Fresh returns a copy of a session that nobody else can know.
 func (s *Store) Fresh(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: fresh}}
+	c := s.Copy(id)
+	c.status = fresh
+	return c
 }
 
 // Unknown returns a copy of a session that the services may have, or may have
 // had.
 func (s *Store) Unknown(id string) *Copy {
-	return &Copy{identity: &identity{store: s, id: id, key: Key(id), status: stored}, loaded: tiered.Unknown(), under: id}
+	c := s.Copy(id)
+	c.status, c.loaded, c.under = stored, tiered.Unknown(), id
+	return c
 }
 
 // Again returns another copy of the same session, which is not opened yet.
-func (c *Copy) Again() *Copy { return &Copy{identity: c.identity} }
+func (c *Copy) Again() *Copy { return &Copy{identity: c.identity, why: c.store.err} }
 
 // Clone returns a copy of the same session that is what this one is.
 func (c *Copy) Clone() *Copy {
@@ -329,11 +333,14 @@ func (c *Copy) settle(ctx context.Context) error {
 // Remove removes the session for good. Where that fails, the request has no such
 // session any more all the same, and another Remove tries again.
 func (c *Copy) Remove(ctx context.Context) error {
+	if c.store.err != nil {
+		return c.store.err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was := c.status
 	c.status, c.why = removed, nil
-	if was == fresh || was == removed || was == ended || !c.store.keeps() {
+	if was == fresh && c.move == nil || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
 	if !c.store.ValidID(c.id) {
@@ -344,7 +351,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 		l = nil
 	}
 	err := c.store.tiers.Remove(ctx, c.key, l)
-	if c.move != nil && c.move.MayBeMoved() {
+	if c.move != nil && c.move.To() != c.key && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
 	if err != nil {
@@ -365,7 +372,7 @@ func (c *Copy) Regenerate(id string) error {
 	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == fresh:
-		c.id, c.key = id, Key(id) // nobody knows the other one
+		c.id, c.key, c.move = id, Key(id), nil // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {
 			c.move = nil

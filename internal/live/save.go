@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/values"
@@ -50,12 +51,27 @@ type Draft struct {
 	// Adopt, if it is not nil, takes over into the app's session what others have
 	// saved, when it has moved.
 	Adopt func(value []byte) error
+
+	// Owner returns whose the session is that has those bytes, or no owner, and what
+	// it is to be called in the list of the owner's sessions. Nil: sessions have no
+	// owners. NewID returns an id for a session that gets another owner. Only returns
+	// a session without the attributes that keep does not want.
+	Owner func(value []byte) (owner, label string, err error)
+	NewID func() (string, error)
+	Only  func(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // A change is what is to be saved of a draft.
 type change struct {
 	tiered.Change
 	now snapshot
+	// was is whose the session was.
+	was tiered.Owner
+}
+
+// isLogin reports whether the session was nobody's.
+func (ch *change) isLogin() bool {
+	return ch.Owner != nil && ch.was == tiered.Owner{} && ch.Owner.Owner != tiered.Owner{}
 }
 
 // Save saves what was changed in a session since it was loaded or saved. The
@@ -82,6 +98,7 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	}
 	ch, err := c.changed(d)
 	if err != nil {
+		c.hadChange = true // as far as anybody can tell
 		return err
 	}
 	if ch == nil {
@@ -126,17 +143,17 @@ func (c *Copy) refused(d Draft, why error) error {
 	return err
 }
 
-// HasUnsaved reports whether there is a change of the app that nobody has tried to
-// save.
+// HasUnsaved reports whether there is a change of a session that the services have,
+// which nobody has tried to save.
 func (c *Copy) HasUnsaved(d Draft) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil || c.status != fresh && c.status != stored {
+	if c.why != nil || c.status != stored {
 		return false
 	}
 	d.OnlyChanges, d.Again = true, false
 	ch, err := c.changed(d)
-	return err == nil && ch != nil || c.status == fresh && c.tried == nil
+	return err == nil && ch != nil
 }
 
 // A diff finds out what is to be saved of a draft.
@@ -191,7 +208,42 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}
+	if d.Owner != nil && c.store.tiers.Backup != nil && !c.isGone() {
+		if err := c.own(d, ch); err != nil {
+			return nil, err
+		}
+	}
 	return ch, nil
+}
+
+// own notes whose the session was and is. Where that differs, it is to have a new
+// id.
+func (c *Copy) own(d Draft, ch *change) error {
+	owner, label, err := d.Owner(ch.Value)
+	if err != nil {
+		return err
+	}
+	is := tiered.OwnerOf(c.store.ownerScope, owner)
+	if c.loaded != nil {
+		if ch.was = c.loaded.Owner(); ch.was == (tiered.Owner{}) && len(c.was.value) > 0 {
+			if owner, _, err = d.Owner(c.was.value); err != nil {
+				return err
+			}
+			ch.was = tiered.OwnerOf(c.store.ownerScope, owner)
+		}
+	}
+	if is == (tiered.Owner{}) && ch.was == is {
+		return nil
+	}
+	ch.Owner = &tiered.Ownership{Owner: is, Label: label}
+	switch {
+	case c.loaded == nil || is == ch.was || c.next != "":
+	case d.NoNewID != nil:
+		return d.NoNewID
+	default:
+		c.next, err = d.NewID()
+	}
+	return err
 }
 
 // isDue reports whether a draft is to be saved even if its attributes are what they
@@ -252,11 +304,11 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 		if c.next != "" {
 			c.id, c.key, c.under, c.next = c.next, Key(c.next), c.next, ""
 		}
-	case c.next != "":
+	case c.next != "", c.loaded == nil && ch.Owner != nil:
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
 		next, err = t.Create(ctx, c.key, ch.Change)
-	case c.store.async:
+	case c.store.async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
 		next, err = t.UpdateAsync(ctx, c.key, c.loaded, ch.Change)
 	default:
 		next, err = t.Update(ctx, c.key, c.loaded, ch.Change)
@@ -273,24 +325,31 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 	}
 }
 
-// applyMove saves a change under a new id.
+// applyMove saves a change under a new id, or a new session that has an owner.
 func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
+	to, from, loaded := c.id, "", tiered.Unknown()
+	if c.loaded != nil {
+		to, from, loaded = c.next, c.key, c.loaded
+	}
 	if c.move == nil {
-		c.move, c.tries = c.store.tiers.NewMove(c.key, Key(c.next), c.loaded), nil
+		c.move, c.tries = c.store.tiers.NewMove(from, Key(to), loaded), nil
 	}
 	c.tries = append(c.tries, try{c, ch})
-	moved, err := c.move.Run(ctx, c.loaded, ch.Change)
+	moved, err := c.move.Run(ctx, loaded, ch.Change)
 	if moved == nil {
+		if errors.Is(err, tier.ErrRemoved) && from != "" && ch.isLogin() {
+			return c.loginAgain(ctx, d, ch)
+		}
 		return err
 	}
 	tries := c.tries
-	c.id, c.key, c.next, c.move, c.tries = c.next, c.move.To(), "", nil, nil
+	c.id, c.key, c.next, c.move, c.tries = to, c.move.To(), "", nil, nil
 	if moved.Run < len(tries)-1 {
 		// An earlier attempt has moved it. What differs from that is saved now.
 		first, published := tries[moved.Run], err
 		first.copy.saved(moved.Loaded, first.ch, nil)
 		if c != first.copy {
-			c.loaded, c.under = c.loaded.Elsewhere(), c.id
+			c.loaded, c.under = loaded.Elsewhere(), c.id
 		}
 		if ch, err = c.changed(d); err == nil && ch != nil {
 			err = c.apply(ctx, d, ch)
@@ -306,3 +365,29 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	}
 	return err
 }
+
+// loginAgain saves the login to a session of nobody's that is gone, since the user
+// has logged in twice, for example: as a new session with what this request has
+// set. What the old one had stays removed.
+func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
+	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
+	if err == nil {
+		value, err = c.store.form.Rename(value, Key(c.next))
+	}
+	if err != nil {
+		return errors.Join(tier.ErrRemoved, err)
+	}
+	c.store.tiers.Report(c.key, errLeftOut)
+	again := *ch
+	again.Value, again.Deleted, again.Born = value, nil, ch.Used
+	loaded, id, next := c.loaded, c.id, c.next
+	c.id, c.key, c.next, c.move, c.loaded = next, Key(next), "", nil, nil
+	if err = c.applyMove(ctx, d, &again); c.loaded == nil {
+		// What may have been saved all the same is removed in the background.
+		c.id, c.key, c.next, c.move, c.loaded = id, Key(id), next, nil, loaded
+	}
+	return err
+}
+
+// errLeftOut is reported where a user has logged in to a session that is gone.
+var errLeftOut = fmt.Errorf("the user has logged in to a session that is gone: the new one has only what this request has set: %w", tier.ErrRemoved)

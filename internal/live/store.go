@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
@@ -38,6 +39,11 @@ type Options struct {
 	MaxLength     int           // bytes that a changed session may have; 0: no limit
 	Trace         *tier.Trace
 
+	// OwnerScope has the owners of sessions told apart from those of other
+	// sessions in the same services: the name of their cookie.
+	OwnerScope  string
+	MaxPerOwner int // sessions that an owner may have; 0: no limit
+
 	// Background, Report and Shared are those of tiered.Store. Report gets a
 	// session's key.
 	Background func(ctx context.Context) context.Context
@@ -53,23 +59,43 @@ type Store struct {
 	async       bool
 	maxLifetime time.Duration
 	maxLength   int
+	ownerScope  string
+	err         error // why it cannot work
 }
 
-// New returns a Store for one request.
+var errIncomparable = fmt.Errorf("%w: a Cache and a Backup must be comparable, as pointers are", tier.ErrUnavailable)
+
+// New returns a Store for one request. One whose services are not comparable has
+// errors in place of sessions: what a process knows of services, it knows them by.
 func New(o Options) *Store {
-	return &Store{
+	s := &Store{
 		tiers: tiered.Store{
 			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.Retries,
 			CacheTimeout: o.CacheTimeout, BackupTimeout: o.BackupTimeout,
-			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace,
+			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace, MaxPerOwner: o.MaxPerOwner,
 		},
-		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength,
+		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength, ownerScope: o.OwnerScope,
 	}
+	if !isComparable(o.Cache) || !isComparable(o.Backup) {
+		s.err = errIncomparable
+	}
+	return s
+}
+
+func isComparable(v any) (is bool) {
+	defer func() { _ = recover() }() // of the comparison; asking package reflect costs 2 us
+	same := v
+	return v == same
 }
 
 // Drain waits until no background work of this process is under way, or until
-// ctx is done.
-func Drain(ctx context.Context) error { return tiered.Drain(ctx) }
+// ctx is done. A nil ctx never is.
+func Drain(ctx context.Context) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return tiered.Drain(ctx)
+}
 
 // ValidID reports whether a session may have that id: the services take its key,
 // and nothing else is kept under such names.
@@ -87,6 +113,9 @@ func (s *Store) keeps() bool { return s.tiers.Cache != nil || s.tiers.Backup != 
 // RemoveID removes the session of that id, where there is one. It writes nothing
 // where there is none.
 func (s *Store) RemoveID(ctx context.Context, id string) error {
+	if s.err != nil {
+		return s.err
+	}
 	key := Key(id)
 	l, err := s.tiers.Load(ctx, key)
 	if l == nil {
@@ -133,10 +162,13 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 }
 
 // needsRefresh reports whether the services would end the session too early, or
-// have too old an access time of it.
+// have too old an access time of it; that does not matter once the session has
+// come so close to its MaxLifetime that no use makes it live longer.
 func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
 	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
 		return true
 	}
-	return !c.Used().IsZero() && l.Used.Sub(c.Used()) >= l.Refresh
+	was := l
+	was.Used = c.Used()
+	return !was.Used.IsZero() && l.Used.Sub(was.Used) >= l.Refresh && s.storedEnd(was).Before(s.storedEnd(l))
 }

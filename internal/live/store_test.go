@@ -145,6 +145,36 @@ func TestNoSessionLivesLongerThanMaxLifetime(t *testing.T) {
 	}
 }
 
+func TestASessionThatNoUseMakesLiveLongerIsNotSavedForItsUse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		u := s.request(t, maxLifetime)
+		must(t, u.copy.Add(true))
+		u.born = time.Now()
+		must(t, u.set("a=1").close())
+		for time.Since(u.born) < 50*time.Minute {
+			time.Sleep(time.Minute)
+			must(t, s.limited(t).close())
+			if s.limited(t).copy.Ends().Equal(u.born.Add(time.Hour)) {
+				break
+			}
+		}
+		// From the first use on after which the services keep it until its end.
+		expect(t, "was used last", time.Since(u.born), 27*time.Minute)
+		s.forgetCalls()
+		for time.Since(u.born) < 59*time.Minute {
+			time.Sleep(time.Minute)
+			must(t, s.limited(t).close())
+		}
+		expect(t, "calls of the backup", s.count("backup"), 0)
+		// With a shorter timeout what counts is its use.
+		u = s.limited(t)
+		u.idle = 10 * time.Second
+		must(t, u.close())
+		expect(t, "was used last", s.limited(t).copy.Used(), time.Now())
+	})
+}
+
 func TestANewIDDoesNotMakeASessionYoung(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newServices()
@@ -283,4 +313,47 @@ func TestDrainOfNothingEndsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	must(t, Drain(ctx))
+}
+
+func TestServicesThatAreNotComparableAreRefused(t *testing.T) {
+	for name, edit := range map[string]func(o *Options){
+		"cache": func(o *Options) {
+			o.Cache = struct {
+				tier.Cache
+				_ func()
+			}{Cache: o.Cache}
+		},
+		"backup": func(o *Options) {
+			o.Backup = struct {
+				tier.Backup
+				_ func()
+			}{Backup: o.Backup}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1")
+				s.forgetCalls()
+				u := s.request(t, edit)
+				refused := func(what string, err error) {
+					t.Helper()
+					expectErr(t, what, err, tier.ErrUnavailable)
+					expectErr(t, what, err, errIncomparable)
+				}
+				_ = u.open()
+				expect(t, "exists", u.copy.Exists(), false)
+				refused("open", u.copy.Err())
+				refused("save", u.save())
+				d := u.draft()
+				d.Again = true
+				refused("another copy", u.copy.Again().Save(u.ctx, d))
+				refused("a new session", u.copy.store.Fresh("new").Save(u.ctx, d))
+				refused("a session of another store", u.copy.store.Unknown("other").Save(u.ctx, d))
+				refused("new id", u.copy.Regenerate("new"))
+				refused("removal", u.copy.Remove(u.ctx))
+				refused("removal of an id", u.copy.store.RemoveID(u.ctx, id))
+				expect(t, "calls", s.count(""), 0)
+			})
+		})
+	}
 }

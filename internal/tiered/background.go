@@ -55,6 +55,19 @@ func (s *Store) inBackground(ctx context.Context, f func(ctx context.Context) er
 	return errors.Join(err, again)
 }
 
+// free returns a context for work that no request waits for, for as long as the
+// process may live. Where the services answer in nobody's name it has nothing of
+// the request. Elsewhere the request's values stay in memory: on Google's local
+// server they are the only way to the services.
+func (s *Store) free(ctx context.Context) context.Context {
+	if s.Background != nil {
+		if bg := s.Background(ctx); bg != nil {
+			return instance.With(bg, instance.Of(ctx))
+		}
+	}
+	return context.WithoutCancel(ctx)
+}
+
 // detached calls f with a context that does not end with the request's, and
 // returns what f returned; or, when the request's context has ended a second ago
 // and f has not, why the context ended. f goes on then, and Drain waits for it.
@@ -91,9 +104,7 @@ func Drain(ctx context.Context) error {
 	if err := background.wait(ctx); err != nil {
 		return err
 	}
-	if err := tryAll(ctx, instance.Of(ctx).Name); err != nil {
-		return err
-	}
+	tellAll(instance.Of(ctx).Name)
 	return background.wait(ctx)
 }
 

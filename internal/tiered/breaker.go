@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -27,8 +25,8 @@ const (
 )
 
 // A breaker is the circuit breaker of one cache in this process. While it is
-// open, no request waits for the cache: one goroutine finds out when it answers
-// again.
+// open, no request waits for the cache: a probe in the background finds out when it
+// answers again.
 type breaker struct {
 	mu       sync.Mutex
 	failures int // in a row
@@ -49,17 +47,9 @@ func (s *Store) breaker(ctx context.Context) *breaker {
 	if !anyBreakers.Load() {
 		return nil
 	}
-	b, _ := breakers.Load(breakerKey{s.breakerCache(), instance.Of(ctx).Name})
+	b, _ := breakers.Load(breakerKey{s.Cache, instance.Of(ctx).Name})
 	found, _ := b.(*breaker)
 	return found
-}
-
-// breakerCache is what tells caches apart.
-func (s *Store) breakerCache() any {
-	if reflect.ValueOf(s.Cache).Comparable() {
-		return s.Cache
-	}
-	return reflect.TypeOf(s.Cache)
 }
 
 // isOpen reports whether the cache is not to be called, and has it probed.
@@ -89,7 +79,7 @@ func (b *breaker) answered() {
 // cacheFailed notes that the cache has not answered.
 func (s *Store) cacheFailed(ctx context.Context) {
 	anyBreakers.Store(true)
-	known, _ := breakers.LoadOrStore(breakerKey{s.breakerCache(), instance.Of(ctx).Name}, &breaker{})
+	known, _ := breakers.LoadOrStore(breakerKey{s.Cache, instance.Of(ctx).Name}, &breaker{})
 	b, _ := known.(*breaker)
 	if b.failed(ctx, s) {
 		s.traceBreaker(ctx, true)
@@ -109,64 +99,46 @@ func (b *breaker) failed(ctx context.Context, s *Store) bool {
 	return true
 }
 
-// probe starts the goroutine that asks the cache. b.mu is held.
+// probe has the cache asked in a second. b.mu is held.
 func (b *breaker) probe(ctx context.Context, s *Store) {
 	if b.probing {
 		return
 	}
 	b.probing = true
-	s = s.background()
-	ctx = context.WithoutCancel(ctx)
-	go func() {
-		over := false
-		defer func() {
-			if !over { // a service has ended the goroutine
-				b.mu.Lock()
-				b.probing = false
-				b.mu.Unlock()
-			}
-		}()
-		for !over {
-			_ = retry.Wait(ctx, probeEvery) // which has no end
-			answered := s.answers(ctx)
-			if over = b.probed(answered); answered {
-				s.traceBreaker(ctx, false)
-			}
-		}
-	}()
+	ctx, s = s.free(ctx), s.background()
+	time.AfterFunc(probeEvery, func() {
+		// Drain waits for the call, and not for the next one.
+		background.start(func() {
+			answered := false
+			defer func() { // also when a service has ended the goroutine
+				if b.probed(ctx, s, answered); answered {
+					s.traceBreaker(ctx, false)
+				}
+			}()
+			answered = s.answers(ctx)
+		})
+	})
 }
 
-// probed notes what a probe was answered, and reports whether it was the last.
-func (b *breaker) probed(answered bool) bool {
+// probed notes what a probe was answered.
+func (b *breaker) probed(ctx context.Context, s *Store, answered bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if answered {
+	b.probing = false
+	switch {
+	case answered:
 		b.open, b.failures = false, 0
+	case time.Since(b.asked) <= probeIdle:
+		b.probe(ctx, s)
 	}
-	if answered || time.Since(b.asked) > probeIdle {
-		b.probing = false
-		return true
-	}
-	return false
 }
 
-// answers reports whether the cache answers, in the request's context or in that
-// of no request.
+// answers reports whether the cache answers.
 func (s *Store) answers(ctx context.Context) bool {
-	ask := func(ctx context.Context) bool {
-		ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
-		defer cancel()
-		_, err := s.Cache.Get(ctx, probeID)
-		return ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, tier.ErrUnreachable) && !errors.Is(err, tier.ErrBusy)
-	}
-	if ask(ctx) {
-		return true
-	}
-	if s.Background == nil {
-		return false
-	}
-	bg := s.Background(ctx)
-	return bg != nil && ask(bg)
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(s.CacheTimeout, DefaultCacheTimeout), errTimeout)
+	defer cancel()
+	_, err := s.Cache.Get(ctx, probeID)
+	return ctx.Err() == nil && !isTimeout(err) && !errors.Is(err, tier.ErrUnreachable) && !errors.Is(err, tier.ErrBusy)
 }
 
 func (s *Store) traceBreaker(ctx context.Context, open bool) {

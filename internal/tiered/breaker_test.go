@@ -240,6 +240,17 @@ func TestAProbeEndsWhenNobodyAsksAndBeginsAgainWhenSomebodyDoes(t *testing.T) {
 	})
 }
 
+func TestDrainWaitsForAProbeThatIsUnderWayAndNotForTheNext(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		tripped(t, s)
+		expect(t, "before the first", took(func() { drain(t) }), 0)
+		time.Sleep(probeEvery)
+		synctest.Wait()
+		expect(t, "during it", took(func() { drain(t) }), DefaultCacheTimeout)
+	})
+}
+
 func TestOneGoroutineProbesHoweverManyRequestsAsk(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")

@@ -40,9 +40,9 @@ func isTimeout(err error) bool {
 // callCache makes an operation on the cache. It is skipped where the cache did
 // not answer this request before, or where the breaker is open.
 func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx context.Context) (T, error)) (v T, err error) {
-	b := s.breaker(ctx)
-	if time.Now().UnixNano() < s.cacheGone.Load() || b.isOpen(ctx, s) {
-		s.traceCall(ctx, "cache", op, id, time.Now(), v, errSkipped)
+	b, began := s.breaker(ctx), time.Now()
+	if began.UnixNano() < s.cacheGone.Load() || b.isOpen(ctx, s) {
+		s.traceCall(ctx, "cache", op, id, began, v, errSkipped)
 		return v, fmt.Errorf("cache %s: %w", op, errSkipped)
 	}
 	// Half of the request's time belongs to the backup.
@@ -52,8 +52,7 @@ func callCache[T any](ctx context.Context, s *Store, op, id string, f func(ctx c
 			most, full = half, false
 		}
 	}
-	began := time.Now()
-	limited := within(ctx, most)
+	limited := until(ctx, began.Add(most))
 	defer limited.end()
 	v, err = attempt(limited, s, f)
 	s.traceCall(ctx, "cache", op, id, began, v, err)
@@ -191,9 +190,9 @@ const (
 // have written something. (After contention, too: App Engine may report it for a
 // transaction that is applied.)
 func (s *Store) update(ctx context.Context, ids []string, guess *tier.Guess, f func([]*tier.Record) ([]*tier.Record, error), tried func()) error {
-	all := within(ctx, contentionTime)
-	defer all.end()
 	failures, began := 0, time.Now()
+	all := until(ctx, began.Add(contentionTime))
+	defer all.end()
 	err := retry.Run(all, contentionAttempts+s.Retries, func() error {
 		limited := within(all, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
 		defer limited.end()

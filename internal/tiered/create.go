@@ -1,6 +1,7 @@
 package tiered
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -8,9 +9,9 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
-// Create saves a session under an id that nobody else knows yet, and returns
-// what a further change starts from, as Update does. tier.ErrRemoved: the id was
-// used before.
+// Create saves a session that has no owner under an id that nobody else knows
+// yet, and returns what a further change starts from, as Update does.
+// tier.ErrRemoved: somebody has the id, or has had it.
 func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error) {
 	p := newPart(ctx, Unknown(), &c)
 	st, err := p.state(0)
@@ -38,13 +39,16 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 	if b, ok := s.Backup.(tier.ContentTokens); ok {
 		st.token = b.TokenOf(*rec)
 	}
-	add := func() error { return nil }
+	var e *entry
 	if s.Cache != nil {
-		if e := s.entryOf(id, st); e != nil {
-			add = func() error { _, err := s.add(ctx, id, e); return err }
-		}
+		e = s.entryOf(id, st)
 	}
-	cacheErr, err := both(add, func() error { return s.insert(ctx, id, *rec) })
+	cacheErr, err := both(func() (err error) {
+		if e != nil {
+			_, err = s.add(ctx, id, e)
+		}
+		return err
+	}, func() error { return s.insert(ctx, id, *rec) })
 	if err == nil {
 		if cacheErr != nil && !errors.Is(cacheErr, errSkipped) {
 			s.Report(id, cacheErr)                   // the backup has it
@@ -53,8 +57,15 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 		return &Loaded{state: st}, nil
 	}
 	if errors.Is(err, tier.ErrExists) {
-		// Also the item that was added must go.
-		return nil, errors.Join(tier.ErrRemoved, err, s.markOrOwe(ctx, id))
+		if e != nil { // the item that was added must go
+			cacheErr = s.replace(ctx, id, nil, func(seen *item, _ bool) (*entry, error) {
+				if seen.is(value) && bytes.Equal(seen.raw.Value, e.Value) {
+					return orphanLease, nil
+				}
+				return nil, nil // it is another one
+			})
+		}
+		return nil, errors.Join(tier.ErrRemoved, err, cacheErr)
 	}
 	ctx, cancel := s.finishing(ctx)
 	defer cancel()

@@ -138,6 +138,42 @@ func TestAnIDThatWasUsedBeforeIsRefusedWhereTheServiceInserts(t *testing.T) {
 	})
 }
 
+func TestAnIDThatSomebodyHasIsRefusedAndStaysTheirs(t *testing.T) {
+	for name, test := range map[string]struct {
+		then func(t *testing.T, s *services)
+		want string // what the cache has
+	}{
+		"cached":  {func(*testing.T, *services) {}, "a=1"},
+		"evicted": {func(_ *testing.T, s *services) { s.flush() }, "lease"},
+		"evicted, and the cache's answer is lost": {func(_ *testing.T, s *services) {
+			s.flush()
+			s.hook(func(c step) error {
+				if c.is("cache.add") && c.done {
+					return errLost
+				}
+				return nil
+			})
+		}, "lease"},
+		"evicted, and refilled meanwhile": {func(t *testing.T, s *services) {
+			s.flush()
+			s.at("B", "cache.get", false, before(func() { s.flush(); must(t, s.opened(t, "C").settle()) }))
+		}, "a=1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := createdWithVersions(t, "a=1")
+				test.then(t, s)
+				err := s.request(t, "B").create("b=1")
+				expectErr(t, "create", err, tier.ErrRemoved)
+				expectErr(t, "create", err, tier.ErrExists)
+				expect(t, "cached", s.cached(), test.want)
+				s.well()
+				s.expectKept(t, "a=1")
+			})
+		})
+	}
+}
+
 // Who has an id before its creation has ended, by guessing or by a cookie that
 // was faster, must not end the session for a day.
 func TestEarlyUseOfAnIDDoesNotMarkItAsRemoved(t *testing.T) {

@@ -2,7 +2,7 @@ package tiered
 
 import (
 	"context"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,37 +14,44 @@ import (
 type limit struct {
 	context.Context // the parent
 	deadline        time.Time
-
-	mu     sync.Mutex
-	timed  context.Context // once it is needed
-	cancel context.CancelFunc
-	ended  bool
+	timed           atomic.Pointer[timed] // once it is needed, or the limit was ended
 }
 
+type timed struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
+// ended is of the limits that were ended.
+var ended = func() *timed {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return &timed{ctx, cancel}
+}()
+
 // within returns a context that ends after d. Its end method ends it before.
-func within(ctx context.Context, d time.Duration) *limit {
-	return &limit{Context: ctx, deadline: time.Now().Add(d)}
+func within(ctx context.Context, d time.Duration) *limit { return until(ctx, time.Now().Add(d)) }
+
+// until returns a context that ends then. Its end method ends it before.
+func until(ctx context.Context, deadline time.Time) *limit {
+	return &limit{Context: ctx, deadline: deadline}
 }
 
 func (l *limit) end() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.ended = true; l.cancel != nil {
-		l.cancel()
+	if t := l.timed.Swap(ended); t != nil {
+		t.cancel()
 	}
 }
 
-// timer returns the context with a timer, if it has one or has to have one.
-func (l *limit) timer(needed bool) context.Context {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.timed == nil && (needed || l.ended) {
-		l.timed, l.cancel = context.WithDeadlineCause(l.Context, l.deadline, errTimeout)
-		if l.ended {
-			l.cancel()
+// timer returns the context with the timer.
+func (l *limit) timer() context.Context {
+	if l.timed.Load() == nil {
+		ctx, cancel := context.WithDeadlineCause(l.Context, l.deadline, errTimeout)
+		if !l.timed.CompareAndSwap(nil, &timed{ctx, cancel}) {
+			cancel()
 		}
 	}
-	return l.timed
+	return l.timed.Load()
 }
 
 func (l *limit) Deadline() (time.Time, bool) {
@@ -54,19 +61,21 @@ func (l *limit) Deadline() (time.Time, bool) {
 	return l.deadline, true
 }
 
-func (l *limit) Done() <-chan struct{} { return l.timer(true).Done() }
+func (l *limit) Done() <-chan struct{} { return l.timer().Done() }
 
 func (l *limit) Err() error {
-	if timed := l.timer(!time.Now().Before(l.deadline)); timed != nil {
-		return timed.Err()
+	if l.timed.Load() != nil || !time.Now().Before(l.deadline) {
+		return l.timer().Err()
 	}
 	return l.Context.Err()
 }
 
 // Value also leads context.Cause to the context with the timer.
 func (l *limit) Value(key any) any {
-	if timed := l.timer(false); timed != nil {
-		return timed.Value(key)
+	if t := l.timed.Load(); t != nil {
+		if v := t.Value(key); v != nil {
+			return v
+		}
 	}
 	return l.Context.Value(key)
 }

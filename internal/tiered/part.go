@@ -75,6 +75,7 @@ func (p *part) try(seen stamp) (*state, error) {
 	from, c := p.loaded.state, p.change
 	if p.loaded.isOld() {
 		from = from.clone().markSaved() // what was unsaved then may have been deleted since
+		from.isOld = true
 	}
 	if c == nil {
 		return from, nil
@@ -83,7 +84,8 @@ func (p *part) try(seen stamp) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := from.clone()
+	with := *from // its cells stay what they are
+	st := &with
 	st.legacy = st.legacy && p.isUntouched()
 	//rule: touch
 	st.value = c.Value

@@ -3,12 +3,13 @@ package tiered
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -33,41 +34,45 @@ const (
 	pendingStep = 10 * time.Millisecond
 )
 
-type pendingKey struct {
-	services pendingServices
-	id       string
+// A ledger says what one set of services has still to be told. They are told in
+// rounds. The first debt begins the first round; what a round leaves, and what
+// comes up meanwhile, waits for the next one.
+type ledger struct {
+	key   ledgerKey
+	store *Store                  // of the request that came last
+	ctx   context.Context         // of no request, or of that one
+	debts map[string]*pendingDebt // by session
+
+	active bool          // a round is under way
+	wait   time.Duration // between the last round and the next
+	next   *time.Timer   // begins the next round
 }
 
-type pendingServices struct{ shared, instance any }
+type ledgerKey struct{ shared, instance any }
 
-// A pendingDebt is what is pending for one session.
+// A pendingDebt is what is pending for one session. It does not change: more of
+// it is another pendingDebt.
 type pendingDebt struct {
 	debt  debt
 	until time.Time // of the emptied record
-	store *Store
-	ctx   context.Context
-	drawn int // counts the debts, so that a later one is not taken for an earlier one
-	round int // of attempts, that it was tried in last
+	form  Form      // stores with several forms may share services
 }
 
 var pending = struct {
 	sync.Mutex
-	debts   map[pendingKey]pendingDebt
-	working map[pendingServices]bool
-	drawn   int
-	round   int // of attempts; a call of Drain begins another one
+	ledgers map[ledgerKey]*ledger // those with debts
 	givenUp int
-}{debts: make(map[pendingKey]pendingDebt), working: make(map[pendingServices]bool)}
+}{ledgers: make(map[ledgerKey]*ledger)}
 
-// pendingCount is the number of debts.
+// pendingCount is the number of debts. pending is locked when it changes.
 var pendingCount atomic.Int64
 
-func (s *Store) pendingKey(ctx context.Context, id string) pendingKey {
+func (s *Store) ledgerKey(ctx context.Context) ledgerKey {
 	shared := s.shared()
 	if shared == nil {
 		shared = s // nobody else shares it
 	}
-	return pendingKey{pendingServices{shared, instance.Of(ctx).Name}, id}
+	return ledgerKey{shared, instance.Of(ctx).Name}
 }
 
 // pendingFor returns what this process has still to tell the services of a
@@ -76,252 +81,163 @@ func (s *Store) pendingFor(ctx context.Context, id string) debt {
 	if pendingCount.Load() == 0 {
 		return 0
 	}
+	key := s.ledgerKey(ctx)
 	pending.Lock()
 	defer pending.Unlock()
-	return pending.debts[s.pendingKey(ctx, id)].debt
-}
-
-// owe remembers what the services have to be told, and has it told in the
-// background. until is for how long an emptied record says that the session was
-// removed.
-func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
-	key := s.pendingKey(ctx, id)
-	pending.Lock()
-	p, known := pending.debts[key]
-	if !known && len(pending.debts) >= maxPending {
-		pending.givenUp++
-		other, store := makeRoom(d)
-		if store == nil {
-			pending.Unlock()
-			s.Report(id, errGivenUp)
-			s.tracePending(ctx)
-			return
-		}
-		defer store.Report(other, errGivenUp)
+	if l := pending.ledgers[key]; l != nil && l.debts[id] != nil {
+		return l.debts[id].debt
 	}
-	pending.drawn++
-	p.debt |= d
-	p.drawn, p.round = pending.drawn, -1
-	if until.After(p.until) {
-		p.until = until
-	}
-	if p.store == nil {
-		p.store, p.ctx = s.background(), context.WithoutCancel(ctx)
-	}
-	pending.debts[key] = p
-	pendingCount.Store(int64(len(pending.debts)))
-	start := !pending.working[key.services]
-	pending.working[key.services] = true
-	pending.Unlock()
-	s.tracePending(ctx)
-	if start {
-		go workOff(key.services)
-	}
+	return 0
 }
 
 // errGivenUp is reported for what the services will not be told.
 var errGivenUp = errors.New("too many sessions of which the cache is to be told: it may show an older one for as long as it keeps that")
 
+// owe remembers what the services have to be told, and has it told in the
+// background. until is for how long an emptied record says that the session was
+// removed.
+func (s *Store) owe(ctx context.Context, id string, d debt, until time.Time) {
+	key, free := s.ledgerKey(ctx), s.free(ctx)
+	if lost, of := s.enter(key, free, id, &pendingDebt{d, until, s.Form}); of != nil {
+		of.Report(lost, errGivenUp)
+	}
+	s.tracePending(ctx)
+}
+
+// enter puts a debt into its ledger. It returns the session that was given up for
+// that, and the store that reports it; no store: none was.
+func (s *Store) enter(key ledgerKey, free context.Context, id string, p *pendingDebt) (lost string, of *Store) {
+	pending.Lock()
+	defer pending.Unlock()
+	l, known := pending.ledgers[key]
+	if !known {
+		l = &ledger{key: key, debts: make(map[string]*pendingDebt)}
+	}
+	if was := l.debts[id]; was != nil {
+		p.debt |= was.debt
+		if was.until.After(p.until) {
+			p.until = was.until
+		}
+	} else {
+		if pendingCount.Load() >= maxPending {
+			pending.givenUp++
+			if lost, of = makeRoom(p.debt); of == nil {
+				return id, s
+			}
+		}
+		pendingCount.Add(1)
+	}
+	l.debts[id] = p
+	// One store and one context for all debts: what a request's context and its
+	// app's Report hold on to stays in memory.
+	l.store, l.ctx = s.background(), free
+	l.store.Background = nil
+	if !known {
+		pending.ledgers[key] = l
+		l.begin()
+	}
+	return lost, of
+}
+
 // makeRoom gives a publication up for a removal, and returns whose it was; no
 // store: there is none. pending is locked.
-func makeRoom(d debt) (id string, store *Store) {
+func makeRoom(d debt) (id string, of *Store) {
 	if d&(marker|emptying) == 0 {
 		return "", nil
 	}
-	for key, p := range pending.debts {
-		if p.debt == publication {
-			delete(pending.debts, key)
-			return key.id, p.store
+	for _, l := range pending.ledgers {
+		for id, p := range l.debts {
+			if p.debt == publication {
+				l.forget(id)
+				return id, l.store
+			}
 		}
 	}
 	return "", nil
 }
 
-// workOff tells the services what is pending until nothing is.
-func workOff(services pendingServices) {
-	wait := pendingStep
-	var next time.Time // when all is tried again; what is new is tried at once
-	over := false
-	defer func() {
-		if !over { // a service has ended the goroutine
-			pending.Lock()
-			delete(pending.working, services)
-			pending.Unlock()
-		}
-	}()
-	for {
-		all := !time.Now().Before(next)
-		var due []pendingKey
-		if due, over = dueDebts(services, all); over {
+// forget ends a debt. pending is locked.
+func (l *ledger) forget(id string) {
+	delete(l.debts, id)
+	pendingCount.Add(-1)
+}
+
+// begin begins a round, unless one is under way. pending is locked.
+func (l *ledger) begin() {
+	if l.active {
+		return
+	}
+	l.active = true
+	if l.next != nil {
+		l.next.Stop()
+	}
+	background.start(l.round)
+}
+
+// round tells the services once what is pending, in any order of sessions. When
+// they have failed three times in a row the rest waits for the next round.
+func (l *ledger) round() {
+	pending.Lock()
+	ids := slices.Collect(maps.Keys(l.debts))
+	pending.Unlock()
+	var failed atomic.Int64 // in a row
+	inParallel(pendingWorkers, ids, func(id string) {
+		if failed.Load() >= tripAfter {
 			return
 		}
-		if len(due) > 0 {
-			switch paid := payAll(due); {
-			case paid && all:
-				wait = pendingStep
-				continue
-			case paid:
-				continue
-			case all:
-				next = time.Now().Add(wait)
-				wait = min(2*wait, pendingWait)
+		told := false
+		defer func() { // also when a service has ended the goroutine
+			if failed.Add(1); told {
+				failed.Store(0)
 			}
-		}
-		// Meanwhile it keeps nobody from ending the process: see Drain.
-		for time.Now().Before(next) && !hasUntried(services) {
-			time.Sleep(pendingStep)
-		}
-	}
-}
-
-// payAll tells the services what is pending for several sessions, and reports
-// whether they know all of it then. Drain waits for that. A service that fails is
-// not asked for all the others: they wait for the next round.
-func payAll(keys []pendingKey) bool {
-	pending.Lock()
-	round := pending.round
-	pending.Unlock()
-	var failed atomic.Bool
-	done := make(chan struct{})
-	background.start(func() {
-		defer close(done)
-		inParallel(pendingWorkers, keys, func(key pendingKey) {
-			if failed.Load() {
-				pending.Lock()
-				p := pending.debts[key]
-				pending.Unlock()
-				tried(key, p, round)
-				return
-			}
-			paid := false
-			defer func() { // also when a service has ended the goroutine
-				if !paid {
-					failed.Store(true)
-				}
-			}()
-			paid = payDebt(key)
-		})
+		}()
+		told = l.tell(id)
 	})
-	<-done
-	return !failed.Load()
-}
-
-// hasUntried reports whether something is pending that was not tried since Drain
-// was called, or that is new.
-func hasUntried(services pendingServices) bool {
 	pending.Lock()
 	defer pending.Unlock()
-	for key, p := range pending.debts {
-		if key.services == services && p.round < pending.round {
-			return true
-		}
+	l.active = false
+	if len(l.debts) > 0 {
+		// Drain does not wait for it.
+		l.wait = min(max(2*l.wait, pendingStep), pendingWait)
+		l.next = time.AfterFunc(l.wait, func() {
+			pending.Lock()
+			defer pending.Unlock()
+			l.begin()
+		})
+	} else if pending.ledgers[l.key] == l {
+		delete(pending.ledgers, l.key)
 	}
-	return false
 }
 
-// tryAll has all tried that is pending on an instance, and returns when it was.
-func tryAll(ctx context.Context, name any) error {
+// tell tells the services what is pending for a session, and reports whether they
+// know it then, or need not.
+func (l *ledger) tell(id string) bool {
 	pending.Lock()
-	pending.round++
-	round := pending.round
+	p, s, ctx := l.debts[id], l.store.background(), l.ctx
 	pending.Unlock()
-	for {
-		untried := false
-		pending.Lock()
-		for key, p := range pending.debts {
-			untried = untried || key.services.instance == name && p.round < round
-		}
-		pending.Unlock()
-		if !untried {
-			return nil
-		}
-		if err := retry.Wait(ctx, pendingStep); err != nil {
-			return err
-		}
-	}
-}
-
-// dueDebts returns the sessions for which something is pending, all or those for
-// which it was not tried. over: nothing is pending with those services.
-func dueDebts(services pendingServices, all bool) (keys []pendingKey, over bool) {
-	pending.Lock()
-	defer pending.Unlock()
-	over = true
-	for key, p := range pending.debts {
-		if key.services != services {
-			continue
-		}
-		over = false
-		if all || p.round < pending.round {
-			keys = append(keys, key)
-		}
-	}
-	if over {
-		delete(pending.working, services)
-	}
-	return keys, over
-}
-
-// payDebt tells the services what is pending for one session.
-func payDebt(key pendingKey) bool {
-	pending.Lock()
-	p, ok := pending.debts[key]
-	pending.Unlock()
-	if !ok {
+	if p == nil {
 		return true
 	}
-	if instance.Of(p.ctx).IsOver() {
-		paid(key, p)
-		return true
-	}
-	pending.Lock()
-	round := pending.round
-	pending.Unlock()
-	defer tried(key, p, round)
-	pay := func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeoutCause(ctx, saveTimeout, errTimeout)
-		defer cancel()
-		return p.store.background().pay(ctx, key.id, p)
-	}
-	err := pay(p.ctx)
-	if err != nil && !isRefusal(err) && p.store.Background != nil {
-		if bg := p.store.Background(p.ctx); bg != nil {
-			err = pay(bg)
+	s.Form = p.form
+	if !instance.Of(ctx).IsOver() {
+		err := s.inBackground(ctx, func(ctx context.Context) error { return s.pay(ctx, id, p) })
+		if err != nil && !isRefusal(err) {
+			return false
+		}
+		if err != nil {
+			s.Report(id, err)
 		}
 	}
-	if err != nil && !isRefusal(err) {
-		return false
+	pending.Lock()
+	if l.debts[id] == p { // no more has come up meanwhile
+		l.forget(id)
 	}
-	if err != nil {
-		p.store.Report(key.id, err)
-	}
-	paid(key, p)
+	pending.Unlock()
+	s.tracePending(ctx)
 	return true
 }
 
-// tried notes that the services were told, in vain or not, unless more has come
-// up meanwhile.
-func tried(key pendingKey, p pendingDebt, round int) {
-	pending.Lock()
-	defer pending.Unlock()
-	if now, ok := pending.debts[key]; ok && now.drawn == p.drawn {
-		now.round = round
-		pending.debts[key] = now
-	}
-}
-
-// paid forgets what was pending, unless more has come up meanwhile.
-func paid(key pendingKey, p pendingDebt) {
-	pending.Lock()
-	if pending.debts[key].drawn == p.drawn {
-		delete(pending.debts, key)
-		pendingCount.Store(int64(len(pending.debts)))
-	}
-	pending.Unlock()
-	p.store.tracePending(p.ctx)
-}
-
-func (s *Store) pay(ctx context.Context, id string, p pendingDebt) error {
+func (s *Store) pay(ctx context.Context, id string, p *pendingDebt) error {
 	if p.debt&emptying != 0 {
 		if err := s.put(ctx, id, tier.Record{Expires: p.until}); err != nil {
 			return err
@@ -336,12 +252,23 @@ func (s *Store) pay(ctx context.Context, id string, p pendingDebt) error {
 	return s.publishRecord(ctx, id)
 }
 
+// tellAll has all that is pending on an instance tried once more, now.
+func tellAll(name any) {
+	pending.Lock()
+	defer pending.Unlock()
+	for key, l := range pending.ledgers {
+		if key.instance == name {
+			l.begin()
+		}
+	}
+}
+
 func (s *Store) tracePending(ctx context.Context) {
 	if s.Trace == nil || s.Trace.Pending == nil {
 		return
 	}
 	pending.Lock()
-	waiting, givenUp := len(pending.debts), pending.givenUp
+	waiting, givenUp := int(pendingCount.Load()), pending.givenUp
 	pending.Unlock()
 	s.Trace.Pending(ctx, waiting, givenUp)
 }

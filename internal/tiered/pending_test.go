@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/gaesession/gaesession/tier"
 )
@@ -258,6 +259,34 @@ func TestAServiceThatFailsIsNotAskedForEachSession(t *testing.T) {
 	})
 }
 
+func TestDrainDoesNotHaveTheServicesAskedMoreOften(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		s.fail("A", "cache")
+		r := s.here(t, "A")
+		r.st.Retries = 1
+		r.st.owe(r.ctx, id, marker, time.Time{})
+		time.Sleep(time.Minute)
+		s.forgetCalls()
+		release := s.hold("A", "cache.set", false)
+		for range 10 {
+			go func() { _ = Drain(context.Background()) }()
+		}
+		synctest.Wait()
+		expect(t, "calls", s.count(""), 1)
+		release()
+		for range 10 {
+			drain(t)
+		}
+		s.forgetCalls()
+		time.Sleep(time.Minute)
+		if n := s.count(""); n < 50 || n > 61 {
+			t.Errorf("%d calls in a minute", n)
+		}
+		s.well()
+	})
+}
+
 // One session that the services refuse for ever holds up no other.
 func TestWhatCannotBeToldHoldsUpNothingElse(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -392,6 +421,65 @@ func TestAnInstanceThatHasDiedTellsNothing(t *testing.T) {
 	})
 }
 
+// refusing is another Form: it can merge no session of wordForm's.
+type refusing struct{ wordForm }
+
+func (refusing) Merge(_, _ []byte, _ func(string) bool) ([]byte, error) { return nil, errUnreadable }
+
+func TestWhatIsPendingIsMergedByItsOwnForm(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1 b=1")
+		failing(t, s, change, tier.ErrNotPublished, "cache")
+		s.fail("dead", "backup")
+		must(t, s.opened(t, "dead").updateAsync("b=2"))
+		time.Sleep(time.Second)
+		other := s.here(t, "B")
+		other.st.Form = refusing{}
+		other.st.owe(other.ctx, "another session", publication, time.Time{})
+		s.well()
+		drain(t)
+		expect(t, "cached", s.cached(), "unsaved a=2 b=2")
+	})
+}
+
+// What a request's context has may be large: the request itself, as a rule.
+func TestWhatIsPendingKeepsOneRequestsValuesAtMost(t *testing.T) {
+	for name, test := range map[string]struct {
+		background func(context.Context) context.Context
+		want       int
+	}{
+		"the services answer in nobody's name": {func(context.Context) context.Context { return context.Background() }, 0},
+		"they do not":                          {nil, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := newServices()
+				s.hook(func(step) error { return errDown })
+				type valueKey struct{}
+				var values []weak.Pointer[[]byte]
+				for i := range 100 {
+					v := make([]byte, 1)
+					values = append(values, weak.Make(&v))
+					r := s.here(t, "A")
+					r.st.Background = test.background
+					r.st.owe(context.WithValue(r.ctx, valueKey{}, &v), fmt.Sprint("id ", i), marker, time.Time{})
+				}
+				time.Sleep(time.Minute)
+				runtime.GC()
+				n := 0
+				for _, v := range values {
+					if v.Value() != nil {
+						n++
+					}
+				}
+				expect(t, "pending", pendingCount.Load(), 100)
+				expect(t, "requests whose values are in memory", n, test.want)
+				s.well()
+			})
+		})
+	}
+}
+
 // How much of it.
 
 func TestAtMostTenThousandSessionsArePending(t *testing.T) {
@@ -442,6 +530,6 @@ func TestAtMostTenThousandSessionsArePending(t *testing.T) {
 		s.well()
 		drain(t)
 		expect(t, "pending", pendingCount.Load(), 0)
-		expect(t, "services at work", len(pending.working), 0)
+		expect(t, "services of which anything is pending", len(pending.ledgers), 0)
 	})
 }

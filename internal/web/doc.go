@@ -25,7 +25,8 @@
 //	                        whoever called it still can
 //
 // If the handler panics, or calls runtime.Goexit, and has sent nothing,
-// BeforeHeader does not run; the panic continues. A panic of BeforeHeader itself
+// BeforeHeader does not run; the panic continues, and what a middleware outside
+// sends passes, even if it uses the app's ResponseWriter. A panic of BeforeHeader itself
 // continues out of the app's call. It does not run again, and what the app or a
 // middleware sends afterwards passes.
 //

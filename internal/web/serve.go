@@ -61,6 +61,7 @@ func run(w http.ResponseWriter, r *http.Request, next http.Handler, hook Hook) {
 		}()
 	}
 	rw := &writer{inner: w, request: r, hook: hook, entered: w.Header().Clone()}
+	defer rw.skip() // unless begin has run the hook
 	next.ServeHTTP(rw, r)
 	_ = rw.begin(false) // if it failed, ServeError has answered
 	hook.Finish()

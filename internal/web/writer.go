@@ -55,6 +55,10 @@ func (w *writer) begin(hijack bool) error {
 	return nil
 }
 
+// skip has whatever is sent from now on pass without the hook, if it has not run. A
+// middleware outside may answer a panic by this writer: echo's does.
+func (w *writer) skip() { w.once.Do(func() {}) }
+
 func (w *writer) Header() http.Header {
 	if r := w.replaced.Load(); r != nil {
 		return r.header

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,7 @@ func TestBackup(t *testing.T, newBackup func(t *testing.T) tier.Backup) {
 		name string
 		test func(*backup)
 	}{
+		{"ItIsComparable", backupComparable},
 		{"NothingIsThere", backupNothing},
 		{"GetReturnsWhatWasPut", backupRoundTrip},
 		{"AReadSeesEveryWriteBeforeIt", backupReads},
@@ -164,6 +166,12 @@ func (b *backup) soon(what string, call func() error) {
 		}
 	case <-time.After(backupPatience):
 		b.Fatalf("%s: does not end", what)
+	}
+}
+
+func backupComparable(b *backup) {
+	if !reflect.ValueOf(b.Backup).Comparable() {
+		b.Errorf("a %T is not comparable", b.Backup)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,7 @@ func TestCache(t *testing.T, newCache func(t *testing.T) tier.Cache) {
 		name string
 		test func(*cache)
 	}{
+		{"ItIsComparable", cacheComparable},
 		{"NothingIsThere", cacheNothing},
 		{"GetReturnsWhatWasSet", cacheRoundTrip},
 		{"IdsAreToldApart", cacheIDs},
@@ -142,6 +144,12 @@ func (c *cache) swap(id string, old *tier.Item, it tier.Item, ttl time.Duration,
 	if got != want {
 		name := map[tier.Outcome]string{tier.Stored: "stored", tier.Conflict: "conflict", tier.Absent: "absent"}
 		c.Errorf("%s: compare-and-swap answers %s, want %s", when, name[got], name[want])
+	}
+}
+
+func cacheComparable(c *cache) {
+	if !reflect.ValueOf(c.Cache).Comparable() {
+		c.Errorf("a %T is not comparable", c.Cache)
 	}
 }
 

@@ -993,39 +993,11 @@ func backupCounter(b *backup) {
 	}
 }
 
-// backupCounters counts in two records at once, in either order, and reads them
-// meanwhile.
+// backupCounters counts in two records at once, in either order.
 func backupCounters(b *backup) {
-	const goroutines, each, readers = 8, 4, 2
+	const goroutines, each = 8, 4
 	ids := []string{newID(), newID()}
-	var (
-		counted numbers
-		reading sync.WaitGroup
-		ended   atomic.Bool
-	)
-	for n := range readers {
-		reading.Add(1)
-		go func() {
-			defer reading.Done()
-			for !ended.Load() {
-				var got [2]int
-				for i := range got {
-					r, err := b.Get(b.ctx, ids[(n+i)%2])
-					if err == nil {
-						got[i], _, err = count(r)
-					}
-					if err != nil {
-						b.Errorf("read: %v", err)
-						return
-					}
-				}
-				if got[1] < got[0] {
-					b.Errorf("read %d in one record, then %d in the other: half of an update", got[0], got[1])
-					return
-				}
-			}
-		}()
-	}
+	var counted numbers
 	b.inTurns(goroutines, each, func(g int) error {
 		mine := slices.Clone(ids)
 		if g%2 == 1 {
@@ -1051,8 +1023,6 @@ func backupCounters(b *backup) {
 		counted.add(seen[0] + 1)
 		return nil
 	})
-	ended.Store(true)
-	reading.Wait()
 	counted.wantEachOnce(b)
 	for i, id := range ids {
 		if r := b.get(id); r == nil || string(r.Value) != strconv.Itoa(goroutines*each) {
