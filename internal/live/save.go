@@ -143,17 +143,17 @@ func (c *Copy) refused(d Draft, why error) error {
 	return err
 }
 
-// HasUnsaved reports whether there is a change of the app that nobody has tried to
-// save.
+// HasUnsaved reports whether there is a change of a session that the services have,
+// which nobody has tried to save.
 func (c *Copy) HasUnsaved(d Draft) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil || c.status != fresh && c.status != stored {
+	if c.why != nil || c.status != stored {
 		return false
 	}
 	d.OnlyChanges, d.Again = true, false
 	ch, err := c.changed(d)
-	return err == nil && ch != nil || c.status == fresh && c.tried == nil
+	return err == nil && ch != nil
 }
 
 // A diff finds out what is to be saved of a draft.
