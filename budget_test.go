@@ -4,6 +4,8 @@ package gaesession_test
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -90,4 +92,86 @@ func simulate(t *testing.T, s *gaetest.Service, o options, do func(*request)) (c
 		}
 	})
 	return calls, took
+}
+
+// What owners cost.
+func TestOwnersKeepTheirBudget(t *testing.T) {
+	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
+		for _, test := range []struct {
+			name       string
+			owner      string // before
+			do         func(s *gaesession.Sessions, r *http.Request) error
+			calls      int
+			ms         float64 // critical path
+			background int     // calls
+		}{
+			{"login", "", func(s *gaesession.Sessions, r *http.Request) error {
+				return s.Add(r, session.NewSessionOptions(&session.SessOptions{Attrs: attrs{"user": "ada"}}))
+			}, 7, 41, 0},
+			{"login to a session", "nobody", func(s *gaesession.Sessions, r *http.Request) error {
+				sess, err := s.Get(r)
+				if sess != nil {
+					sess.SetAttr("user", "ada")
+				}
+				return err
+			}, 10, 42.5, 0},
+			{"new id", "ada", func(s *gaesession.Sessions, r *http.Request) error { return s.RegenerateID(r) }, 10, 42.5, 0},
+			{"logout", "ada", func(s *gaesession.Sessions, r *http.Request) error {
+				sess, err := s.Get(r)
+				if err == nil {
+					err = s.Remove(r, sess)
+				}
+				return err
+			}, 4, 23, 4},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				sessions := &gaesession.Sessions{Owner: func(s session.Session) string {
+					if u := userOf(s); u != "nobody" {
+						return u
+					}
+					return ""
+				}}
+				cookie := ""
+				serve := func(ctx context.Context, do func(r *http.Request) error) {
+					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+					if cookie != "" {
+						r.AddCookie(&http.Cookie{Name: "sessid", Value: cookie})
+					}
+					w := httptest.NewRecorder()
+					sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if err := do(r); err != nil {
+							t.Error(err)
+						}
+					})).ServeHTTP(w, r)
+					for _, c := range w.Result().Cookies() {
+						cookie = c.Value
+					}
+				}
+				if test.owner != "" {
+					serve(s.Context(), func(r *http.Request) error {
+						return sessions.Add(r, session.NewSessionOptions(&session.SessOptions{Attrs: attrs{"user": test.owner}}))
+					})
+					drain(t)
+				}
+				inSimulatedTime(t, func(t *testing.T) {
+					began := time.Now()
+					r := newSimulatedRequest(s, options{})
+					serve(r.Context(), func(r *http.Request) error { return test.do(sessions, r) })
+					calls, took := len(r.Calls()), time.Since(began)
+					if calls != test.calls {
+						t.Errorf("got %d calls, want %d: %v", calls, test.calls, r.Calls())
+					}
+					if ms := took.Seconds() * 1000; ms < test.ms*0.8 || ms > test.ms*1.2 {
+						t.Errorf("critical path: got %.1f ms, want %.1f", ms, test.ms)
+					}
+					if err := gaesession.Drain(context.Background()); err != nil {
+						t.Error(err)
+					}
+					if n := len(r.Calls()) - calls; n != test.background {
+						t.Errorf("got %d calls in the background, want %d: %v", n, test.background, r.Calls()[calls:])
+					}
+				})
+			})
+		}
+	})
 }

@@ -14,7 +14,7 @@ const (
 )
 
 // A Cookie says how the cookie looks that holds a session's id. It is HttpOnly in
-// any case. The zero value of a field stands for its default.
+// any case. Zero values select the defaults.
 type Cookie struct {
 	// Name is the cookie's name; "sessid" by default.
 	Name string

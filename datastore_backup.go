@@ -108,6 +108,20 @@ func (f form) Rename(value []byte, key string) ([]byte, error) {
 	return f.codec.encode(sess)
 }
 
+// Only implements live.Form.
+func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
+	sess, err := f.codec.decode(value)
+	if err != nil {
+		return nil, err
+	}
+	for name := range sess.Attrs() {
+		if !keep(name) {
+			sess.SetAttr(name, nil)
+		}
+	}
+	return f.codec.encode(sess)
+}
+
 // encodeIf encodes a session as it is kept under that key, if its attributes are
 // worth it, while nothing changes them. exact says that the bytes say just that,
 // and that none of the attributes can be changed in place.

@@ -89,7 +89,7 @@ func (s *services) notify(err error) {
 	s.opt.OnError(s.ctx, err)
 }
 
-// describe wraps err for the outside; nil stays nil.
+// describe wraps err for the outside; nil stays nil. Id is a session's id or its key.
 func describe(doing, id string, err error) error {
 	if err == nil {
 		return nil
@@ -97,5 +97,5 @@ func describe(doing, id string, err error) error {
 	if errors.Is(err, ErrInvalidID) {
 		return fmt.Errorf("gaesession: %s: %w", doing, err)
 	}
-	return sessionid.Describe("gaesession: "+doing, live.Key(id), err)
+	return sessionid.Describe("gaesession: "+doing, id, live.Key(id), err)
 }

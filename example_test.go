@@ -2,8 +2,10 @@ package gaesession_test
 
 import (
 	"fmt"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
@@ -30,18 +32,25 @@ func countVisits(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, "Visits: %d\n", visits+1)
 }
 
-// The sessions of an app, and what its handlers do with them. On App Engine main
-// has it served by
-//
-//	http.ListenAndServe(":"+os.Getenv("PORT"), appengine.Middleware(sessions.Handler(mux)))
-var sessions = gaesession.Sessions{
+// An app on App Engine, as README.md has it.
+var sessions = gaesession.Sessions{ // the zero value works as well
 	Options: gaesession.MemcacheStoreOptions{MaxLifetime: 30 * 24 * time.Hour},
 }
+
+func main() {
+	http.HandleFunc("GET /", home)
+	http.HandleFunc("POST /login", logIn)
+	http.HandleFunc("POST /logout", logOut)
+	app := appengine.Middleware(sessions.Handler(http.DefaultServeMux))
+	log.Fatal(http.ListenAndServe(":"+os.Getenv("PORT"), app))
+}
+
+var _ = main
 
 func home(w http.ResponseWriter, r *http.Request) {
 	sess, err := sessions.Get(r)
 	switch {
-	case err != nil: // nobody can tell; the cookie stays
+	case err != nil:
 		http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
 	case sess == nil:
 		fmt.Fprintln(w, "You are not logged in.")
@@ -51,20 +60,20 @@ func home(w http.ResponseWriter, r *http.Request) {
 }
 
 func logIn(w http.ResponseWriter, r *http.Request) {
-	sess, err := sessions.Get(r)
+	sess, err := sessions.Get(r) // nil and no error: there is none
 	switch {
 	case err == nil && sess == nil:
-		sess = session.NewSession()
+		sess = session.NewSession() // of github.com/icza/session
 		err = sessions.Add(r, sess)
-	case err == nil: // keep the basket, but no id that somebody knew before
+	case err == nil: // keep the basket, but no id that was known before
 		err = sessions.RegenerateID(r)
 	}
-	if err != nil {
+	if err != nil { // it cannot be told whether there is a session; the cookie stays
 		http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
 		return
 	}
 	sess.SetAttr("user", r.FormValue("user"))
-	fmt.Fprintln(w, "Welcome") // it is saved before this leaves
+	fmt.Fprintln(w, "Welcome")
 }
 
 func logOut(w http.ResponseWriter, r *http.Request) {

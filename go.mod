@@ -11,10 +11,10 @@ require (
 	go.etcd.io/bbolt v1.4.3
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sync v0.16.0
-	golang.org/x/sys v0.29.0
+	golang.org/x/sys v0.35.0
 	google.golang.org/appengine/v2 v2.0.6
 	google.golang.org/protobuf v1.36.12
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/golang/protobuf v1.5.0 // indirect
+require github.com/golang/protobuf v1.5.4 // indirect

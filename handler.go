@@ -46,6 +46,9 @@ func (v *visit) lock() {
 	v.mu.Lock()
 	if !v.touched {
 		v.touched = true
+		if v.owners = v.sessions.owners(); v.owners != nil {
+			v.owners.newID = v.idForOwner
+		}
 		v.open(appengine.NewContext(v.request), &v.sessions.Options)
 	}
 }
@@ -119,7 +122,7 @@ func (v *visit) add(sess session.Session) error {
 		return describe(doing, "", ErrInvalidID)
 	}
 	if err := v.store(false); err != nil { // the session that the request had
-		if !isSaved(err) {
+		if !live.IsSaved(err) {
 			return err
 		}
 		v.later(err)
@@ -173,10 +176,10 @@ func (v *visit) store(again bool) error {
 	}
 	err := v.save(v.copy, v.sess, again)
 	id := v.copy.ID()
-	if isSaved(err) {
+	if live.IsSaved(err) {
 		v.used = v.copy.Used()
 	}
-	if isSaved(err) && v.copy.IsStored() || id != v.sess.ID() {
+	if live.IsSaved(err) && v.copy.IsStored() || id != v.sess.ID() {
 		v.saved = id
 	}
 	v.sess.setID(id)
@@ -199,12 +202,6 @@ func (v *visit) ask() error {
 	return describe("save session", v.sess.ID(), err)
 }
 
-// isSaved reports whether a save that ended with err has saved the session.
-func isSaved(err error) bool {
-	return err == nil || (errors.Is(err, ErrNotBackedUp) || errors.Is(err, ErrNotPublished)) &&
-		!errors.Is(err, ErrNotSaved) && !errors.Is(err, ErrRemoved)
-}
-
 // BeforeHeader implements web.Hook.
 func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
 	v.mu.Lock()
@@ -224,7 +221,7 @@ func (v *visit) beforeHeader(header http.Header, hijack bool) error {
 		return describe("save session", v.sess.ID(), ErrHeaderSent)
 	}
 	err := v.store(false)
-	if !isSaved(err) && (v.copy.IsChanged() || errors.Is(err, errEncode) || errors.Is(err, errHeld)) {
+	if !live.IsSaved(err) && (v.copy.IsChanged() || errors.Is(err, errHeld)) {
 		return err
 	}
 	v.later(err)
@@ -280,18 +277,11 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	v.notify(err)
-	status := http.StatusServiceUnavailable
-	switch {
-	case errors.Is(err, ErrRemoved):
-		status = http.StatusConflict
-	case errors.Is(err, ErrTooLarge), errors.Is(err, errEncode), errors.Is(err, ErrHeaderSent):
-		status = http.StatusInternalServerError
-	}
-	http.Error(w, "The session could not be saved.", status)
+	web.Fail(w, err, errEncode, errOwnerFunc)
 }
 
-// finish saves what was changed after the header had left.
-func (v *visit) finish() {
+// Finish implements web.Hook: it saves what was changed after the header had left.
+func (v *visit) Finish() {
 	v.mu.Lock()
 	defer v.unlock()
 	if v.touched && !v.lost {

@@ -2,6 +2,7 @@ package gaesession_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -39,15 +42,33 @@ func on(t *testing.T, f func(t *testing.T)) {
 }
 
 func TestTheNextRequestSeesEveryChangeWhateverSendsTheHeader(t *testing.T) {
-	for name, send := range map[string]func(w http.ResponseWriter){
-		"WriteHeader": func(w http.ResponseWriter) {
+	file := filepath.Join(t.TempDir(), "file.txt")
+	if err := os.WriteFile(file, bytes.Repeat([]byte("x"), 10<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, send := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"WriteHeader": func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusTeapot)
 			_ = http.NewResponseController(w).Flush()
 		},
-		"Write":    func(w http.ResponseWriter) { io.WriteString(w, strings.Repeat("x", 10<<10)) },
-		"Flush":    func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
-		"ReadFrom": func(w http.ResponseWriter) { io.Copy(w, strings.NewReader(strings.Repeat("x", 10<<10))) },
-		"Early Hints": func(w http.ResponseWriter) {
+		"Write": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, strings.Repeat("x", 10<<10)) },
+		"Flush": func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush() },
+		"ReadFrom": func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, strings.NewReader(strings.Repeat("x", 10<<10)))
+		},
+		"file": func(w http.ResponseWriter, r *http.Request) {
+			f, err := os.Open(file)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if n, err := io.Copy(w, f); n != 10<<10 || err != nil {
+				t.Errorf("copied %d bytes, error %v", n, err)
+			}
+		},
+		"ServeFile": func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) },
+		"Early Hints": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Link", "</style.css>; rel=preload")
 			w.WriteHeader(http.StatusEarlyHints)
 			_ = http.NewResponseController(w).Flush()
@@ -60,7 +81,7 @@ func TestTheNextRequestSeesEveryChangeWhateverSendsTheHeader(t *testing.T) {
 				seen := make(chan struct{})
 				resp, err := s.browser.Get(s.page(func(w http.ResponseWriter, r *http.Request) {
 					s.get(r).SetAttr("n", 1)
-					send(w)
+					send(w, r)
 					<-seen // the rest of the response is held
 				}))
 				if err != nil {
@@ -75,6 +96,42 @@ func TestTheNextRequestSeesEveryChangeWhateverSendsTheHeader(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Without TLS net/http has the kernel send files.
+func TestAFileIsSentWithoutTLSWhenTheChangeIsSaved(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file.txt")
+	want := strings.Repeat("x", 100<<10)
+	if err := os.WriteFile(file, []byte(want), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, &gaesession.Sessions{Cookie: gaesession.Cookie{AllowHTTP: true}}, func(s *site) { s.plain = true })
+	s.login(attrs{"n": 0})
+	for name, send := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"ServeFile": func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) },
+		"io.Copy": func(w http.ResponseWriter, r *http.Request) {
+			f, err := os.Open(file)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if _, err := io.Copy(w, f); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+			s.get(r).SetAttr("n", name)
+			send(w, r)
+			s.get(r).SetAttr("later", name)
+		})
+		if got.body != want || got.err != nil {
+			t.Errorf("%s: got %d bytes, error %v", name, len(got.body), got.err)
+		}
+		s.expect(attrs{"n": name, "later": name})
+	}
+	s.expectErrors()
 }
 
 func TestEarlyHintsDoNotSave(t *testing.T) {
@@ -655,6 +712,40 @@ func TestSaveReturnsTheErrorOnceAndAnotherOneTriesAgain(t *testing.T) {
 	}, gaetest.Fail(func(c gaetest.Call) bool { return down && writes(c) }))
 	s.expect(attrs{"n": 1})
 	s.expectErrors()
+}
+
+func TestWhatSaveReturnedDoesNotKeepTheAnswerBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(s *site, r *http.Request)
+		want   error // nil: any
+	}{
+		"codec": {func(s *site, r *http.Request) { s.get(r).SetAttr("f", struct{ NotRegistered int }{1}) }, nil},
+		"removed": {func(s *site, r *http.Request) {
+			sess := s.get(r)
+			s.must(gaesession.RemoveID(r.Context(), sess.ID(), &s.sessions.Options))
+			sess.SetAttr("n", 1)
+			if err := s.sessions.Save(r); !errors.Is(err, gaesession.ErrRemoved) {
+				t.Errorf("first Save: %v", err)
+			}
+			sess.SetAttr("n", 2)
+		}, gaesession.ErrRemoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, &gaesession.Sessions{})
+			s.login(attrs{"n": 0})
+			got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+				c.change(s, r)
+				if err := s.sessions.Save(r); err == nil || c.want != nil && !errors.Is(err, c.want) {
+					t.Errorf("Save: %v", err)
+				}
+				io.WriteString(w, "it was not saved")
+			})
+			if got.StatusCode != http.StatusOK || got.body != "it was not saved" {
+				t.Errorf("%v, %q", got.Status, got.body)
+			}
+			s.expectErrors()
+		})
+	}
 }
 
 func TestSaveAfterTheHeaderAsksWhetherTheSessionIsStillThere(t *testing.T) {

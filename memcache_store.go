@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -38,7 +39,8 @@ func NewMemcacheStore(ctx context.Context) session.Store {
 //     is reported, the removal continues in the background; the request has no
 //     such session any more in any case.
 //   - Close saves new and changed sessions. Another call saves what was changed
-//     since, and repeats nothing. The other methods may be called after it.
+//     since, and repeats nothing. The other methods may be called after it. If a
+//     store is dropped without Close after an Add, OnError gets an ErrNotSaved.
 func NewMemcacheStoreOptions(ctx context.Context, o *MemcacheStoreOptions) session.Store {
 	return newStore(ctx, o)
 }
@@ -55,6 +57,20 @@ type memcacheStore struct {
 	mu    sync.Mutex
 	first *entry            // the only one, as a rule
 	more  map[string]*entry // the others, by id; one that is to move under both ids
+	added *unclosed         // since the last Close; nil: nothing
+}
+
+// errUnclosed tells of an app that has forgotten Close.
+var errUnclosed = fmt.Errorf("gaesession: a store was dropped without Close after Add: %w", ErrNotSaved)
+
+// An unclosed reports a store that is dropped without Close. It does not refer to
+// the store: then neither would be collected.
+type unclosed struct{ services }
+
+func newUnclosed(ctx context.Context, o MemcacheStoreOptions) *unclosed {
+	u := &unclosed{services{ctx: ctx, opt: o}}
+	runtime.SetFinalizer(u, func(u *unclosed) { go u.notify(errUnclosed) })
+	return u
 }
 
 // An entry is a session of the request.
@@ -148,13 +164,16 @@ func (s *memcacheStore) Add(sess session.Session) {
 	switch {
 	case err == nil:
 		e.sess = sess
+		if s.added == nil {
+			s.added = newUnclosed(s.ctx, s.opt)
+		}
 	case alone && e.sess == sess:
 		e.sess = nil
 	}
 }
 
 // RegenerateID has the store give a session of it a new id when it is closed, so
-// that an id which somebody knew before is worth nothing: call it at login. The
+// that an id which was known before is useless: call it at login. The
 // session ends under the old id in the same step in which it begins under the new
 // one, and keeps its attributes, constant attributes, timeout and creation time,
 // and what other requests save until then. Requests that save under the old id
@@ -227,6 +246,10 @@ const maxCloses = 16
 // Close implements session.Store.
 func (s *memcacheStore) Close() {
 	s.mu.Lock()
+	if s.added != nil {
+		runtime.SetFinalizer(s.added, nil)
+		s.added = nil
+	}
 	first, more := s.first, []*entry(nil)
 	for id, e := range s.more {
 		if e.id == id {

@@ -16,8 +16,8 @@ const (
 	defaultDSEntityName = "sess_"
 )
 
-// MemcacheStoreOptions are the options of a store. The zero value of a field
-// stands for its default.
+// MemcacheStoreOptions are the options of a store. Zero values select the
+// defaults.
 type MemcacheStoreOptions struct {
 	// KeyPrefix is put before a session's id to make its Memcache key. With the
 	// id it may be 250 bytes long at most and must not contain a NUL byte; ids
@@ -94,7 +94,7 @@ type MemcacheStoreOptions struct {
 	// nobody is.
 	Trace *tier.Trace
 
-	// OnError gets every error that the methods of session.Store have no way to
+	// OnError is called with every error that session.Store's methods have no way to
 	// return. It is called in the goroutine that met the error, for a background
 	// save even after Close, and must be safe for concurrent use. The errors answer
 	// errors.Is for the errors of this package and never contain a session id.

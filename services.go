@@ -15,6 +15,8 @@ type services struct {
 	opt  MemcacheStoreOptions
 	form form
 	live *live.Store
+
+	owners *owners // nil: sessions have none
 }
 
 // open makes the services those of a request. It calls none of them.
@@ -31,6 +33,8 @@ func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
 		MaxLifetime:   s.opt.MaxLifetime,
 		Async:         s.opt.AsyncDatastoreSave,
 		Trace:         s.opt.Trace,
+		OwnerScope:    s.owners.scope(),
+		MaxPerOwner:   s.owners.max(),
 		Background:    gae.Background,
 		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
 		Report:        func(key string, err error) { s.report("save session", key, err) },
@@ -62,11 +66,15 @@ func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
 		return err
 	}
 	timeout := sess.Timeout()
-	return c.Save(s.ctx, live.Draft{
+	d := live.Draft{
 		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, bool, error) {
 			return s.form.encodeIf(sess, key, worth)
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
 		Again:    again,
-	})
+	}
+	if s.owners != nil {
+		d.Owner, d.NewID = s.ownerOf, s.owners.newID
+	}
+	return c.Save(s.ctx, d)
 }

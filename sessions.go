@@ -21,7 +21,7 @@ var (
 	// ErrHeaderSent means that a new session, or a new id, cannot reach the client
 	// any more, since the response's header has left without its cookie. Nothing
 	// was saved, and a session keeps its old id.
-	ErrHeaderSent = errors.New("the header has left, and the cookie cannot be set any more")
+	ErrHeaderSent = web.ErrHeaderSent
 
 	errNotNew    = errors.New("not a new session of session.NewSession")
 	errNoSession = errors.New("not a session of the request")
@@ -52,6 +52,26 @@ type Sessions struct {
 	// instances have this version.
 	PlainIDs bool
 
+	// Owner says whose a session is: the number of the user who has logged in, for
+	// example, or nothing as long as nobody has. It is something that never changes,
+	// so not an address. Owner gets a copy of what is to be saved, without a lock.
+	//
+	// With Owner a user can be logged out everywhere: see RemoveAll. If the owner
+	// changes, at login for example, the session gets a new id as by RegenerateID,
+	// and MaxLifetime begins again. A login needs Datastore: if that fails, it is
+	// ErrNotSaved. Sessions that logged in before the app had an Owner are known once
+	// they have been saved again.
+	Owner func(session.Session) string
+
+	// Label is what a session is called in SessionsOf, 100 bytes at most: the browser
+	// that is to be seen in an attribute, for example. It is asked at login, as Owner
+	// is. The default is no label.
+	Label func(session.Session) string
+
+	// MaxPerOwner is how many sessions an owner may have; a login beyond that ends the
+	// oldest one. The default is 100, and the most 5,000.
+	MaxPerOwner int
+
 	// ErrorHandler answers a request whose session could not be saved before the
 	// header left, in place of the app. It gets the error of Save, and is the one to
 	// report it. The default reports it to Options.OnError and answers 503, or 500
@@ -64,6 +84,9 @@ type Sessions struct {
 // or SameSite=None without Secure. Call it at startup.
 func (s *Sessions) Err() error {
 	if err := s.Cookie.check(); err != nil {
+		return fmt.Errorf("gaesession: %w", err)
+	}
+	if err := s.checkOwners(); err != nil {
 		return fmt.Errorf("gaesession: %w", err)
 	}
 	var own services
@@ -101,19 +124,12 @@ func (s *Sessions) Err() error {
 // way round. A Handler of the same Sessions inside passes requests on.
 func (s *Sessions) Handler(next http.Handler) http.Handler {
 	bad := s.Err()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return web.Handler(next, s, func(r *http.Request) web.Hook {
 		if bad != nil {
 			s.report(r, bad)
-			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
-			return
+			return nil
 		}
-		if _, nested := web.Inside[*visit](r.Context(), s); nested {
-			next.ServeHTTP(w, r)
-			return
-		}
-		v := &visit{sessions: s, request: r}
-		web.Serve(w, r, next, s, v)
-		v.finish() // not after a panic
+		return &visit{sessions: s, request: r}
 	})
 }
 
@@ -174,7 +190,7 @@ func (s *Sessions) Remove(r *http.Request, sess session.Session) error {
 }
 
 // RegenerateID gives the request's session a new id when it is saved, so that an id
-// which somebody knew before is worth nothing: call it at login. The session ends
+// which was known before is useless: call it at login. The session ends
 // under the old id in the same step in which it begins under the new one, and keeps
 // its attributes, constant attributes, timeout and creation time, and what other
 // requests have saved until then. Requests that save under the old id later get

@@ -31,6 +31,7 @@ type site struct {
 	browser  *http.Client
 	errs     errorLog
 	around   func(http.Handler) http.Handler // Sessions.Handler; nil: nothing
+	plain    bool                            // without TLS
 
 	mu       sync.Mutex
 	pages    map[string]page
@@ -56,7 +57,11 @@ func newSite(t testing.TB, sessions *gaesession.Sessions, change ...func(*site))
 	s.server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // of panics
 	s.server.EnableHTTP2 = strings.Contains(t.Name(), "HTTP/2")
-	s.server.StartTLS()
+	if s.plain {
+		s.server.Start()
+	} else {
+		s.server.StartTLS()
+	}
 	t.Cleanup(s.server.Close)
 	s.browser = s.newBrowser()
 	return s

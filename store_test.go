@@ -867,6 +867,11 @@ func TestWithoutAnApplicationIDThereIsAnErrorAndNoPanic(t *testing.T) {
 	if len(r.errs.list()) != 2 {
 		t.Errorf("got %v, want two errors", r.errs.all())
 	}
+	for _, err := range r.errs.list() {
+		if want := "set Backup and Cache"; !strings.Contains(err.Error(), want) {
+			t.Errorf("got %q, which does not say: %s", err, want)
+		}
+	}
 }
 
 func TestAnApplicationIDThatIsLostAtAnyCallIsAnErrorAndNoPanic(t *testing.T) {

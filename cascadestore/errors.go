@@ -9,7 +9,9 @@ import (
 
 	"github.com/gorilla/securecookie"
 
+	"github.com/gaesession/gaesession/internal/live"
 	"github.com/gaesession/gaesession/internal/sessionid"
+	"github.com/gaesession/gaesession/internal/web"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -45,6 +47,11 @@ var (
 	// ErrNotSaved means that a change is in no service, or that nobody can tell.
 	// Another Save of the same request tries again, and the change applies once.
 	ErrNotSaved = tier.ErrNotSaved
+
+	// ErrHeaderSent means that a new session, or a new id, cannot reach the client
+	// any more, since the response's header has left without its cookie. Nothing
+	// was saved, and a session keeps its old id. Only Handler knows when that is.
+	ErrHeaderSent = web.ErrHeaderSent
 )
 
 var (
@@ -116,7 +123,7 @@ func traceHere(err error) *Error {
 	return &Error{err, stack[:runtime.Callers(skip, stack)]}
 }
 
-// describe wraps err for the outside.
+// describe wraps err for the outside. Id is a session's id or its key.
 func describe(doing, id string, err error) error {
 	if err == nil {
 		return nil
@@ -124,8 +131,11 @@ func describe(doing, id string, err error) error {
 	if errors.Is(err, tier.ErrTooLarge) && !errors.Is(err, ErrValueTooBig) {
 		err = fmt.Errorf("%w: %w", ErrValueTooBig, err)
 	}
-	return trace(sessionid.Describe("cascadestore: "+doing, id, err))
+	return trace(sessionid.Describe("cascadestore: "+doing, id, live.Key(id), err))
 }
+
+// hash is what logs say instead of an id.
+func hash(id string) string { return sessionid.Hash(live.Key(id)) }
 
 // A constructionError is why a store cannot be used.
 type constructionError struct{ err error }

@@ -21,13 +21,19 @@ type form struct {
 	name  string
 }
 
-// encode serializes a session.
-func (f form) encode(session *sessions.Session) (b []byte, err error) {
+// encode serializes a session. The serializer is not told an id that the services
+// are not told.
+func (f form) encode(session *sessions.Session, key string) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: panic: %v", errSerializer, p)
 		}
 	}()
+	if session.ID != key {
+		renamed := *session
+		renamed.ID = key
+		session = &renamed
+	}
 	if b, err = f.store.serializer.Serialize(session); err != nil {
 		return nil, fmt.Errorf("%w: %w", errSerializer, err)
 	}
@@ -103,11 +109,21 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 			merged.Values[k] = v
 		}
 	}
-	return f.encode(merged)
+	return f.encode(merged, merged.ID)
 }
 
 // Rename has nothing to do: the bytes do not hold the id.
 func (f form) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
+
+// Only implements live.Form.
+func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
+	blank := f.store.blank(f.name)
+	empty, err := f.encode(blank, blank.ID)
+	if err != nil {
+		return nil, err
+	}
+	return f.Merge(empty, value, keep)
+}
 
 // scalarsOf returns values by name if none of them can be changed in place,
 // otherwise nil.

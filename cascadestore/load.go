@@ -42,7 +42,7 @@ func (cs *CascadeStore) New(r *http.Request, name string) (*sessions.Session, er
 	ctx := appengine.NewContext(r)
 	req := requestOf(r)
 	session, err := cs.find(ctx, req.sessions(ctx, cs, name), r, name)
-	return req.made(session), cs.logs().returned(ctx, err)
+	return req.made(cs, session), cs.logs().returned(ctx, err)
 }
 
 // blank returns an empty session.
@@ -65,15 +65,19 @@ func (cs *CascadeStore) tracked(name string, t *track) *sessions.Session {
 
 // fresh returns a new session.
 func (cs *CascadeStore) fresh(n *named, name, cookieID string) *sessions.Session {
-	id := newID()
+	id := cs.newID()
 	return cs.tracked(name, &track{copy: n.live.Fresh(id), id: id, cookieID: cookieID})
 }
 
 var idEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
 // newID returns an id of 256 random bits, empty when there is no randomness.
-func newID() string {
-	return idEncoding.EncodeToString(securecookie.GenerateRandomKey(32))
+func (cs *CascadeStore) newID() string {
+	id := idEncoding.EncodeToString(securecookie.GenerateRandomKey(32))
+	if cs.HashIDs && id != "" {
+		return live.HashedPrefix + id
+	}
+	return id
 }
 
 // maxCookies is how many cookies of one name are tried.

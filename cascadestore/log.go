@@ -6,7 +6,6 @@ import (
 	"log/slog"
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
-	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -53,7 +52,7 @@ func (l logs) returned(ctx context.Context, err error) error {
 // step logs one step, done with the session of that id.
 func (l logs) step(ctx context.Context, step, id string, attrs ...any) {
 	if l.steps {
-		l.to().DebugContext(ctx, "session store: "+step, append([]any{"session", sessionid.Hash(id)}, attrs...)...)
+		l.to().DebugContext(ctx, "session store: "+step, append([]any{"session", hash(id)}, attrs...)...)
 	}
 }
 

@@ -11,10 +11,13 @@ import (
 // what is one key: after decoding, a pointer is another one, and a NaN is not
 // equal to itself. So a key goes by a name that says its type and content.
 
+// textName begins the names of keys that are strings.
+const textName = "string "
+
 // nameOf returns the name of a key, the same one on every instance.
 func nameOf(key any) string {
 	if s, ok := key.(string); ok {
-		return "string " + s
+		return textName + s
 	}
 	return string(appendName(nil, reflect.ValueOf(key), 0))
 }

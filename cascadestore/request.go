@@ -8,6 +8,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/web"
 )
 
 // A request holds what the store knows of the sessions of one HTTP request. It
@@ -21,9 +22,19 @@ type request struct {
 	// tracks are those of sessions that do not know theirs: the registry has set
 	// another store, or they were not made for this request.
 	tracks map[*sessions.Session]*track
+	// visit is that of the innermost Handler that the request is in; nil: none.
+	visit *visit
+	// got has the sessions that Get has put into gorilla's registry, in order.
+	got []made
 	// last is what New returned last, and lastTrack its track.
-	last      *sessions.Session
+	last      made
 	lastTrack *track
+}
+
+// A made is a session that New has made, and the store that has.
+type made struct {
+	store   *CascadeStore
+	session *sessions.Session
 }
 
 // A storeName names the sessions that one cookie may name.
@@ -41,6 +52,8 @@ type named struct {
 	// kept is the request backend: the session that was loaded or saved last.
 	kept     *live.Copy
 	keptFrom string // the id in the cookie that it came from, or replaces
+	// cookie is what saves have set last; nil: nothing.
+	cookie *http.Cookie
 }
 
 // A track is what the store knows of one session value.
@@ -48,6 +61,7 @@ type track struct {
 	copy     *live.Copy
 	id       string // that the store gave the session
 	cookieID string // what the request's cookie says, if it is valid
+	removed  bool   // a save has removed the session, or has tried
 }
 
 // A tracked is the store of one session: it knows which session it is. So what
@@ -63,6 +77,8 @@ func (s *tracked) New(r *http.Request, name string) (*sessions.Session, error) {
 	session, err := s.CascadeStore.New(r, name)
 	if own, ok := session.Store().(*tracked); ok && s.track == nil {
 		s.track = own.track
+		req := requestOf(r)
+		req.got = append(req.got, made{s.CascadeStore, session})
 	}
 	return session, err
 }
@@ -101,9 +117,9 @@ func newRequest() *request {
 }
 
 // made notes that New returns a session.
-func (req *request) made(session *sessions.Session) *sessions.Session {
+func (req *request) made(cs *CascadeStore, session *sessions.Session) *sessions.Session {
 	if own, ok := session.Store().(*tracked); ok {
-		req.last, req.lastTrack = session, own.track
+		req.last, req.lastTrack = made{cs, session}, own.track
 	}
 	return session
 }
@@ -111,13 +127,14 @@ func (req *request) made(session *sessions.Session) *sessions.Session {
 // adopt keeps the track of what New returned last, if gorilla's registry has set
 // another store: that of an app which has put a store of its own around this one.
 func (req *request) adopt() {
-	if req.last == nil {
+	if req.last.session == nil {
 		return
 	}
-	if _, ok := req.last.Store().(*tracked); !ok {
-		req.tracks[req.last] = req.lastTrack
+	if _, ok := req.last.session.Store().(*tracked); !ok {
+		req.tracks[req.last.session] = req.lastTrack
+		req.got = append(req.got, req.last)
 	}
-	req.last, req.lastTrack = nil, nil
+	req.last, req.lastTrack = made{}, nil
 }
 
 // holderName is the name that the request goes by in gorilla's registry. No
@@ -159,7 +176,7 @@ func (req *request) track(n *named, cs *CascadeStore, session *sessions.Session)
 	t := req.tracks[session]
 	if t == nil || t.id != session.ID {
 		if t = (&track{copy: n.live.Unknown(session.ID), id: session.ID}); session.ID == "" {
-			t.id = newID()
+			t.id = cs.newID()
 			t.copy = n.live.Fresh(t.id)
 			session.ID = t.id
 		}
@@ -195,4 +212,10 @@ func (n *named) keep(cs *CascadeStore, t *track) {
 	if cs.backendTypes&RequestBackend != 0 {
 		n.kept, n.keptFrom = t.copy.Clone(), t.cookieID
 	}
+}
+
+// setCookie sets the cookie of a session in place of one that was set before.
+func (n *named) setCookie(header http.Header, c *http.Cookie) {
+	n.cookie = c
+	web.ReplaceCookie(header, c)
 }

@@ -2,10 +2,8 @@ package cascadestore
 
 import (
 	"context"
-	"errors"
 	"math"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -13,7 +11,7 @@ import (
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession/internal/live"
-	"github.com/gaesession/gaesession/internal/sessionid"
+	"github.com/gaesession/gaesession/internal/values"
 )
 
 // Save saves the session in all backends and writes its cookie, so it has to be
@@ -28,6 +26,10 @@ import (
 // The request should be the one that the session came from, or a copy of it.
 // With another one all the session's values count as changed.
 //
+// Inside of Handler, once the response's header has left: a session that the client
+// has no cookie of is not saved, and the error is ErrHeaderSent; and a session that
+// has not changed is asked for, and the error is ErrRemoved if it is gone.
+//
 // The cookie is written when the session is saved in one of the services: without
 // an error, and with ErrNotBackedUp and ErrNotPublished. Otherwise the browser
 // keeps the cookie that it has. The cookie of a session to be removed always is
@@ -39,48 +41,95 @@ func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *se
 	if session == nil {
 		return describe("save session", "", errNoSession)
 	}
-	ctx := appengine.NewContext(r)
 	req := requestOf(r)
+	err := cs.saveSession(r, req, session, saving{header: w.Header(), sent: req.isSent(cs)})
+	return cs.logs().returned(appengine.NewContext(r), err)
+}
+
+// A saving says how a session is saved.
+type saving struct {
+	header      http.Header // of the response
+	sent        bool        // Handler has seen it leave
+	onlyChanges bool        // by Handler: that the app has not saved itself
+}
+
+func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sessions.Session, how saving) error {
+	ctx := appengine.NewContext(r)
 	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
 	if session.Options.MaxAge < 0 {
-		cs.logs().step(ctx, "remove", t.id)
-		err := describe("remove session", t.id, t.copy.Remove(ctx))
-		n.keep(cs, t)
-		setCookie(w, sessions.NewCookie(session.Name(), "", session.Options))
-		return cs.logs().returned(ctx, err)
+		if how.onlyChanges && (t.removed || !t.copy.IsStored() && len(r.CookiesNamed(session.Name())) == 0) {
+			return nil
+		}
+		return cs.remove(ctx, n, session, t, how)
 	}
-	err := describe("save session", t.id, cs.save(ctx, n, session, t))
-	if err == nil || errors.Is(err, ErrNotBackedUp) || errors.Is(err, ErrNotPublished) {
+	if how.onlyChanges && cs.isUnchanged(session, t) {
+		return nil
+	}
+	err := cs.save(ctx, n, session, t, how)
+	err = describe("save session", t.id, err) // the new id, if it has moved
+	switch {
+	case how.onlyChanges && !t.copy.IsChanged():
+		return err
+	case how.sent && err == nil && !t.copy.IsChanged():
+		err = describe("save session", t.id, cs.ask(ctx, t))
+	}
+	if live.IsSaved(err) {
 		cookie, cerr := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
 		if cerr != nil {
-			err = describe("write cookie of session", session.ID, describeCookie(cerr))
-		} else {
-			setCookie(w, sessions.NewCookie(session.Name(), cookie, session.Options))
+			return describe("write cookie of session", session.ID, describeCookie(cerr))
 		}
+		n.setCookie(how.header, sessions.NewCookie(session.Name(), cookie, session.Options))
 	}
-	return cs.logs().returned(ctx, err)
+	return err
 }
 
-func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Session, t *track) error {
+func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.Session, t *track, how saving) error {
+	cs.logs().step(ctx, "remove", t.id)
+	err := describe("remove session", t.id, t.copy.Remove(ctx))
+	t.removed = true
+	n.keep(cs, t)
+	if !how.onlyChanges || live.IsSaved(err) {
+		n.setCookie(how.header, sessions.NewCookie(session.Name(), "", session.Options))
+	}
+	return err
+}
+
+// ask finds out whether a session has been removed meanwhile.
+func (cs *CascadeStore) ask(ctx context.Context, t *track) error {
+	now := t.copy.Again()
+	err := now.Open(ctx, func([]byte) (map[string]any, error) { return nil, nil })
+	switch {
+	case now.IsRemoved():
+		return ErrRemoved
+	case now.Err() != nil:
+		return err
+	}
+	cs.logs().fail(ctx, describe("load session", t.id, err))
+	return nil
+}
+
+func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Session, t *track, how saving) error {
 	if !n.live.ValidID(t.id) {
 		return errInvalidID
 	}
 	f := form{cs, session.Name()}
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
 	cs.logs().step(ctx, "save", t.id)
-	err := t.copy.Save(ctx, live.Draft{
-		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
+	draft := live.Draft{
+		Encode: func(key string, worth func(map[string]any) bool) ([]byte, bool, error) {
 			if !worth(byName(session.Values)) {
 				return nil, false, nil
 			}
-			value, err := f.encode(session)
+			value, err := f.encode(session, key)
 			return value, false, err
 		},
 		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
-		Again:    true,
+		Owner:    cs.ownerOf(f),
+		NewID:    func() (string, error) { return cs.newID(), nil },
+		Again:    !how.onlyChanges,
 		Adopt: func(value []byte) error {
 			all, err := f.values(value)
 			if err == nil {
@@ -88,9 +137,14 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 			}
 			return err
 		},
-	})
+		OnlyChanges: how.onlyChanges,
+	}
+	if how.sent {
+		draft.NoNewID = ErrHeaderSent
+	}
+	err := t.copy.Save(ctx, draft)
 	if moved := t.copy.ID(); moved != t.id {
-		cs.logs().step(ctx, "new id", moved, "old", sessionid.Hash(t.id))
+		cs.logs().step(ctx, "new id", moved, "old", hash(t.id))
 		t.id, session.ID = moved, moved
 		n.known[moved] = t.copy
 	}
@@ -123,23 +177,14 @@ func (cs *CascadeStore) RegenerateID(r *http.Request, session *sessions.Session)
 	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
-	err := t.copy.Regenerate(newID())
+	if req.isSent(cs) {
+		return cs.logs().returned(ctx, describe(doing, t.id, ErrHeaderSent))
+	}
+	err := t.copy.Regenerate(cs.newID())
 	if id := t.copy.ID(); err == nil && id != t.id {
 		t.id, session.ID = id, id // nobody knew the other one
 	}
 	return cs.logs().returned(ctx, describe(doing, t.id, err))
-}
-
-// setCookie sets the cookie in place of one of its name that was set before.
-func setCookie(w http.ResponseWriter, c *http.Cookie) {
-	var others []string
-	for _, line := range w.Header()["Set-Cookie"] {
-		if name, _, _ := strings.Cut(line, "="); name != c.Name {
-			others = append(others, line)
-		}
-	}
-	w.Header()["Set-Cookie"] = others
-	http.SetCookie(w, c)
 }
 
 // setOptions gives the store's options to a session without any.
@@ -175,6 +220,23 @@ func (cs *CascadeStore) hasEnded(t *track) bool {
 	}
 	maxAge, used := cs.maxAge(seconds), t.copy.Used()
 	return seconds >= 0 && !used.IsZero() && time.Since(used) > maxAge+refreshInterval(maxAge)
+}
+
+// isUnchanged reports whether a session certainly is what it was: all of it are
+// booleans, numbers and texts. It takes no memory, which a save does to find out.
+func (cs *CascadeStore) isUnchanged(session *sessions.Session, t *track) bool {
+	was, ok := t.copy.Scalars()
+	if !ok || len(was) != len(session.Values) || t.copy.NextID() != t.id {
+		return false
+	}
+	for key, v := range session.Values {
+		text, isText := key.(string)
+		if old, has := was[textName+text]; !isText || !has || !values.Equal(old, v) {
+			return false
+		}
+	}
+	maxAge, has := t.copy.MaxAge()
+	return has && int(maxAge) == session.Options.MaxAge || !has && (!t.copy.IsStored() || session.Options.MaxAge == cs.defaultOptions().MaxAge)
 }
 
 // ownMaxAge is the MaxAge that the app has chosen for this session; nil: none.

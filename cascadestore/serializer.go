@@ -8,7 +8,7 @@ import (
 
 	"github.com/gorilla/sessions"
 
-	"github.com/gaesession/gaesession/internal/gobcodec"
+	"github.com/gaesession/gaesession/internal/gobstream"
 )
 
 // SessionSerializer turns a session's Values into bytes and back. A session is
@@ -36,7 +36,7 @@ func (GobSerializer) Serialize(ss *sessions.Session) ([]byte, error) {
 // Deserialize implements SessionSerializer. It refuses bytes that claim to hold
 // more than they can.
 func (GobSerializer) Deserialize(d []byte, ss *sessions.Session) error {
-	d, err := gobcodec.Checked(d)
+	d, err := gobstream.Checked(d)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -84,6 +85,38 @@ type CascadeStore struct {
 	// MaxLifetime is how long a session lives after it was created, however often
 	// it is used. The default is no limit.
 	MaxLifetime time.Duration
+
+	// Owner says whose a session is: the number of the user who has logged in, for
+	// example, or nothing as long as nobody has. It is something that never changes,
+	// so not an address. Owner gets a copy of what is to be saved.
+	//
+	// With Owner a user can be logged out everywhere: see RemoveAll. If the owner
+	// changes, at login for example, the session gets a new id as by RegenerateID,
+	// and MaxLifetime begins again. A login needs Datastore: if that fails, it is
+	// ErrNotSaved. Sessions that logged in before the app had an Owner are known once
+	// they have been saved again.
+	Owner func(*sessions.Session) string
+
+	// Label is what a session is called in SessionsOf, 100 bytes at most. It is asked
+	// at login, as Owner is. The default is no label.
+	Label func(*sessions.Session) string
+
+	// MaxPerOwner is how many sessions of one name an owner may have; a login beyond
+	// that ends the oldest one. The default is 100, and the most 5,000.
+	MaxPerOwner int
+
+	// HashIDs gives new sessions, and those that get a new id, ids that begin with
+	// "h.", of which the services get a hash only: nobody who can read keys and values
+	// in them, or their logs, can tell an id. Sessions under plain ids live until they
+	// end or get a new id, whatever HashIDs says, and so do the others, as long as all
+	// instances have this version: set it once they have. Off by default.
+	HashIDs bool
+
+	// ErrorHandler answers a request whose session Handler could not save before the
+	// header left, in place of the app. It gets the error of Save, and is the one to
+	// report it. The default logs it and answers 503, or 500 for ErrValueTooBig,
+	// ErrHeaderSent and an error of the serializer, or 409 for ErrRemoved.
+	ErrorHandler func(w http.ResponseWriter, r *http.Request, err error)
 
 	// Trace is told what the store does, for metrics and logs; nil, the default:
 	// nobody is.
@@ -222,6 +255,9 @@ func defaultOptions() *sessions.Options {
 func (cs *CascadeStore) Err() error {
 	if cs.err == nil && cs.serializer == nil {
 		return trace(constructionError{errNotMade})
+	}
+	if err := cs.checkOwners(); err != nil && cs.err == nil {
+		return trace(constructionError{err})
 	}
 	return cs.err
 }

@@ -1,6 +1,7 @@
 package cascadestore
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/gaesession/gaesession/internal/gae"
@@ -30,6 +31,8 @@ func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store 
 		BackupTimeout: cs.BackupTimeout,
 		MaxLifetime:   cs.MaxLifetime,
 		MaxLength:     cs.maxLength,
+		OwnerScope:    name,
+		MaxPerOwner:   cmp.Or(cs.MaxPerOwner, defaultMaxPerOwner),
 		Trace:         cs.logs().trace(cs.Trace),
 		Background:    gae.Background,
 		Report:        func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },
@@ -56,8 +59,5 @@ func (cs *CascadeStore) services() (c tier.Cache, b tier.Backup) {
 // a service that failed is still to be told of sessions. Call it before the
 // process ends. It returns ctx's error if that ends first; a nil ctx never does.
 func Drain(ctx context.Context) error {
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	return live.Drain(ctx)
+	return live.Drain(orBackground(ctx))
 }

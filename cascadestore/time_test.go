@@ -66,6 +66,23 @@ func (a *app) loginWhileDown(t testing.TB, v values) *browser {
 	return b
 }
 
+func TestHandlerDoesNotRefreshASessionThatIsOnlyRead(t *testing.T) {
+	local := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+	inSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, local.service, local.store)
+		b := a.login(t, values{"list": []string{"a"}})
+		time.Sleep(time.Duration(a.store.Options.MaxAge) * time.Second / 5)
+		v := b.visit(a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if s, err := a.store.Get(r, sessionName); err != nil || s.IsNew {
+				t.Errorf("got %v, %v", s, err)
+			}
+		})).ServeHTTP)
+		if v.commits() > 0 || v.response.Header.Get("Set-Cookie") != "" {
+			t.Errorf("%d commits, Set-Cookie %q", v.commits(), v.response.Header.Get("Set-Cookie"))
+		}
+	})
+}
+
 // A minute is more than the three seconds after which others save what is
 // unsaved.
 const aMinute = time.Minute

@@ -2,6 +2,7 @@ package clouddatastore
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	pb "cloud.google.com/go/datastore/apiv1/datastorepb"
@@ -27,9 +28,11 @@ type PurgeResult = tier.Purged
 // A session that is saved more than five minutes after its expiry, at the moment
 // when it is purged, may be lost with it.
 func (b *Backup) Purge(ctx context.Context) (PurgeResult, error) {
-	query := b.expired(time.Now().Add(-tier.PurgeGrace))
+	then := time.Now().Add(-tier.PurgeGrace)
+	query := b.expired(then)
 	return tier.Purge(ctx,
-		func(ctx context.Context) ([]*pb.Key, bool, error) { return b.nextPage(ctx, query) }, b.deleteAll)
+		func(ctx context.Context) ([]*pb.Key, bool, error) { return b.nextPage(ctx, query) },
+		func(ctx context.Context, keys []*pb.Key) error { return b.deleteAll(ctx, keys, then) })
 }
 
 // expired returns a query for the keys of what expired before then.
@@ -67,12 +70,62 @@ func (b *Backup) nextPage(ctx context.Context, query *pb.Query) (keys []*pb.Key,
 	return keys, last, nil
 }
 
-func (b *Backup) deleteAll(ctx context.Context, keys []*pb.Key) error {
+// anyName has the text of an error withheld that may name any entity.
+var anyName = []string{"\x00"}
+
+// deleteAll deletes entities; those that list an owner's sessions only if they
+// still have expired before then.
+func (b *Backup) deleteAll(ctx context.Context, keys []*pb.Key, then time.Time) error {
+	var indexes []*pb.Key
 	req := &pb.CommitRequest{ProjectId: b.project, DatabaseId: b.options.Database, Mode: pb.CommitRequest_NON_TRANSACTIONAL}
 	for _, key := range keys {
-		req.Mutations = append(req.Mutations, &pb.Mutation{Operation: &pb.Mutation_Delete{Delete: key}})
+		if strings.HasPrefix(nameOf(key), b.options.Prefix+tier.OwnerPrefix) {
+			indexes = append(indexes, key)
+			continue
+		}
+		req.Mutations = append(req.Mutations, deleting(key))
 	}
-	// The service's message may name any of them.
-	_, err := call(ctx, b, "delete expired sessions", []string{"\x00"}, b.client.Commit, req)
+	if len(indexes) > 0 {
+		if err := b.deleteStill(ctx, indexes, then); err != nil {
+			return err
+		}
+	}
+	if len(req.Mutations) == 0 {
+		return nil
+	}
+	_, err := call(ctx, b, "delete expired sessions", anyName, b.client.Commit, req)
+	return err
+}
+
+// deleteStill deletes those entities that have expired before then, in a
+// transaction.
+func (b *Backup) deleteStill(ctx context.Context, keys []*pb.Key, then time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, transactionTime)
+	defer cancel()
+	begun, err := call(ctx, b, "begin", anyName, b.client.BeginTransaction, &pb.BeginTransactionRequest{
+		ProjectId: b.project, DatabaseId: b.options.Database,
+	})
+	if err != nil {
+		return err
+	}
+	found, err := call(ctx, b, "lookup", anyName, b.client.Lookup, &pb.LookupRequest{
+		ProjectId: b.project, DatabaseId: b.options.Database, Keys: keys,
+		ReadOptions: &pb.ReadOptions{ConsistencyType: &pb.ReadOptions_Transaction{Transaction: begun.Transaction}},
+	})
+	if err != nil {
+		b.rollback(ctx, anyName, begun.Transaction)
+		return err
+	}
+	var deletes []*pb.Mutation
+	for _, e := range found.Found { // what the service defers is for the next purge
+		if r, err := b.record(e); err == nil && r.Expires.Before(then) {
+			deletes = append(deletes, deleting(e.GetEntity().GetKey()))
+		}
+	}
+	if len(deletes) == 0 {
+		b.rollback(ctx, anyName, begun.Transaction)
+		return nil
+	}
+	_, err = b.commit(ctx, "delete expired sessions", anyName, begun.Transaction, deletes...)
 	return err
 }

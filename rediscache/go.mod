@@ -1,16 +1,16 @@
 module github.com/gaesession/gaesession/rediscache
 
-go 1.24
+go 1.24.0
 
 require (
-	github.com/gaesession/gaesession v0.0.0-00010101000000-000000000000
+	github.com/gaesession/gaesession v0.2.0
 	github.com/redis/go-redis/v9 v9.22.0
 )
 
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	go.uber.org/atomic v1.11.0 // indirect
-	golang.org/x/sys v0.30.0 // indirect
+	golang.org/x/sys v0.35.0 // indirect
 )
 
 replace github.com/gaesession/gaesession => ../

@@ -104,6 +104,11 @@ type ContentTokens interface {
 }
 
 const (
+	// OwnerPrefix begins the ids of records that list an owner's sessions, and of no
+	// others. Such a record may be written again long after it has expired. So a
+	// purge deletes it in a transaction, and only if it still is expired then.
+	OwnerPrefix = "owner:"
+
 	// PurgeGrace is how long after its expiry a record is kept at least, for
 	// clocks that differ, indexes that lag and updates under way.
 	PurgeGrace = 5 * time.Minute

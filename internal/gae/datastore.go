@@ -309,7 +309,7 @@ func recoverNoAppID(err *error) {
 	if text, ok := p.(string); !ok || !strings.HasPrefix(text, "Metadata fetch failed") {
 		panic(p)
 	}
-	*err = retry.Permanent(fmt.Errorf("%w: datastore: no application id: %v", tier.ErrRejected, p))
+	*err = retry.Permanent(fmt.Errorf("%w: datastore: no application id; away from App Engine set Backup and Cache, or run the app under gaelocal: %v", tier.ErrRejected, p))
 }
 
 // entity is a record on its way from or to the Datastore.

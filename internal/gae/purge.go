@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/appengine/v2"
@@ -49,14 +51,17 @@ func PurgeNamespaces(ctx context.Context, kind, property string) (tier.Purged, e
 
 // expired finds and deletes expired entities.
 type expired struct {
+	property   string
+	then       time.Time        // what expired before is deleted
 	namespaces []string         // still to be searched; nil: not known yet
 	first      *datastore.Query // for each of them
 	next       *datastore.Query // for the first of them
 }
 
 func newExpired(kind, property string) *expired {
-	q := datastore.NewQuery(kind).Filter(property+" <", time.Now().Add(-tier.PurgeGrace)).KeysOnly().Limit(purgePage)
-	return &expired{first: q, next: q}
+	then := time.Now().Add(-tier.PurgeGrace)
+	q := datastore.NewQuery(kind).Filter(property+" <", then).KeysOnly().Limit(purgePage)
+	return &expired{property: property, then: then, first: q, next: q}
 }
 
 func (e *expired) find(ctx context.Context) (keys []*datastore.Key, last bool, err error) {
@@ -109,10 +114,55 @@ func (e *expired) remove(ctx context.Context, keys []*datastore.Key) (err error)
 		return err
 	}
 	defer end()
-	if err := datastore.DeleteMulti(ctx, keys); err != nil {
+	var plain, indexes []*datastore.Key
+	for _, k := range keys {
+		if strings.Contains(k.StringID(), tier.OwnerPrefix) {
+			indexes = append(indexes, k)
+		} else {
+			plain = append(plain, k)
+		}
+	}
+	err = datastore.DeleteMulti(ctx, plain)
+	for batch := range slices.Chunk(indexes, maxGroups) {
+		if err == nil {
+			err = e.removeStill(ctx, batch)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("delete expired sessions: %w", classify(err))
 	}
 	return nil
+}
+
+// maxGroups is how many entity groups a transaction may have.
+// https://cloud.google.com/datastore/docs/concepts/limits
+const maxGroups = 25
+
+// removeStill deletes those entities that still are expired.
+func (e *expired) removeStill(ctx context.Context, keys []*datastore.Key) error {
+	return datastore.RunInTransaction(ctx, func(ctx context.Context) error {
+		entities := make([]datastore.PropertyList, len(keys))
+		err := datastore.GetMulti(ctx, keys, entities)
+		var errs appengine.MultiError
+		if err != nil && !errors.As(err, &errs) {
+			return err
+		}
+		var still []*datastore.Key
+		for i, properties := range entities {
+			if errs != nil && errs[i] != nil {
+				if !errors.Is(errs[i], datastore.ErrNoSuchEntity) {
+					return errs[i]
+				}
+				continue
+			}
+			for _, p := range properties {
+				if at, ok := p.Value.(time.Time); ok && p.Name == e.property && at.Before(e.then) {
+					still = append(still, keys[i])
+				}
+			}
+		}
+		return datastore.DeleteMulti(ctx, still)
+	}, &datastore.TransactionOptions{XG: true})
 }
 
 // beginPurgeCall waits for a place for a call, and returns the context of that.

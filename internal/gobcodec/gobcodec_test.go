@@ -14,6 +14,8 @@ import (
 
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2/memcache"
+
+	"github.com/gaesession/gaesession/internal/gobstream"
 )
 
 type (
@@ -130,7 +132,7 @@ func TestSessionsAreWrittenLikePlainGob(t *testing.T) {
 func TestSessionsAreReadLikePlainGob(t *testing.T) {
 	eachSample(func(s session.Session, scalars bool) {
 		data := plainBytes(t, s)
-		if _, err := Checked(data); err != nil {
+		if _, err := gobstream.Checked(data); err != nil {
 			t.Fatalf("%v: %x", err, data)
 		}
 		agree(t, data)
@@ -316,7 +318,7 @@ func read(f func() (session.Session, error)) (s session.Session, err error) {
 // agree checks that data is read as plain gob reads it, or refused.
 func agree(t testing.TB, data []byte) {
 	t.Helper()
-	if _, err := Checked(data); err != nil { // plain gob may ask for more memory than there is
+	if _, err := gobstream.Checked(data); err != nil { // plain gob may ask for more memory than there is
 		if s, err := UnmarshalSession(data); err == nil {
 			t.Errorf("got %v of what is refused; data %x", s, data)
 		}
@@ -413,8 +415,8 @@ func TestRandomStreams(t *testing.T) {
 
 // withAttrs returns a stream of a session with these bytes for the attributes.
 func withAttrs(attrs string) []byte {
-	value := append(appendUint(nil, zigzag(sessions.id)), 5)
-	return appendText(bytes.Clone(sessions.head), append(append(value, attrs...), 0))
+	value := append(gobstream.AppendUint(nil, gobstream.Zigzag(sessions.id)), 5)
+	return gobstream.AppendText(bytes.Clone(sessions.head), append(append(value, attrs...), 0))
 }
 
 func TestStreamsNoEncoderWrites(t *testing.T) {
@@ -447,7 +449,7 @@ func TestStreamsNoEncoderWrites(t *testing.T) {
 		if s, err := UnmarshalSession(data); strings.HasPrefix(name, "good") && (err != nil || s.Attr("a") != 5) {
 			t.Errorf("%s: got %v, %v", name, s, err)
 		}
-		data = appendText(bytes.Clone(sessions.head), data[len(sessions.head)+1:len(data)-1])
+		data = gobstream.AppendText(bytes.Clone(sessions.head), data[len(sessions.head)+1:len(data)-1])
 		agree(t, data) // without an end
 	}
 }

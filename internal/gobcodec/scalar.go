@@ -1,10 +1,11 @@
 package gobcodec
 
 import (
-	"encoding/binary"
 	"math"
 	"math/bits"
 	"reflect"
+
+	"github.com/gaesession/gaesession/internal/gobstream"
 )
 
 // The types of scalars, and gob's ids of them.
@@ -36,7 +37,7 @@ func allScalars(attrs map[string]any) bool {
 func number(v reflect.Value) (id int64, x uint64, text string) {
 	switch {
 	case v.CanInt():
-		return 2, zigzag(v.Int()), ""
+		return 2, gobstream.Zigzag(v.Int()), ""
 	case v.CanUint():
 		return 3, v.Uint(), ""
 	case v.CanFloat():
@@ -52,73 +53,32 @@ func number(v reflect.Value) (id int64, x uint64, text string) {
 // appendAttr appends a type's name and id, a length, a zero and a scalar.
 func appendAttr(b []byte, v reflect.Value) []byte {
 	id, x, text := number(v)
-	start := appendUint([]byte{0}, x)
-	b = appendUint(appendText(b, v.Type().String()), zigzag(id))
-	b = appendUint(b, uint64(len(start)+len(text)))
+	start := gobstream.AppendUint([]byte{0}, x)
+	b = gobstream.AppendUint(gobstream.AppendText(b, v.Type().String()), gobstream.Zigzag(id))
+	b = gobstream.AppendUint(b, uint64(len(start)+len(text)))
 	return append(append(b, start...), text...)
 }
 
-func appendText[T string | []byte](b []byte, text T) []byte {
-	return append(appendUint(b, uint64(len(text))), text...)
-}
+// A reader reads what is written here.
+type reader struct{ gobstream.Reader }
 
-// appendUint appends a small x as it is, others behind their negative length.
-func appendUint(b []byte, x uint64) []byte {
-	if x <= 0x7f {
-		return append(b, byte(x))
-	}
-	n := (bits.Len64(x) + 7) / 8
-	return append(append(b, byte(-n)), binary.BigEndian.AppendUint64(nil, x)[8-n:]...)
-}
-
-// A reader reads what is appended here. Once bad, it reads nothing of use.
-type reader struct {
-	rest []byte
-	bad  bool
-}
+func newReader(b []byte) reader { return reader{gobstream.Reader{Rest: b}} }
 
 // scalar reads v. The reader is bad if v cannot hold that.
 func (r *reader) scalar(v reflect.Value) {
-	x := r.uint()
+	x := r.Uint()
 	switch {
 	case v.Kind() == reflect.Bool:
 		v.SetBool(x != 0)
 	case v.CanInt():
-		v.SetInt(unzigzag(x))
+		v.SetInt(gobstream.Unzigzag(x))
 	case v.CanUint():
 		v.SetUint(x)
 	case v.CanFloat():
 		v.SetFloat(math.Float64frombits(bits.ReverseBytes64(x)))
 	default:
-		v.SetString(string(r.take(x)))
+		v.SetString(string(r.Take(x)))
 	}
 	_, same, _ := number(v)
-	r.bad = r.bad || same != x
-}
-
-func zigzag(x int64) uint64    { return uint64(x)<<1 ^ uint64(x>>63) }
-func unzigzag(x uint64) int64  { return int64(x>>1) ^ -int64(x&1) }
-func (r *reader) int() int64   { return unzigzag(r.uint()) }
-func (r *reader) text() []byte { return r.take(r.uint()) }
-
-func (r *reader) uint() (x uint64) {
-	if len(r.rest) > 0 && r.rest[0] <= 0x7f {
-		x, r.rest = uint64(r.rest[0]), r.rest[1:]
-		return x
-	}
-	number := r.take(1)
-	if len(number) > 0 {
-		number = r.take(256 - uint64(number[0]))
-	}
-	r.bad = r.bad || len(number) > 8
-	for _, b := range number {
-		x = x<<8 | uint64(b)
-	}
-	return x
-}
-
-func (r *reader) take(n uint64) []byte {
-	taken := r.rest[:min(n, uint64(len(r.rest)))]
-	r.rest, r.bad = r.rest[len(taken):], r.bad || uint64(len(taken)) < n
-	return taken
+	r.Bad = r.Bad || same != x
 }

@@ -103,6 +103,15 @@ func (c *Copy) Value() []byte {
 	return c.was.value
 }
 
+// Scalars returns the attributes as they were loaded or saved last, if they are
+// known without decoding, since none of them can be changed in place. Nobody may
+// change the map.
+func (c *Copy) Scalars() (attrs map[string]any, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.was.attrs, c.was.attrs != nil || len(c.was.value) == 0
+}
+
 // Key is what the services know the session by, after a move the new one.
 func (c *Copy) Key() string {
 	c.mu.Lock()
@@ -315,7 +324,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	defer c.mu.Unlock()
 	was := c.status
 	c.status, c.why = removed, nil
-	if was == fresh || was == removed || was == ended || !c.store.keeps() {
+	if was == fresh && c.move == nil || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
 	if !c.store.ValidID(c.id) {
@@ -326,7 +335,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 		l = nil
 	}
 	err := c.store.tiers.Remove(ctx, c.key, l)
-	if c.move != nil && c.move.MayBeMoved() {
+	if c.move != nil && c.move.To() != c.key && c.move.MayBeMoved() {
 		err = errors.Join(err, c.store.tiers.Remove(ctx, c.move.To(), nil))
 	}
 	if err != nil {
@@ -347,7 +356,7 @@ func (c *Copy) Regenerate(id string) error {
 	case c.isGone():
 		return tier.ErrRemoved
 	case c.status == fresh:
-		c.id, c.key = id, Key(id) // nobody knows the other one
+		c.id, c.key, c.move = id, Key(id), nil // nobody knows the other one
 	default:
 		if c.move == nil || !c.move.MayBeMoved() {
 			c.move = nil

@@ -4,14 +4,15 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"strings"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 const (
 	// HashedPrefix begins the ids that no service is told.
 	HashedPrefix = "h."
 
-	keyPrefix   = "h:"
-	ownerPrefix = "owner:"
+	keyPrefix = "h:"
 )
 
 // Key is what the services know the session of that id by: for an id that begins
@@ -31,5 +32,5 @@ func Key(id string) string {
 // isReserved reports whether no session may have that id: something else may be
 // kept under it, or it is another session's key.
 func isReserved(id string) bool {
-	return strings.HasPrefix(id, keyPrefix) || strings.HasPrefix(id, ownerPrefix)
+	return strings.HasPrefix(id, keyPrefix) || strings.HasPrefix(id, tier.OwnerPrefix)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/values"
@@ -38,15 +40,36 @@ type Draft struct {
 	// has changed since.
 	Again bool
 
+	// OnlyChanges says to save nothing but changes of the app: neither times that
+	// are due, nor a session that the app has made and put nothing into.
+	OnlyChanges bool
+
+	// NoNewID, if it is not nil, is the error of a save that gives the client an id
+	// which it does not know yet.
+	NoNewID error
+
 	// Adopt, if it is not nil, takes over into the app's session what others have
 	// saved, when it has moved.
 	Adopt func(value []byte) error
+
+	// Owner returns whose the session is that has those bytes, or no owner, and what
+	// it is to be called in the list of the owner's sessions. Nil: sessions have no
+	// owners. NewID returns an id for a session that gets another owner.
+	Owner func(value []byte) (owner, label string, err error)
+	NewID func() (string, error)
 }
 
 // A change is what is to be saved of a draft.
 type change struct {
 	tiered.Change
 	now snapshot
+	// was is whose the session was.
+	was tiered.Owner
+}
+
+// isLogin reports whether the session was nobody's.
+func (ch *change) isLogin() bool {
+	return ch.Owner != nil && ch.was == tiered.Owner{} && ch.Owner.Owner != tiered.Owner{}
 }
 
 // Save saves what was changed in a session since it was loaded or saved. The
@@ -57,14 +80,13 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.hadChange = false
-	if c.why != nil {
-		return c.why
-	}
 	switch {
+	case c.why != nil:
+		return c.refused(d, c.why)
 	case c.status == unopened || c.status == none:
 		return nil
 	case c.isGone():
-		return c.refused(d)
+		return c.refused(d, tier.ErrRemoved)
 	}
 	switch {
 	case c.loaded == nil && c.status == stored: // another copy has created the session
@@ -74,13 +96,20 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	}
 	ch, err := c.changed(d)
 	if err != nil {
+		c.hadChange = true // as far as anybody can tell
 		return err
 	}
 	if ch == nil {
+		if d.OnlyChanges {
+			return nil
+		}
 		return c.settle(ctx)
 	}
 	c.hadChange = c.loaded == nil || c.next != "" || len(ch.Set)+len(ch.Deleted) > 0 || ch.MaxAge != nil
-	if err = c.checkLength(ch.now.value); err == nil {
+	if err = c.checkLength(ch.now.value); d.NoNewID != nil && (c.loaded == nil || c.next != "") {
+		err = d.NoNewID
+	}
+	if err == nil {
 		err = c.apply(ctx, d, ch)
 	}
 	if err != nil && !errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotPublished) {
@@ -92,22 +121,37 @@ func (c *Copy) Save(ctx context.Context, d Draft) error {
 	return err
 }
 
-// refused is the answer to the save of a session that is not there any more. A
-// save that is not to be tried again gets it once for each change, and not if the
-// request itself has removed the session.
-func (c *Copy) refused(d Draft) error {
-	switch {
-	case d.Again:
-		return tier.ErrRemoved
-	case c.status != ended:
+// refused is the answer to the save of a session that is not there any more, or of
+// which that cannot be told. A save that is not to be tried again gets it once for
+// each change, and not if the request itself has removed the session.
+func (c *Copy) refused(d Draft, why error) error {
+	if c.isGone() && c.status != ended {
+		if d.Again {
+			return why
+		}
 		return nil
 	}
 	ch, err := c.changed(d)
-	if err != nil || ch == nil {
-		return err
+	if ch != nil {
+		c.tried, c.hadChange = &ch.now, true
 	}
-	c.tried, c.hadChange = &ch.now, true
-	return tier.ErrRemoved
+	if d.Again || ch != nil {
+		return why
+	}
+	return err
+}
+
+// HasUnsaved reports whether there is a change of the app that nobody has tried to
+// save.
+func (c *Copy) HasUnsaved(d Draft) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != nil || c.status != fresh && c.status != stored {
+		return false
+	}
+	d.OnlyChanges, d.Again = true, false
+	ch, err := c.changed(d)
+	return err == nil && ch != nil || c.status == fresh && c.tried == nil
 }
 
 // A diff finds out what is to be saved of a draft.
@@ -134,7 +178,7 @@ func (d *diff) worth(attrs map[string]any) bool {
 // changed returns what is to be saved; nil: nothing is.
 func (c *Copy) changed(d Draft) (*change, error) {
 	l := c.lifetime(d)
-	df := &diff{force: !c.isGone() && (c.loaded == nil || c.next != "" || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l))}
+	df := &diff{force: c.isDue(d, l)}
 	var err error
 	if df.was, err = c.was.all(c.store.form); err != nil {
 		return nil, err
@@ -145,6 +189,9 @@ func (c *Copy) changed(d Draft) (*change, error) {
 		}
 	}
 	value, exact, err := d.Encode(c.key, df.worth)
+	if err != nil && df.now != nil {
+		c.tried = &snapshot{attrs: maps.Clone(df.now)}
+	}
 	if value == nil || err != nil {
 		return nil, err
 	}
@@ -159,7 +206,56 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}
+	if d.Owner != nil && c.store.tiers.Backup != nil && !c.isGone() {
+		if err := c.own(d, ch); err != nil {
+			return nil, err
+		}
+	}
 	return ch, nil
+}
+
+// own notes whose the session was and is. Where that differs, it is to have a new
+// id.
+func (c *Copy) own(d Draft, ch *change) error {
+	owner, label, err := d.Owner(ch.Value)
+	if err != nil {
+		return err
+	}
+	is := tiered.OwnerOf(c.store.ownerScope, owner)
+	if c.loaded != nil {
+		if ch.was = c.loaded.Owner(); ch.was == (tiered.Owner{}) && len(c.was.value) > 0 {
+			if owner, _, err = d.Owner(c.was.value); err != nil {
+				return err
+			}
+			ch.was = tiered.OwnerOf(c.store.ownerScope, owner)
+		}
+	}
+	if is == (tiered.Owner{}) && ch.was == is {
+		return nil
+	}
+	ch.Owner = &tiered.Ownership{Owner: is, Label: label}
+	switch {
+	case c.loaded == nil || is == ch.was || c.next != "":
+	case d.NoNewID != nil:
+		return d.NoNewID
+	default:
+		c.next, err = d.NewID()
+	}
+	return err
+}
+
+// isDue reports whether a draft is to be saved even if its attributes are what they
+// were.
+func (c *Copy) isDue(d Draft, l Lifetime) bool {
+	switch {
+	case c.isGone() || c.why != nil:
+		return false
+	case c.next != "":
+		return true
+	case d.OnlyChanges:
+		return c.loaded != nil && c.isOtherMaxAge(d)
+	}
+	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l)
 }
 
 // lifetime is that of the draft, from the beginning that is stored.
@@ -197,11 +293,11 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 		if c.next != "" {
 			c.id, c.key, c.under, c.next = c.next, Key(c.next), c.next, ""
 		}
-	case c.next != "":
+	case c.next != "", c.loaded == nil && ch.Owner != nil:
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
 		next, err = t.Create(ctx, c.key, ch.Change)
-	case c.store.async:
+	case c.store.async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
 		next, err = t.UpdateAsync(ctx, c.key, c.loaded, ch.Change)
 	default:
 		next, err = t.Update(ctx, c.key, c.loaded, ch.Change)
@@ -218,24 +314,31 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 	}
 }
 
-// applyMove saves a change under a new id.
+// applyMove saves a change under a new id, or a new session that has an owner.
 func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
+	to, from, loaded := c.id, "", tiered.Unknown()
+	if c.loaded != nil {
+		to, from, loaded = c.next, c.key, c.loaded
+	}
 	if c.move == nil {
-		c.move, c.tries = c.store.tiers.NewMove(c.key, Key(c.next), c.loaded), nil
+		c.move, c.tries = c.store.tiers.NewMove(from, Key(to), loaded), nil
 	}
 	c.tries = append(c.tries, try{c, ch})
-	moved, err := c.move.Run(ctx, c.loaded, ch.Change)
+	moved, err := c.move.Run(ctx, loaded, ch.Change)
 	if moved == nil {
+		if errors.Is(err, tier.ErrRemoved) && from != "" && ch.isLogin() {
+			return c.loginAgain(ctx, d, ch)
+		}
 		return err
 	}
 	tries := c.tries
-	c.id, c.key, c.next, c.move, c.tries = c.next, c.move.To(), "", nil, nil
+	c.id, c.key, c.next, c.move, c.tries = to, c.move.To(), "", nil, nil
 	if moved.Run < len(tries)-1 {
 		// An earlier attempt has moved it. What differs from that is saved now.
 		first, published := tries[moved.Run], err
 		first.copy.saved(moved.Loaded, first.ch, nil)
 		if c != first.copy {
-			c.loaded, c.under = c.loaded.Elsewhere(), c.id
+			c.loaded, c.under = loaded.Elsewhere(), c.id
 		}
 		if ch, err = c.changed(d); err == nil && ch != nil {
 			err = c.apply(ctx, d, ch)
@@ -251,3 +354,29 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 	}
 	return err
 }
+
+// loginAgain saves the login to a session of nobody's that is gone, since the user
+// has logged in twice, for example: as a new session with what this request has
+// set. What the old one had stays removed.
+func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
+	value, err := c.store.form.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
+	if err == nil {
+		value, err = c.store.form.Rename(value, Key(c.next))
+	}
+	if err != nil {
+		return errors.Join(tier.ErrRemoved, err)
+	}
+	c.store.tiers.Report(c.key, errLeftOut)
+	again := *ch
+	again.Value, again.Deleted, again.Born = value, nil, ch.Used
+	loaded, id, next := c.loaded, c.id, c.next
+	c.id, c.key, c.next, c.move, c.loaded = next, Key(next), "", nil, nil
+	if err = c.applyMove(ctx, d, &again); c.loaded == nil {
+		// What may have been saved all the same is removed in the background.
+		c.id, c.key, c.next, c.move, c.loaded = id, Key(id), next, nil, loaded
+	}
+	return err
+}
+
+// errLeftOut is reported where a user has logged in to a session that is gone.
+var errLeftOut = fmt.Errorf("the user has logged in to a session that is gone: the new one has only what this request has set: %w", tier.ErrRemoved)

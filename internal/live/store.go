@@ -24,6 +24,9 @@ type Form interface {
 	// Attributes returns what is in the bytes of a session, by name. Nobody
 	// changes them.
 	Attributes(value []byte) (map[string]any, error)
+
+	// Only returns the session without the attributes that keep does not want.
+	Only(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // Options say where a request's sessions are kept, and how.
@@ -38,6 +41,11 @@ type Options struct {
 	MaxLifetime   time.Duration // of a session, however often it is used; 0: no limit
 	MaxLength     int           // bytes that a changed session may have; 0: no limit
 	Trace         *tier.Trace
+
+	// OwnerScope has the owners of sessions told apart from those of other
+	// sessions in the same services: the name of their cookie.
+	OwnerScope  string
+	MaxPerOwner int // sessions that an owner may have; 0: no limit
 
 	// Background, Report and Shared are those of tiered.Store. Report gets a
 	// session's key.
@@ -54,6 +62,7 @@ type Store struct {
 	async       bool
 	maxLifetime time.Duration
 	maxLength   int
+	ownerScope  string
 	err         error // why it cannot work
 }
 
@@ -66,9 +75,9 @@ func New(o Options) *Store {
 		tiers: tiered.Store{
 			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.Retries,
 			CacheTimeout: o.CacheTimeout, BackupTimeout: o.BackupTimeout,
-			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace,
+			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace, MaxPerOwner: o.MaxPerOwner,
 		},
-		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength,
+		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength, ownerScope: o.OwnerScope,
 	}
 	if !isComparable(o.Cache) || !isComparable(o.Backup) {
 		s.err = errIncomparable

@@ -23,14 +23,21 @@ func Hash(id string) string {
 }
 
 // Describe wraps err with what was being done with the session of that id, and
-// names the session by its Hash. If err's text names the id, the result answers
-// errors.Is as err does, but does not unwrap to it.
-func Describe(doing, id string, err error) error {
+// names the session by the Hash of its key, which services know it by. If err's text
+// names one of both, the result answers errors.Is as err does, but does not unwrap to
+// it.
+func Describe(doing, id, key string, err error) error {
 	if id == "" {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	doing += " " + Hash(id)
-	if text, found := Redact(err.Error(), id); found {
+	doing += " " + Hash(key)
+	text, found := Redact(err.Error(), key)
+	if key != id {
+		var also bool
+		text, also = Redact(text, id)
+		found = found || also
+	}
+	if found {
 		return &redactedError{doing + ": " + text, err}
 	}
 	return fmt.Errorf("%s: %w", doing, err)

@@ -109,14 +109,14 @@ func TestAShortIDIsLookedForAsAWord(t *testing.T) {
 }
 
 func TestAnErrorSaysWhichSessionByAHash(t *testing.T) {
-	err := Describe("save session", id, io.ErrUnexpectedEOF)
+	err := Describe("save session", id, id, io.ErrUnexpectedEOF)
 	if want := "save session " + Hash(id) + ": unexpected EOF"; err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) || errors.Unwrap(err) != io.ErrUnexpectedEOF {
 		t.Errorf("%v does not wrap its cause", err)
 	}
-	if err := Describe("save session", "", io.EOF); err.Error() != "save session: EOF" || !errors.Is(err, io.EOF) {
+	if err := Describe("save session", "", "", io.EOF); err.Error() != "save session: EOF" || !errors.Is(err, io.EOF) {
 		t.Errorf("without an id: %v", err)
 	}
 }
@@ -132,7 +132,7 @@ func TestTwoPlacesOfTheIDAreReplaced(t *testing.T) {
 
 func TestAnErrorWhoseTextIsWithheldKeepsTheHashAndWhatItIs(t *testing.T) {
 	cause := fmt.Errorf("key %s: %w", id[:16], &fs.PathError{Op: "get", Path: id, Err: fs.ErrPermission})
-	err := Describe("save session", id, cause)
+	err := Describe("save session", id, id, cause)
 	if want := "save session " + Hash(id) + ": " + withheld; err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
 	}
@@ -148,5 +148,16 @@ func TestAnErrorWhoseTextIsWithheldKeepsTheHashAndWhatItIs(t *testing.T) {
 func TestHashesTellSessionsApart(t *testing.T) {
 	if len(Hash(id)) != 9 || Hash(id) == Hash("another") {
 		t.Errorf("got %s and %s", Hash(id), Hash("another"))
+	}
+}
+
+func TestDescribeNamesASessionByItsKeyAndHidesItsID(t *testing.T) {
+	const secret, key = "h.0123456789abcdef", "h:the key that the services know"
+	for _, text := range []string{"cannot read " + secret, "cannot read " + key, secret + " is " + key} {
+		err := Describe("load session", secret, key, fmt.Errorf("%s: %w", text, io.EOF))
+		if got := err.Error(); strings.Contains(got, secret) || strings.Contains(got, key) ||
+			!strings.HasPrefix(got, "load session "+Hash(key)+": ") || !errors.Is(err, io.EOF) || errors.Unwrap(err) != nil {
+			t.Errorf("got %q", got)
+		}
 	}
 }

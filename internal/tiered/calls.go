@@ -249,7 +249,7 @@ func (s *Store) traceCall(ctx context.Context, service, op, id string, began tim
 	case errors.Is(err, errSkipped):
 		c.Outcome = "skipped"
 	case err != nil:
-		c.Outcome, c.Err = "error", sessionid.Describe(service+" "+op, id, err)
+		c.Outcome, c.Err = "error", sessionid.Describe(service+" "+op, id, id, err)
 	}
 	s.Trace.Call(ctx, c)
 }

@@ -209,13 +209,41 @@
 // asynchronous changes synchronous until the item goes, and nothing else.
 //
 // Nobody else can put a record under the new id. So after a lost answer a move is
-// recognised by reading both records. While it is not known
-// the old id is the one to keep, and another attempt asks first. If none comes, the
-// background finds out, and removes what has moved: nobody knows its id. With the
-// backup down a session does not move, and nothing is kept under the old id.
+// recognised by reading that record. While it is not known the old id is the one to
+// keep, and another attempt asks first. If none comes before the request has ended,
+// the background empties the record of the new id, which nobody knows: a commit
+// that takes effect later would have to replace that record, and is refused. With
+// the backup down a session does not move, and nothing is kept under the old id.
 //
 // Without a backup the new item is added first, and then the marker replaces the
 // version of the old one that the new one contains.
+//
+// # Owners
+//
+// A session may have an owner, in its trailer. An owner's index is a record of the
+// backup that lists the owner's sessions; nobody caches it. It changes in the same
+// update as the sessions' records, so a session that has an owner is in the owner's
+// index, and a read costs nothing more.
+//
+//	log in      a session of nobody's moves, and one of another owner's. A new one
+//	            begins like a move that has no old id. The update lists the session
+//	move        the update also lists the new id, and says that the old one is
+//	            ending. It is refused if that is ending already
+//	end all     1  backup update  all that the index has are ending
+//	            2  remove         each of them, 16 at once
+//	            3  backup update  they are listed no more
+//	log out     remove; in the background, backup update: it is listed no more
+//
+// Why no session survives: whatever is listed before step 1 is removed, or moves
+// before step 1, and then the index has the new id, or after it, and is refused. An
+// old id stays listed, as ending, until a later End or login has removed it once
+// more: the request that has moved the session may not have told the cache yet.
+//
+// A session is listed until a time. A save that makes it live for longer than that
+// changes the index in the same update, and lists it for twice as long as it lives;
+// the trailer says until when. So an index outlives what it lists, by a day. As a
+// record that has expired may be listed in again, a purge deletes an index in a
+// transaction, if it is still expired.
 //
 // # Together
 //
@@ -273,7 +301,10 @@
 //     what came between.
 //   - Nobody may use an id before its creation has returned.
 //   - A request that dies after the commit of a move leaves a session that nobody
-//     knows, and an old item that is read until its next refresh.
+//     knows, and an old item that is read until its next refresh. A session that has
+//     moved though its request could not know it is removed.
+//   - A session of an owner which an instance without owners has created, or which
+//     began before the app said whose sessions are, is listed once it is saved.
 //   - If the cache does not answer, a move goes on; an asynchronous change that was
 //     acknowledged at that moment may be lost.
 //   - A session that was unsaved for longer than it lives may lose its record to a

@@ -25,10 +25,7 @@ import (
 // A cache and a backup in memory, whose calls a test may hold, fail, count and
 // time; and requests that make them. A session is a list of words: "a=1 b=2".
 
-const (
-	id      = "id"
-	timeout = 30 * time.Minute // of the sessions
-)
+const timeout = 30 * time.Minute // of the sessions
 
 var (
 	errDown = errors.New("service is down")

@@ -26,13 +26,16 @@ func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, 
 	if into.born.IsZero() || !from.born.IsZero() && from.born.Before(into.born) {
 		n.born = from.born
 	}
-	if into.owner == (name{}) {
+	if into.owner == (Owner{}) {
 		n.owner = from.owner
+	}
+	if from.listed.After(into.listed) {
+		n.listed = from.listed
 	}
 	n.legacy = into.legacy && from.legacy
 	n.clockWasAhead = into.clockWasAhead || from.clockWasAhead
 	if !changed {
-		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner, nil
+		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner || !n.listed.Equal(into.listed), nil
 	}
 	if n.differs(into, maxAgeName) {
 		n.maxAge = from.maxAge

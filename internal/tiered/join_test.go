@@ -165,17 +165,17 @@ func TestAJoinedStateHasOfEachAttributeTheLaterChange(t *testing.T) {
 
 func TestAJoinedStateHasTheLaterUseAndEndAndTheEarlierBirth(t *testing.T) {
 	s := joinStore()
-	into := &state{value: []byte("a=1 "), used: at(5), ends: at(20), born: at(3), owner: nameOf("owner")}
+	into := &state{value: []byte("a=1 "), used: at(5), ends: at(20), born: at(3), owner: OwnerOf("scope", "owner")}
 	for name, test := range map[string]struct {
 		from             state
 		used, ends, born time.Time
-		owner            name
+		owner            Owner
 	}{
-		"later":               {state{used: at(6), ends: at(21), born: at(4)}, at(6), at(21), at(3), nameOf("owner")},
-		"earlier":             {state{used: at(4), ends: at(19), born: at(2)}, at(5), at(20), at(2), nameOf("owner")},
-		"unknown":             {state{}, at(5), at(20), at(3), nameOf("owner")},
-		"another owner's":     {state{owner: nameOf("other")}, at(5), at(20), at(3), nameOf("owner")},
-		"used later, as long": {state{used: at(6), ends: at(19)}, at(6), at(20), at(3), nameOf("owner")},
+		"later":               {state{used: at(6), ends: at(21), born: at(4)}, at(6), at(21), at(3), OwnerOf("scope", "owner")},
+		"earlier":             {state{used: at(4), ends: at(19), born: at(2)}, at(5), at(20), at(2), OwnerOf("scope", "owner")},
+		"unknown":             {state{}, at(5), at(20), at(3), OwnerOf("scope", "owner")},
+		"another owner's":     {state{owner: OwnerOf("scope", "other")}, at(5), at(20), at(3), OwnerOf("scope", "owner")},
+		"used later, as long": {state{used: at(6), ends: at(19)}, at(6), at(20), at(3), OwnerOf("scope", "owner")},
 	} {
 		test.from.value = into.value
 		n, _, err := s.join(into, &test.from, true)
@@ -193,9 +193,9 @@ func TestAJoinDoesNotTouchWhatItIsMadeFrom(t *testing.T) {
 	s := joinStore()
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := stateOf().Draw(t, "a"), stateOf().Draw(t, "b")
-		wasA, wasB := a.encode(id, true), b.encode(id, true)
+		wasA, wasB := a.encode("id", true), b.encode("id", true)
 		mustJoin(t, s, a, b)
-		if !bytes.Equal(a.encode(id, true), wasA) || !bytes.Equal(b.encode(id, true), wasB) {
+		if !bytes.Equal(a.encode("id", true), wasA) || !bytes.Equal(b.encode("id", true), wasB) {
 			t.Fatal("it did")
 		}
 	})

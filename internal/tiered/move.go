@@ -4,17 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"github.com/gaesession/gaesession/internal/instance"
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/tier"
 )
 
-// A Move gives a session another id. It may be tried several times.
+// A Move gives a session another id, or begins one that has an owner. It may be
+// tried several times.
 type Move struct {
 	store    *Store
-	from, to string
+	from, to string    // from is empty for a new session
 	until    time.Time // of the emptied record
 	lease    *entry    // under the new id
 
@@ -46,7 +46,7 @@ type Moved struct {
 type moveOutcome int
 
 const (
-	notMoved   moveOutcome = iota // the session is under its old id
+	notMoved   moveOutcome = iota // nothing was committed
 	mayBeMoved                    // a commit may have had its effect
 	isMoved                       // the session is under its new id
 	isGone                        // it was removed after it had moved
@@ -57,7 +57,7 @@ const (
 var errAbandoned = fmt.Errorf("%w: nobody knew its new id", tier.ErrRemoved)
 
 // NewMove prepares to give the session that was loaded under an id another one,
-// which nobody knows.
+// which nobody knows. With an empty from it prepares to begin a session.
 func (s *Store) NewMove(from, to string, l *Loaded) *Move {
 	return &Move{store: s, from: from, to: to, until: emptiedUntil(l), lease: newEntry(lease, moveLeaseTTL), lock: make(chan struct{}, 1), tried: make(map[name]moveRun)}
 }
@@ -77,13 +77,19 @@ func (m *Move) MayBeMoved() bool {
 // new one. It returns what a further change starts from, and the bytes that the
 // session has now.
 //
+// Run also changes the indexes of the owners whom the session had and has.
+//
 // tier.ErrRemoved: somebody else has removed or moved it. tier.ErrNotPublished: it
 // has moved, and the cache may show the old one for a while. tier.ErrNotSaved: it
 // has not moved, or nobody can tell. Then the old id is the one to keep; another
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
 func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
-	m.lock <- struct{}{}
+	select {
+	case m.lock <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
+	}
 	defer func() { <-m.lock }()
 	s := m.store
 	n := m.runs
@@ -120,19 +126,26 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 		return nil, err
 	}
 	next := m.run.p.after(s.Backup != nil)
-	next.state = next.state.clone()
-	next.state.token = nil // what others have saved is not in it
-	next.cached = s.Cache != nil
-	renamed, rerr := s.Form.Rename(m.run.p.tried.value, m.to)
-	if rerr != nil {
-		renamed = m.last.value // the same but for what others have saved
+	st := next.state.clone()
+	st.token = nil // what others have saved is not in it
+	st.owner, st.listed, st.born = m.last.owner, m.last.listed, m.last.born
+	next.state, next.cached = st, s.Cache != nil
+	if m.from != "" {
+		renamed, rerr := s.Form.Rename(m.run.p.tried.value, m.to)
+		if rerr != nil {
+			renamed = m.last.value // the same but for what others have saved
+		}
+		st.value = renamed
 	}
-	next.state.value = renamed
 	return &Moved{Loaded: next, Value: m.last.value, Run: m.run.n}, err
 }
 
 // publish tells the cache, under both ids, that the session has moved.
 func (m *Move) publish(ctx context.Context) error {
+	if m.from == "" {
+		_ = m.fill(ctx) // it is owed
+		return nil
+	}
 	//rule: move-marker
 	_, err := both(func() error { return m.fill(ctx) }, func() error { return m.store.markOrOwe(ctx, m.from) })
 	return with(tier.ErrNotPublished, err)
@@ -165,7 +178,9 @@ func (m *Move) commit(ctx context.Context) error {
 		// A cache that does not answer holds up no move. Without a lease the first
 		// load puts the session into the cache.
 		err, _ := both(func() (err error) {
-			sealed, err = m.seal(ctx)
+			if m.from != "" {
+				sealed, err = m.seal(ctx)
+			}
 			return err
 		}, func() error {
 			_, err := s.add(ctx, m.to, m.lease)
@@ -196,10 +211,9 @@ func (m *Move) commit(ctx context.Context) error {
 	case err == nil:
 		m.outcome = isMoved
 		return m.publish(finishing)
-	case errors.Is(err, errEmptied):
+	case errors.Is(err, errEmptied) && m.from != "":
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
-	case m.outcome == mayBeMoved:
-		//rule: move-watched
+	case m.outcome == mayBeMoved && !errors.Is(err, tier.ErrRemoved):
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)
 	}
@@ -210,31 +224,105 @@ func (m *Move) commit(ctx context.Context) error {
 	return with(tier.ErrNotSaved, err)
 }
 
-// update empties the record of the old id and puts one under the new id, in one
-// step.
+// update puts the record under the new id, empties that of the old id, and changes
+// the owners' indexes, in one step.
 func (m *Move) update(ctx context.Context, parts []*part) error {
-	s := m.store
-	var made *tier.Record
-	err := s.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
-		old, there := current[0], current[1]
-		made = nil
-		if moved, err := m.recognise(there); moved || err != nil {
-			return []*tier.Record{nil, nil}, err
+	var owners []Owner
+	is := m.run.p.change.Owner
+	for _, o := range []Owner{m.run.p.loaded.state.owner, is.of(m.run.p.loaded.state)} {
+		if o != (Owner{}) && !slices.Contains(owners, o) {
+			owners = append(owners, o)
 		}
-		if there != nil {
+	}
+	return withIndexes(owners, func(owners []Owner) error { return m.updateWith(ctx, parts, owners) })
+}
+
+// of is whom the session belongs to that was st.
+func (o *Ownership) of(st *state) Owner {
+	if o == nil {
+		return st.owner
+	}
+	return o.Owner
+}
+
+func (m *Move) updateWith(ctx context.Context, parts []*part, owners []Owner) error {
+	s := m.store
+	ids := []string{m.to}
+	id := m.to
+	if m.from != "" {
+		id = m.from
+		ids = append(ids, m.from)
+	}
+	indexes := len(ids) // begin there
+	for _, o := range owners {
+		ids = append(ids, o.id())
+	}
+	var made *tier.Record
+	var listed map[Owner]index
+	err := s.update(ctx, ids, nil, func(current []*tier.Record) ([]*tier.Record, error) {
+		made, listed = nil, make(map[Owner]index)
+		records := make([]*tier.Record, len(ids))
+		if moved, err := m.recognise(current[0]); moved || err != nil {
+			return records, err
+		}
+		if current[0] != nil {
 			return nil, errTaken
 		}
-		next, _, err := s.apply(m.from, old, parts)
+		var old *tier.Record
+		if m.from != "" {
+			old = current[1]
+			//rule: move-empties
+			records[1] = &tier.Record{Expires: m.until}
+		}
+		next, _, err := s.apply(id, old, parts)
 		if err != nil {
 			return nil, err
 		}
-		if next.value, err = s.Form.Rename(next.value, m.to); err != nil {
-			return nil, mergeError(err)
+		if m.from != "" {
+			if next.value, err = s.Form.Rename(next.value, m.to); err != nil {
+				return nil, mergeError(err)
+			}
+		}
+		was, change := next.owner, m.run.p.change
+		if next.owner = change.Owner.of(next); next.owner != was {
+			next.listed = time.Time{}
+			if m.from != "" {
+				next.born = micros(time.Now()) // it begins again
+			}
+		}
+		for _, o := range []Owner{was, next.owner} {
+			if _, known := listed[o]; known || o == (Owner{}) {
+				continue
+			}
+			i := slices.Index(owners, o)
+			if i < 0 {
+				return nil, &unlistedError{o}
+			}
+			x, err := openIndex(current[indexes+i])
+			if err != nil {
+				return nil, err
+			}
+			if l := x.find(m.from); l != nil && o == was {
+				//rule: owner-mover
+				if l.ending {
+					return nil, errEnding
+				}
+				//rule: owner-old
+				l.ending = true
+			}
+			if o == next.owner {
+				//rule: owner-lists
+				x.list(m.to, next, change.Owner.label())
+			}
+			listed[o] = x
+			if records[indexes+i], err = s.indexRecord(o, x); err != nil {
+				return nil, err
+			}
 		}
 		m.last, made = next, next.record(m.to)
 		m.tried[nameOf(string(made.Value))] = m.run
-		//rule: move-empties
-		return []*tier.Record{{Expires: m.until}, made}, nil
+		records[0] = made
+		return records, nil
 	}, func() {
 		mayBeApplied(parts)
 		if m.run.p.mayBeApplied && m.outcome == notMoved {
@@ -243,9 +331,22 @@ func (m *Move) update(ctx context.Context, parts []*part) error {
 	})
 	if err == nil && made != nil {
 		m.last.token = made.Token
+		for o, x := range listed {
+			s.tidy(ctx, o, x, m.from)
+		}
 	}
 	return err
 }
+
+func (o *Ownership) label() string {
+	if o == nil {
+		return ""
+	}
+	return o.Label
+}
+
+// errEnding means that somebody removes the owner's sessions.
+var errEnding = fmt.Errorf("%w: the owner's sessions are being removed", tier.ErrRemoved)
 
 // errTaken means that the new id has a record already.
 var errTaken = fmt.Errorf("%w: the new id is taken", tier.ErrRemoved)
@@ -272,14 +373,14 @@ func (m *Move) recognise(there *tier.Record) (bool, error) {
 	return true, nil
 }
 
-// findOut asks the backup whether the session has moved.
+// findOut asks the backup whether the session has moved. Where it has not, a
+// commit may still be under way.
 func (m *Move) findOut(ctx context.Context) error {
-	moved := false
-	err := m.store.update(ctx, []string{m.from, m.to}, nil, func(current []*tier.Record) (_ []*tier.Record, err error) {
-		moved, err = m.recognise(current[1])
-		return []*tier.Record{nil, nil}, err
-	}, func() {})
-	switch {
+	rec, err := m.store.read(ctx, m.to)
+	if err != nil {
+		return err
+	}
+	switch moved, err := m.recognise(rec); {
 	case errors.Is(err, errEmptied):
 		m.outcome = isGone
 		return err
@@ -287,8 +388,6 @@ func (m *Move) findOut(ctx context.Context) error {
 		return err
 	case moved:
 		m.outcome = isMoved
-	default:
-		m.outcome = notMoved
 	}
 	return nil
 }
@@ -349,18 +448,15 @@ func (m *Move) unseal(ctx context.Context, s *Store) {
 	})
 }
 
-const (
-	// watchAfter is how long after the request a move that may have been made
-	// waits for another Run.
-	watchAfter = 30 * time.Second
-	// watchAttempts is how often the background then asks what has become of it.
-	watchAttempts = 10
-)
+// watchAfter is how long a move that may have been made waits for another Run, if
+// its request does not end before.
+const watchAfter = 30 * time.Second
 
-// watch finds out in the background what has become of a move, and removes the
-// session under the id that no client has been told.
+// watch waits for the end of the request. If nobody has found out until then what
+// has become of the move, there will be no session under the new id, which no
+// client has been told: its record is emptied, so that no late commit puts one
+// there, and the cache learns what the old id's record says.
 func (m *Move) watch(ctx context.Context) {
-	s := m.store.background()
 	background.start(func() {
 		free := context.WithoutCancel(ctx)
 		wait, cancel := context.WithTimeout(free, watchAfter)
@@ -369,40 +465,23 @@ func (m *Move) watch(ctx context.Context) {
 		case <-ctx.Done():
 		case <-wait.Done():
 		}
-		for range watchAttempts {
-			if instance.Of(ctx).IsOver() || m.settle(free, s) {
-				return
-			}
-			_ = retry.Wait(free, watchAfter) // which has no end
+		m.lock <- struct{}{}
+		defer func() { <-m.lock }()
+		if m.outcome != mayBeMoved || m.abandoned {
+			return
 		}
-		s.Report(m.from, errUnsettled)
-	})
-}
-
-// errUnsettled is reported where nobody could find out what became of a move.
-var errUnsettled = errors.New("nobody can tell whether the session has its new id; if it has, it stays until it ends")
-
-// settle reports whether it is known what has become of the move.
-func (m *Move) settle(ctx context.Context, s *Store) bool {
-	m.lock <- struct{}{}
-	defer func() { <-m.lock }()
-	if m.outcome != mayBeMoved {
-		return true
-	}
-	err := s.inBackground(ctx, m.findOut)
-	if m.outcome == mayBeMoved {
-		return err == nil || isRefusal(err)
-	}
-	switch m.outcome {
-	case notMoved:
-		m.unseal(ctx, s)
-	case isMoved:
 		m.abandoned = true
-		if err := errors.Join(s.remove(ctx, m.to, emptiedUntil(nil)), s.markOrOwe(ctx, m.from)); err != nil {
-			s.Report(m.to, err)
+		s := m.store.background()
+		//rule: move-watched
+		err := s.inBackground(free, func(ctx context.Context) error { return s.remove(ctx, m.to, m.until) })
+		if m.from == "" {
+			return
 		}
-	}
-	return true
+		if err == nil {
+			m.unseal(free, s)
+		}
+		s.owe(free, m.from, publication, time.Time{})
+	})
 }
 
 // inCache moves a session that only the cache keeps: first the new item, then the

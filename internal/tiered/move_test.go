@@ -432,9 +432,16 @@ func TestAMoveThatTheBackupFailsLeavesTheSessionAsItWas(t *testing.T) {
 				expectErr(t, "move", err, errDown)
 				expectErr(t, "move", err, tier.ErrNotSaved)
 				expect(t, "moved", v, "-")
-				expect(t, "cached, and not sealed", s.cached(), "a=1")
-				expect(t, "cached under the new id", s.cachedAs(r.to()), "lease")
 				s.well()
+				if op != "backup.commit" {
+					expect(t, "cached under the new id", s.cachedAs(r.to()), "lease")
+				} else { // it may still have its effect
+					expect(t, "cached", s.cached(), "sealed a=1")
+					time.Sleep(watchAfter)
+					synctest.Wait()
+					expect(t, "in the backup under the new id", s.backedUpAs(r.to()), "removed")
+				}
+				expect(t, "cached, and not sealed", s.cached(), "a=1")
 				save := s.hold("B", "backup.commit", false)
 				must(t, s.opened(t, "B").updateAsync("b=1"))
 				expect(t, "an asynchronous change", s.cached(), "unsaved a=1 b=1")
@@ -602,33 +609,37 @@ func TestTheBackgroundRemovesWhatHasMovedUnderAnIDThatNobodyKnows(t *testing.T) 
 	}
 }
 
-func TestTheBackgroundUnsealsWhatHasNotMoved(t *testing.T) {
+func TestALateCommitOfAMoveThatWasGivenUpHasNoEffect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
 		r := s.opened(t, "A")
 		s.at("A", "backup.commit", false, func() error { s.fail("A", "backup"); return errDown })
 		_, err := r.move("a=2")
 		expectErr(t, "move", err, tier.ErrNotSaved)
-		expect(t, "cached", s.cached(), "sealed a=1")
 		s.well()
 		time.Sleep(watchAfter)
 		synctest.Wait()
-		expect(t, "cached", s.cached(), "a=1")
-		// The request is not over yet.
+		// It would be refused: a record is under the new id.
+		s.expectRemovedAs(t, r.to())
 		_, err = r.move("a=3")
-		must(t, err)
-		s.expectMoved(t, s.request(t, "A"), "a=3")
+		expectErr(t, "another run", err, tier.ErrRemoved)
+		expect(t, "loaded", s.opened(t, "B").see(), "a=1")
+		must(t, s.opened(t, "B").update("b=1"))
+		expect(t, "loaded", s.opened(t, "C").see(), "a=1 b=1")
 	})
 }
 
-func TestWhatTheBackgroundCannotFindOutIsReported(t *testing.T) {
+func TestTheBackgroundGoesOnUntilNoCommitOfAMoveCanHaveAnEffect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
-		unknownMove(t, s)
+		r := unknownMove(t, s)
 		drain(t)
-		if len(s.reports) != 1 || !errors.Is(s.reports[0], errUnsettled) {
-			t.Errorf("reported was %v", s.reports)
-		}
+		time.Sleep(time.Hour)
+		s.well()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		s.expectRemovedAs(t, r.to())
+		expect(t, "reports", len(s.reports), 0)
 	})
 }
 
@@ -701,6 +712,7 @@ func TestAMoveWhoseContextEndsBeforeItsCommitLeavesTheSessionAsItWas(t *testing.
 					expectErr(t, "move", err, context.Canceled)
 					expectErr(t, "move", err, tier.ErrNotSaved)
 					expect(t, "under the new id", s.backedUpAs(r.to()), "-")
+					synctest.Wait()
 					expect(t, "cached, and not sealed", s.cached(), "a=1")
 					s.expectKept(t, "a=1")
 				})

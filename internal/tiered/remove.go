@@ -21,6 +21,11 @@ func (s *Store) Remove(ctx context.Context, id string, l *Loaded) error {
 	if !ended {
 		return fmt.Errorf("%w: the removal goes on in the background: %w", tier.ErrNotSaved, err)
 	}
+	if err == nil && l != nil && l.state.owner != (Owner{}) && s.Backup != nil {
+		s.saveInBackground(ctx, id, func(ctx context.Context, s *Store) error {
+			return s.unlist(ctx, l.state.owner, func(listed string) bool { return listed == id })
+		})
+	}
 	return err
 }
 

@@ -80,7 +80,8 @@ type state struct {
 	born   time.Time // when the session began; zero: not known
 	swept  time.Time // when tombstones were last looked through
 	maxAge int32     // the session's own MaxAge in seconds, if it has a cell
-	owner  name      // hash of the session's owner; zero: none
+	owner  Owner     // whose it is; zero: nobody's, or not known
+	listed time.Time // until then the owner's index needs no change for it; zero: it is not listed
 
 	// clockWasAhead says that the stored used lay so far in the future that used
 	// and ends were replaced by what this instance's clock says.

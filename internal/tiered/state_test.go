@@ -8,6 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
+const id = "id" // of a test's session
+
 // Stamps.
 
 var lastTime = time.UnixMicro(lastMicro)

@@ -46,6 +46,9 @@ type Store struct {
 	// is pending. Nil, or a nil name: each on its own.
 	Shared func() any
 
+	// MaxPerOwner is how many sessions an owner may have; 0: no limit.
+	MaxPerOwner int
+
 	// Trace is told what the store does; nil: nobody is.
 	Trace *tier.Trace
 
@@ -83,6 +86,9 @@ type Change struct {
 	Ends    time.Time // from then on there is no session
 	Born    time.Time // when the session began, if nothing stored says so
 	MaxAge  *int32    // the session's own MaxAge in seconds; nil: as it was
+	// Owner says whose the session is with the change; nil: as it was. Only a
+	// session that is created or moved can get another owner.
+	Owner *Ownership
 }
 
 // Loaded is a session as a request has it: what its change starts from.
@@ -114,6 +120,9 @@ func (l *Loaded) IsLegacy() bool { return l.state.legacy }
 func (l *Loaded) Used() time.Time { return l.state.used }
 func (l *Loaded) Ends() time.Time { return l.state.ends }
 func (l *Loaded) Born() time.Time { return l.state.born }
+
+// Owner is whose the session is, as far as that is stored.
+func (l *Loaded) Owner() Owner { return l.state.owner }
 
 // MaxAge is the session's own MaxAge in seconds, if it has one.
 func (l *Loaded) MaxAge() (seconds int32, ok bool) {
@@ -155,8 +164,9 @@ func (l *Loaded) Elsewhere() *Loaded {
 // isRefusal reports whether an error says no to a change, while the services are
 // well.
 func isRefusal(err error) bool {
+	var missing *unlistedError
 	return errors.Is(err, tier.ErrRemoved) || errors.Is(err, tier.ErrTooLarge) ||
-		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime)
+		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) || errors.As(err, &missing)
 }
 
 // finishTime is what a request is granted for its last calls when its context
@@ -177,7 +187,7 @@ func (s *Store) background() *Store {
 	return &Store{
 		Cache: s.Cache, Backup: s.Backup, Form: s.Form, Retries: s.Retries,
 		CacheTimeout: s.CacheTimeout, BackupTimeout: s.BackupTimeout,
-		Background: s.Background, Report: s.Report, Shared: s.Shared, Trace: s.Trace,
+		Background: s.Background, Report: s.Report, Shared: s.Shared, Trace: s.Trace, MaxPerOwner: s.MaxPerOwner,
 	}
 }
 

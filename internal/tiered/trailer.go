@@ -12,10 +12,10 @@ import (
 // The stored form of a state is its value followed by a trailer. All numbers are
 // big endian; times are microseconds since 1970, 0 if there is none:
 //
-//	used, ends, born, swept  8 bytes each
+//	used, ends, born, swept, listed  8 bytes each
 //	MaxAge                   4 bytes, seconds
 //	key                      the first 16 bytes of SHA-256 of the session's id
-//	owner                    the first 16 bytes of SHA-256 of the owner, or 0
+//	owner                    the first 16 bytes of SHA-256 of whose cookie and name it is, or 0
 //	number of cells          4 bytes
 //	cells                    name and stamp, 16 and 8 bytes each, by name
 //	aged                     a bit a cell, lowest bit first
@@ -33,7 +33,7 @@ import (
 const (
 	trailerMagic = "\x89gaeses\x02"
 	trailerEnd   = 4 + 4 + len(trailerMagic)
-	trailerHead  = 4*8 + 4 + 2*len(name{}) + 4
+	trailerHead  = 5*8 + 4 + len(name{}) + len(Owner{}) + 4
 	cellSize     = len(name{}) + 8
 	itemHead     = 1 + 1 + 8 + len(nonce{})
 
@@ -79,7 +79,7 @@ func (st *state) trailerSize() int {
 func (st *state) encode(id string, item bool) []byte {
 	b := make([]byte, 0, len(st.value)+st.trailerSize())
 	b = append(b, st.value...)
-	for _, t := range []time.Time{st.used, st.ends, st.born, st.swept} {
+	for _, t := range []time.Time{st.used, st.ends, st.born, st.swept, st.listed} {
 		b = appendTime(b, t)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(st.maxAge))
@@ -156,12 +156,12 @@ func decode(id string, b []byte) (st *state, hasTrailer bool, err error) {
 	}
 	r := reader(rest[len(rest)-int(size):])
 	st = &state{value: rest[:len(rest)-int(size)]}
-	st.used, st.ends, st.born, st.swept = r.time(), r.time(), r.time(), r.time()
+	st.used, st.ends, st.born, st.swept, st.listed = r.time(), r.time(), r.time(), r.time(), r.time()
 	st.maxAge = int32(r.uint32())
 	if name(r.bytes(len(name{}))) != nameOf(id) {
 		return nil, true, errOtherKey
 	}
-	st.owner = name(r.bytes(len(name{})))
+	st.owner = Owner(r.bytes(len(Owner{})))
 	count := uint64(r.uint32())
 	if len(st.value) == 0 || count > uint64(len(r)/cellSize) {
 		return nil, true, errDamaged

@@ -20,7 +20,7 @@ func sample(cells int) *state {
 		value: []byte("the session"),
 		used:  time.UnixMicro(1_700_000_000_000_001), ends: time.UnixMicro(1_700_000_001_800_001),
 		born: time.UnixMicro(1_600_000_000_000_001), swept: time.UnixMicro(1_650_000_000_000_001),
-		maxAge: -86400, owner: nameOf("owner"),
+		maxAge: -86400, owner: OwnerOf("scope", "owner"),
 		unsavedUse: cells%2 == 0, unsavedAll: cells%3 == 0,
 		next: time.UnixMicro(1_700_000_000_500_000), tries: uint8(cells), seal: nonce{1, 2, 3, 4, 5, 6, 7, 8},
 		token: []byte("token of the backup"),

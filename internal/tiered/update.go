@@ -143,27 +143,49 @@ func (s *Store) markOrOwe(ctx context.Context, id string) error {
 // there was nothing to commit.
 func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, error) {
 	committed, next, guess := s.guess(id, parts)
-	err := s.update(ctx, []string{id}, guess, func(current []*tier.Record) ([]*tier.Record, error) {
-		committed, next = nil, nil
-		// Somebody else's bytes may lie under the id. They become a session of the
-		// backup only when a request changes them.
-		left := current[0] == nil && !slices.ContainsFunc(parts, func(p *part) bool { return !p.isUntouched() })
-		for _, p := range parts {
-			p.left = left
+	var owners []Owner
+	if guess == nil && committed != nil {
+		owners = append(owners, committed.owner)
+	}
+	err := withIndexes(owners, func(owners []Owner) error {
+		ids := []string{id}
+		for _, o := range owners {
+			ids, guess = append(ids, o.id()), nil
 		}
-		if left {
-			return []*tier.Record{nil}, nil
-		}
-		st, changed, err := s.apply(id, current[0], parts)
-		if err != nil {
-			return nil, err
-		}
-		if committed = st; !changed {
-			return []*tier.Record{nil}, nil
-		}
-		next = st.record(id)
-		return []*tier.Record{next}, nil
-	}, func() { mayBeApplied(parts) })
+		return s.update(ctx, ids, guess, func(current []*tier.Record) (_ []*tier.Record, err error) {
+			committed, next = nil, nil
+			records := make([]*tier.Record, len(ids))
+			// Somebody else's bytes may lie under the id. They become a session of the
+			// backup only when a request changes them.
+			left := current[0] == nil && !slices.ContainsFunc(parts, func(p *part) bool { return !p.isUntouched() })
+			for _, p := range parts {
+				p.left = left
+			}
+			if left {
+				return records, nil
+			}
+			st, changed, err := s.apply(id, current[0], parts)
+			if err != nil {
+				return nil, err
+			}
+			label, claimed := st.claim(parts)
+			if committed = st; !changed && !claimed {
+				return records, nil
+			}
+			if st.mustBeListed() {
+				i := slices.Index(owners, st.owner)
+				if i < 0 {
+					return nil, &unlistedError{st.owner}
+				}
+				if records[1+i], err = s.listed(current[1+i], id, st, label); err != nil {
+					return nil, err
+				}
+			}
+			next = st.record(id)
+			records[0] = next
+			return records, nil
+		}, func() { mayBeApplied(parts) })
+	})
 	s.traceSave(ctx, id, parts, next, err)
 	if err != nil {
 		return nil, err
@@ -176,7 +198,8 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 
 // guess returns what the first part expects to be in the backup, as the record
 // that its state contains, and what is to be there with the parts. There is no
-// guess where nothing is known, or where the parts would be refused.
+// guess where nothing is known, or where the parts would be refused; and none,
+// but a state, where the owner's index has to be changed as well.
 func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Guess) {
 	l := parts[0].loaded
 	if len(l.token()) == 0 || !l.state.ends.IsZero() && time.Since(l.state.ends) >= overdue {
@@ -185,6 +208,9 @@ func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Gue
 	st, changed, err := s.joinAll(l.state, parts, s.inRecord(id))
 	if err != nil || !changed && !l.state.unsaved() && !l.state.clockWasAhead {
 		return nil, nil, nil
+	}
+	if st.claim(parts); st.mustBeListed() {
+		return st, nil, nil
 	}
 	st.sweep(false)
 	next := st.markSaved().record(id)
@@ -314,7 +340,7 @@ func (s *Store) traceSave(ctx context.Context, id string, parts []*part, next *t
 	}
 	saved := tier.Save{Session: sessionid.Hash(id), Changes: len(parts)}
 	if err != nil {
-		saved.Err = sessionid.Describe("save", id, err)
+		saved.Err = sessionid.Describe("save", id, id, err)
 	} else if next != nil {
 		saved.Bytes = len(next.Value)
 	}

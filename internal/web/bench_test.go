@@ -18,9 +18,10 @@ type nullHook struct{}
 
 func (nullHook) BeforeHeader(http.Header, bool) error                 { return nil }
 func (nullHook) ServeError(http.ResponseWriter, *http.Request, error) {}
+func (nullHook) Finish()                                              {}
 
 // request returns a function that has a handler, which writes 200 bytes, serve a
-// request, by way of Serve or without it.
+// request, by way of Handler or without it.
 func request(wrapped bool) func() {
 	page := make([]byte, 200)
 	app := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -33,11 +34,12 @@ func request(wrapped bool) func() {
 	if !wrapped {
 		return func() { app.ServeHTTP(w, r) }
 	}
-	return func() { Serve(w, r, app, key, nullHook{}) }
+	handler := Handler(app, key, func(*http.Request) Hook { return nullHook{} })
+	return func() { handler.ServeHTTP(w, r) }
 }
 
-func BenchmarkWithoutServe(b *testing.B) { benchmark(b, false) }
-func BenchmarkServe(b *testing.B)        { benchmark(b, true) }
+func BenchmarkWithoutHandler(b *testing.B) { benchmark(b, false) }
+func BenchmarkHandler(b *testing.B)        { benchmark(b, true) }
 
 func benchmark(b *testing.B, wrapped bool) {
 	b.ReportAllocs()
@@ -47,9 +49,9 @@ func benchmark(b *testing.B, wrapped bool) {
 	}
 }
 
-func TestServeTakesAtMostSixAllocations(t *testing.T) {
+func TestHandlerTakesAtMostSixAllocations(t *testing.T) {
 	with, without := testing.AllocsPerRun(100, request(true)), testing.AllocsPerRun(100, request(false))
 	if got := with - without; got > 6 {
-		t.Errorf("got %v allocations more than without Serve, want 6 at most", got)
+		t.Errorf("got %v allocations more than without Handler, want 6 at most", got)
 	}
 }

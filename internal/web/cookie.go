@@ -8,15 +8,21 @@ import (
 	"strings"
 )
 
-// SetCookie makes c the only cookie of its name that header sets: it replaces
-// earlier ones, whatever their path and domain, and leaves other cookies alone.
-// It also sets Cache-Control to no-store, unless header has a Cache-Control, so
-// that no cache hands the cookie out again. If c is invalid, SetCookie returns an
+// SetCookie is ReplaceCookie followed by NoStore. If c is invalid, it returns an
 // error and changes nothing.
 func SetCookie(header http.Header, c *http.Cookie) error {
 	if err := c.Valid(); err != nil {
 		return fmt.Errorf("set cookie: %w", err)
 	}
+	ReplaceCookie(header, c)
+	NoStore(header)
+	return nil
+}
+
+// ReplaceCookie makes c the only cookie of its name that header sets: it replaces
+// earlier ones, whatever their path and domain, and leaves other cookies alone. Of
+// a cookie whose name is invalid nothing is left.
+func ReplaceCookie(header http.Header, c *http.Cookie) {
 	var cookies []string // a new slice: a middleware may share the old one between responses
 	for _, line := range header["Set-Cookie"] {
 		pair, _, _ := strings.Cut(line, ";")
@@ -25,11 +31,18 @@ func SetCookie(header http.Header, c *http.Cookie) error {
 			cookies = append(cookies, line)
 		}
 	}
-	header["Set-Cookie"] = append(cookies, c.String())
+	if line := c.String(); line != "" {
+		cookies = append(cookies, line)
+	}
+	header["Set-Cookie"] = cookies
+}
+
+// NoStore sets Cache-Control to no-store, unless header has a Cache-Control, so
+// that no cache hands out a response with a cookie again.
+func NoStore(header http.Header) {
 	if _, set := header["Cache-Control"]; !set {
 		header.Set("Cache-Control", "no-store")
 	}
-	return nil
 }
 
 // VaryCookie adds Cookie to the Vary header, unless it is there already.

@@ -3,19 +3,13 @@
 // HTTP, not what the work is.
 //
 //	func (m *manager) Handler(next http.Handler) http.Handler {
-//		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-//			if _, nested := web.Inside[*request](r.Context(), m); nested {
-//				next.ServeHTTP(w, r)
-//				return
-//			}
-//			web.Serve(w, r, next, m, &request{…}) // *request is the Hook
-//			// Not reached if next panics.
-//		})
+//		return web.Handler(next, m, func(r *http.Request) web.Hook { return &request{…} })
 //	}
 //
-// [Serve] calls the app's handler with a ResponseWriter that runs the [Hook].
+// [Handler] calls the app's handler with a ResponseWriter that runs the [Hook].
 // [Inside] finds the hook again, in the context of the app's request. [SetCookie],
-// [VaryCookie] and [CookieValues] are what a hook needs to keep a cookie.
+// [VaryCookie] and [CookieValues] are what a hook needs to keep a cookie, and [Fail]
+// is how it answers when a session could not be saved.
 //
 // # When BeforeHeader runs
 //
@@ -27,17 +21,18 @@
 //	ReadFrom                the inner writer can still use sendfile
 //	Flush, FlushError       if the inner writer can flush
 //	Hijack                  if the inner writer can be hijacked
-//	the handler returns     and has sent nothing. Serve does not send the header:
+//	the handler returns     and has sent nothing. Handler does not send the header:
 //	                        whoever called it still can
 //
 // If the handler panics, or calls runtime.Goexit, and has sent nothing,
-// BeforeHeader does not run; the panic continues. A panic of BeforeHeader itself
+// BeforeHeader does not run; the panic continues, and what a middleware outside
+// sends passes, even if it uses the app's ResponseWriter. A panic of BeforeHeader itself
 // continues out of the app's call. It does not run again, and what the app or a
 // middleware sends afterwards passes.
 //
 // # When BeforeHeader fails
 //
-// The header is reset to what it was when Serve was called, and ServeError
+// The header is reset to what it was when Handler was entered, and ServeError
 // answers on the inner writer. From then on Write, WriteString, ReadFrom,
 // FlushError and Hijack return an error that wraps [ErrReplaced] and the hook's
 // error, WriteHeader and Flush do nothing, and Header returns a copy that nobody
@@ -59,9 +54,9 @@
 //
 // # Limits
 //
-//   - A middleware between Serve and the app that recovers from panics hides them:
+//   - A middleware between Handler and the app that recovers from panics hides them:
 //     its answer is a response like any other, and triggers BeforeHeader. Such a
-//     middleware belongs outside of Serve.
+//     middleware belongs outside of Handler.
 //   - A type assertion to Flusher, Hijacker, Pusher or CloseNotifier always
 //     succeeds, whatever the inner writer can do.
 //   - [http.MaxBytesReader] cannot tell net/http that a request is too large, as

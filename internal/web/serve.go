@@ -18,20 +18,41 @@ type Hook interface {
 	BeforeHeader(header http.Header, hijack bool) error
 
 	// ServeError answers r because BeforeHeader returned err. W is the writer
-	// that Serve was given, with the header it had then. If ServeError writes
+	// that Handler was given, with the header it had then. If ServeError writes
 	// nothing, the response is an empty one with status 200.
 	ServeError(w http.ResponseWriter, r *http.Request, err error)
+
+	// Finish is called when the app's handler has returned and its response, or
+	// the error response, has begun. It is not called if the handler panics.
+	Finish()
 }
 
-// Serve has next handle r, and runs hook as the package documentation says. The
-// request that next gets carries hook in its context, where Inside finds it under
-// key. Key is a pointer that belongs to the handler that calls Serve.
+// Handler returns a handler that has next handle requests, each with the hook that
+// begin returns for it, as the package documentation says. The request that next gets
+// carries the hook in its context, where Inside finds it under key: a pointer that
+// belongs to the caller. If a handler with that key stands around this one, requests
+// pass through. If begin returns nil, the answer has status 500, and next is not
+// called.
 //
-// When it ends, even with a panic, Serve removes the temporary files of a form that
-// next parsed. Net/http does so only for the request that it made itself, and
+// When next ends, even with a panic, Handler removes the temporary files of a form
+// that next parsed. Net/http does so only for the request that it made itself, and
 // next gets a copy.
-func Serve(w http.ResponseWriter, r *http.Request, next http.Handler, key any, hook Hook) {
-	r = r.WithContext(context.WithValue(r.Context(), key, hook))
+func Handler(next http.Handler, key any, begin func(r *http.Request) Hook) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, nested := Inside[Hook](r.Context(), key); nested {
+			next.ServeHTTP(w, r)
+			return
+		}
+		hook := begin(r)
+		if hook == nil {
+			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+			return
+		}
+		run(w, r.WithContext(context.WithValue(r.Context(), key, hook)), next, hook)
+	})
+}
+
+func run(w http.ResponseWriter, r *http.Request, next http.Handler, hook Hook) {
 	if r.MultipartForm == nil { // else whoever parsed it removes the files
 		defer func() {
 			if r.MultipartForm != nil {
@@ -40,12 +61,14 @@ func Serve(w http.ResponseWriter, r *http.Request, next http.Handler, key any, h
 		}()
 	}
 	rw := &writer{inner: w, request: r, hook: hook, entered: w.Header().Clone()}
+	defer rw.skip() // unless begin has run the hook
 	next.ServeHTTP(rw, r)
 	_ = rw.begin(false) // if it failed, ServeError has answered
+	hook.Finish()
 }
 
-// Inside returns the hook that Serve was called with under key, if ctx is the
-// context of a request that Serve passed on, or derived from one. Otherwise ok is
+// Inside returns the hook of the Handler with that key, if ctx is the context of a
+// request that the Handler passed on, or derived from one. Otherwise ok is
 // false.
 func Inside[H Hook](ctx context.Context, key any) (hook H, ok bool) {
 	hook, ok = ctx.Value(key).(H)

@@ -459,6 +459,28 @@ func TestARecoveryMiddlewareOutsideAnswersAPanicWithoutTheHook(t *testing.T) {
 	})
 }
 
+func TestAnAnswerToAPanicByTheAppsWriterPassesWithoutTheHook(t *testing.T) {
+	eachProtocol(t, func(t *testing.T, http2 bool) {
+		var m manager
+		server := serve(t, http2, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var apps http.ResponseWriter // as echo keeps it
+			defer func() {
+				if recover() != nil {
+					http.Error(apps, "sorry", 500)
+				}
+			}()
+			m.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				apps = w
+				panic("a bug")
+			})).ServeHTTP(w, r)
+		}))
+		if resp, got := get(t, server); resp.StatusCode != 500 || got != "sorry\n" || resp.Header.Get("Hook") != "" {
+			t.Errorf("got status %d, body %q and header %v", resp.StatusCode, got, resp.Header)
+		}
+		m.wantCalls(t, 0)
+	})
+}
+
 func TestAPanicOfTheHookPassesAndCanStillBeAnswered(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, http2 bool) {
 		m := manager{before: func(http.Header, bool) { panic("a bug in the hook") }}

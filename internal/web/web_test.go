@@ -18,7 +18,7 @@ type manager struct {
 	fail   error
 	before func(h http.Header, hijack bool) // what else the hook does, if not nil
 
-	calls, errors atomic.Int32
+	calls, errors, finished atomic.Int32
 }
 
 type testHook struct{ *manager }
@@ -40,14 +40,10 @@ func (m testHook) ServeError(w http.ResponseWriter, _ *http.Request, err error) 
 	http.Error(w, "instead: "+err.Error(), http.StatusServiceUnavailable)
 }
 
+func (m testHook) Finish() { m.finished.Add(1) }
+
 func (m *manager) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, nested := Inside[testHook](r.Context(), m); nested {
-			next.ServeHTTP(w, r)
-			return
-		}
-		Serve(w, r, next, m, testHook{m})
-	})
+	return Handler(next, m, func(*http.Request) Hook { return testHook{m} })
 }
 
 func (m *manager) wantCalls(t testing.TB, want int) {

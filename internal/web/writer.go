@@ -21,7 +21,7 @@ type writer struct {
 	inner   http.ResponseWriter
 	request *http.Request
 	hook    Hook
-	entered http.Header // inner's header when Serve was called
+	entered http.Header // inner's header when Handler was entered
 
 	once     sync.Once
 	replaced atomic.Pointer[replacement] // nil: the response is the app's
@@ -54,6 +54,10 @@ func (w *writer) begin(hijack bool) error {
 	}
 	return nil
 }
+
+// skip has whatever is sent from now on pass without the hook, if it has not run. A
+// middleware outside may answer a panic by this writer: echo's does.
+func (w *writer) skip() { w.once.Do(func() {}) }
 
 func (w *writer) Header() http.Header {
 	if r := w.replaced.Load(); r != nil {

@@ -6,4 +6,5 @@
 // A handler like those of the session stores stands around the framework, and,
 // where the framework takes func(http.Handler) http.Handler, is its middleware.
 // Its hook marks the header, so a response with the mark was sent after it.
+// cascadestore.Handler is the middleware of an app of gorilla/mux as well.
 package frameworks

@@ -44,10 +44,10 @@ func (m hook) ServeError(w http.ResponseWriter, _ *http.Request, err error) {
 	http.Error(w, "instead: "+err.Error(), http.StatusServiceUnavailable)
 }
 
+func (hook) Finish() {}
+
 func (m *manager) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		web.Serve(w, r, next, m, hook{m})
-	})
+	return web.Handler(next, m, func(*http.Request) web.Hook { return hook{m} })
 }
 
 // nestings runs f with an app of each framework in each place that m's Handler

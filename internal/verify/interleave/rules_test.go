@@ -119,12 +119,11 @@ var rules = []rule{
 	},
 	{
 		name: "move-unsaved", says: "what only the item has moves along",
-		by:       "_ = sealed",
-		scenario: "cached async:a+regenerate bare", events: "0",
+		by:   "_ = sealed",
+		test: "TestAMoveTakesAlongWhatOthersHaveSaved",
 	},
 	{
 		name: "move-empties", says: "the session ends under the old id in the step in which it begins under the new one",
-		by:       "return []*tier.Record{nil, made}, nil",
 		scenario: "cached read+regenerate cascade", events: "0",
 	},
 	{
@@ -138,8 +137,28 @@ var rules = []rule{
 		scenario: "cached read+regenerate cascade", events: "1", kinds: "lost",
 	},
 	{
-		name: "move-watched", says: "the background finds out what became of a move",
+		name: "move-watched", says: "there is no session under an id that nobody was told",
+		by:       "err := error(nil)",
 		scenario: "cached read+regenerate cascade", events: "1", kinds: "cut",
+	},
+
+	// Owners.
+	{
+		name: "owner-lists", says: "a session is listed in the update in which it gets its owner",
+		test: "TestAllSessionsOfAnOwnerEnd",
+	},
+	{
+		name: "owner-ending", says: "sessions are ending in the index before they are removed",
+		test: "TestASessionThatIsEndingDoesNotMove",
+	},
+	{
+		name: "owner-mover", says: "a session that is ending does not move",
+		test: "TestASessionThatIsEndingDoesNotMove",
+	},
+	{
+		name: "owner-old", says: "the old id of a session that has moved stays listed until the cache knows",
+		by:   "x = slices.DeleteFunc(x, func(l listing) bool { return l.id == m.from })",
+		test: "TestTheOldIDOfASessionThatMovesEndsAsWell",
 	},
 }
 

@@ -1,4 +1,4 @@
-package gobcodec
+package gobstream
 
 import (
 	"encoding/binary"
@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-var errDamaged = errors.New("gobcodec: damaged session: not a stream that gob writes, or one that announces more than it has")
+var errDamaged = errors.New("gobstream: damaged session: not a stream that gob writes, or one that announces more than it has")
 
 // Limits that no session comes near. gob has none. A level may take one byte, and
 // a few million levels take the gigabyte of stack at which the process ends. For
@@ -30,13 +30,13 @@ const (
 // others as something that was not checked. Then Checked returns a new stream
 // with the definitions first.
 func Checked(data []byte) ([]byte, error) {
-	c := checker{stream: reader{rest: data}}
-	if c.check(); c.cut && !c.bad {
-		c = checker{stream: reader{rest: data}, rewrite: true}
+	c := checker{stream: Reader{Rest: data}}
+	if c.check(); c.cut && !c.Bad {
+		c = checker{stream: Reader{Rest: data}, rewrite: true}
 		c.check()
-		data = appendText(c.definitions, c.values)
+		data = AppendText(c.definitions, c.values)
 	}
-	if c.bad {
+	if c.Bad {
 		return nil, errDamaged
 	}
 	return data, nil
@@ -46,8 +46,8 @@ func Checked(data []byte) ([]byte, error) {
 // interface is in chunks, each behind its length. A message or a chunk ends with
 // the definition of a type, or else with the value.
 type checker struct {
-	reader        // what is left of the message
-	stream reader // what is left behind the message
+	Reader        // what is left of the message
+	stream Reader // what is left behind the message
 
 	interfaces int  // how many the value is in that is being read
 	end        int  // how much of the message is left behind the chunk
@@ -101,25 +101,25 @@ func (c *checker) check() {
 	c.types = make(map[int64]definition)
 	c.parts, c.added = make([]int64, 0, 16), make([]int64, 0, 8)
 	c.typed(c.nextType())
-	c.copyUpTo(c.rest)
+	c.copyUpTo(c.Rest)
 }
 
 // nextType reads definitions up to the id of a value's type.
 func (c *checker) nextType() (id int64) {
-	for !c.bad {
-		if len(c.rest) == c.end {
+	for !c.Bad {
+		if len(c.Rest) == c.end {
 			c.next()
 		}
-		start := c.rest
-		if id = c.int(); id >= 0 {
+		start := c.Rest
+		if id = c.Int(); id >= 0 {
 			c.checkTypes()
 			return id
 		}
 		c.copyUpTo(start)
 		c.define(-id)
-		c.bad = c.bad || len(c.rest) != c.end
-		if c.copied = c.rest; c.rewrite && !c.bad {
-			c.definitions = appendText(c.definitions, start[:len(start)-len(c.rest)])
+		c.Bad = c.Bad || len(c.Rest) != c.end
+		if c.copied = c.Rest; c.rewrite && !c.Bad {
+			c.definitions = AppendText(c.definitions, start[:len(start)-len(c.Rest)])
 		}
 	}
 	return 0
@@ -127,27 +127,27 @@ func (c *checker) nextType() (id int64) {
 
 // next begins the next message, or the next chunk within it.
 func (c *checker) next() {
-	c.copyUpTo(c.rest)
+	c.copyUpTo(c.Rest)
 	if c.interfaces == 0 {
-		c.rest = c.stream.text()
-		c.bad = c.bad || c.stream.bad
+		c.Rest = c.stream.Text()
+		c.Bad = c.Bad || c.stream.Bad
 	} else {
 		c.cut = true
 		c.chunk()
 	}
-	c.copied = c.rest
+	c.copied = c.Rest
 }
 
 // chunk reads the length of a chunk.
 func (c *checker) chunk() {
-	n, left := c.uint(), uint64(len(c.rest))
-	c.bad = c.bad || n > left
+	n, left := c.Uint(), uint64(len(c.Rest))
+	c.Bad = c.Bad || n > left
 	c.end = int(left - min(n, left))
 }
 
 // copyUpTo copies what was read of the message, up to that rest of it.
 func (c *checker) copyUpTo(rest []byte) {
-	if c.rewrite && !c.bad {
+	if c.rewrite && !c.Bad {
 		c.values = append(c.values, c.copied[:len(c.copied)-len(rest)]...)
 	}
 	c.copied = rest
@@ -156,7 +156,7 @@ func (c *checker) copyUpTo(rest []byte) {
 // typed reads a value that follows the id of its type.
 func (c *checker) typed(id int64) {
 	if c.types[id].kind != structKind {
-		c.bad = c.uint() != 0 || c.bad
+		c.Bad = c.Uint() != 0 || c.Bad
 	}
 	c.value(id)
 }
@@ -164,16 +164,16 @@ func (c *checker) typed(id int64) {
 // value reads a value, which has one byte at least.
 func (c *checker) value(id int64) {
 	if c.depth++; c.depth > maxDepth {
-		c.bad = true
+		c.Bad = true
 	}
 	switch id {
 	case boolID, intID, uintID, floatID:
-		c.uint()
+		c.Uint()
 	case bytesID, stringID:
-		c.text()
+		c.Text()
 	case complexID:
-		c.uint()
-		c.uint()
+		c.Uint()
+		c.Uint()
 	case interfaceID:
 		c.dynamic()
 	default:
@@ -184,7 +184,7 @@ func (c *checker) value(id int64) {
 
 func (c *checker) defined(id int64) {
 	d, ok := c.types[id]
-	if c.bad = c.bad || !ok; c.bad {
+	if c.Bad = c.Bad || !ok; c.Bad {
 		return
 	}
 	switch d.kind {
@@ -193,29 +193,29 @@ func (c *checker) defined(id int64) {
 			c.value(d.parts[field])
 		}
 	case arrayKind, sliceKind, mapKind:
-		n := c.uint()
-		c.bad = c.bad || d.kind == arrayKind && n != d.length
-		for ; n > 0 && !c.bad; n-- {
+		n := c.Uint()
+		c.Bad = c.Bad || d.kind == arrayKind && n != d.length
+		for ; n > 0 && !c.Bad; n-- {
 			for _, part := range d.parts {
 				c.value(part)
 			}
 		}
 	default:
-		c.text()
+		c.Text()
 	}
 }
 
 // dynamic reads what an interface holds: the name of a type, and a value in
 // chunks. It writes one chunk, with a length of nine bytes.
 func (c *checker) dynamic() {
-	if len(c.text()) == 0 {
+	if len(c.Text()) == 0 {
 		return
 	}
 	id := c.nextType()
-	c.copyUpTo(c.rest)
+	c.copyUpTo(c.Rest)
 	outer := c.end
 	c.chunk()
-	c.copied = c.rest
+	c.copied = c.Rest
 	if c.rewrite {
 		c.values = append(c.values, 0xf8, 0, 0, 0, 0, 0, 0, 0, 0)
 	}
@@ -223,9 +223,9 @@ func (c *checker) dynamic() {
 	c.interfaces++
 	c.typed(id)
 	c.interfaces--
-	c.bad = c.bad || len(c.rest) != c.end
+	c.Bad = c.Bad || len(c.Rest) != c.end
 	c.end = outer
-	c.copyUpTo(c.rest)
+	c.copyUpTo(c.Rest)
 	if c.rewrite {
 		binary.BigEndian.PutUint64(c.values[start-8:], uint64(len(c.values)-start))
 	}
@@ -234,41 +234,41 @@ func (c *checker) dynamic() {
 // field moves on to the next field of a struct that is not zero, and reports
 // whether there is one among its n fields.
 func (c *checker) field(field *int, n int) bool {
-	distance := c.uint()
-	c.bad = c.bad || distance > uint64(n-1-*field)
+	distance := c.Uint()
+	c.Bad = c.Bad || distance > uint64(n-1-*field)
 	*field += int(distance)
-	return distance > 0 && !c.bad
+	return distance > 0 && !c.Bad
 }
 
 func (c *checker) define(id int64) {
 	d, first := definition{kind: -1}, len(c.parts)
 	for kind := -1; c.field(&kind, kinds); {
-		c.bad = c.bad || d.kind >= 0 // there is one
+		c.Bad = c.Bad || d.kind >= 0 // there is one
 		d.kind = kind
 		for field := -1; c.field(&field, 3); {
 			switch {
 			case field == 0:
 				c.named()
 			case kind == structKind:
-				for n := c.uint(); n > 0 && !c.bad; n-- {
+				for n := c.Uint(); n > 0 && !c.Bad; n-- {
 					c.parts = append(c.parts, c.named())
 				}
 			case kind == arrayKind && field == 2:
-				d.length = uint64(c.int())
+				d.length = uint64(c.Int())
 			default:
-				c.parts = append(c.parts, c.int())
+				c.parts = append(c.parts, c.Int())
 			}
 		}
 	}
 	d.parts = c.parts[first:]
 	switch d.kind {
 	case arrayKind, sliceKind:
-		c.bad = c.bad || len(d.parts) != 1
+		c.Bad = c.Bad || len(d.parts) != 1
 	case mapKind:
-		c.bad = c.bad || len(d.parts) != 2
+		c.Bad = c.Bad || len(d.parts) != 2
 	}
 	_, twice := c.types[id]
-	c.bad = c.bad || twice || d.kind < 0 || id < firstID || id > math.MaxInt32
+	c.Bad = c.Bad || twice || d.kind < 0 || id < firstID || id > math.MaxInt32
 	c.types[id] = d
 	c.added = append(c.added, id)
 }
@@ -277,9 +277,9 @@ func (c *checker) define(id int64) {
 func (c *checker) named() (id int64) {
 	for field := -1; c.field(&field, 2); {
 		if field == 0 {
-			c.text()
+			c.Text()
 		} else {
-			id = c.int()
+			id = c.Int()
 		}
 	}
 	return id
@@ -291,7 +291,7 @@ func (c *checker) checkTypes() {
 	for _, id := range c.added {
 		for _, part := range c.types[id].parts {
 			c.seen = c.seen[:0]
-			c.bad = c.bad || !c.isSmall(part)
+			c.Bad = c.Bad || !c.isSmall(part)
 		}
 	}
 	c.added = c.added[:0]

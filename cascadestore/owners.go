@@ -1,0 +1,173 @@
+package cascadestore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/gorilla/sessions"
+	"google.golang.org/appengine/v2"
+
+	"github.com/gaesession/gaesession/internal/live"
+)
+
+const (
+	defaultMaxPerOwner = 100
+	maxMaxPerOwner     = 5000 // what an entity of Datastore has place for
+)
+
+var (
+	errNoOwners  = errors.New("the store has no Owner")
+	errNoOwner   = errors.New("no owner")
+	errNoBackup  = errors.New("an owner's sessions need DatastoreBackend")
+	errPerOwner  = fmt.Errorf("MaxPerOwner is not between 0 and %d", maxMaxPerOwner)
+	errOwnerFunc = errors.New("the app's Owner or Label panicked")
+)
+
+// SessionInfo is a session of an owner.
+type SessionInfo struct {
+	// Ref names the session, for RemoveRefs. It is no id: nobody can open a session
+	// with it.
+	Ref string
+	// Since is when the owner logged in.
+	Since time.Time
+	// Label is what the store's Label said then, of which the first 100 bytes are kept.
+	Label string
+	// Current says that the session is the one that was given.
+	Current bool
+}
+
+// SessionsOf returns the owner's sessions of that name that live, the latest login
+// first. current, which may be nil, is the session to be marked as such. SessionsOf
+// makes a call to Datastore, and one to Memcache for each session.
+//
+// ErrUnavailable: nobody can tell.
+func (cs *CascadeStore) SessionsOf(ctx context.Context, name, owner string, current *sessions.Session) ([]SessionInfo, error) {
+	const doing = "list sessions"
+	s, err := cs.owned(ctx, name, owner)
+	if err != nil {
+		return nil, describe(doing, "", err)
+	}
+	ref := ""
+	if current != nil {
+		ref = live.Ref(live.Key(current.ID))
+	}
+	listed, err := s.SessionsOf(orBackground(ctx), owner)
+	all := make([]SessionInfo, len(listed))
+	for i, l := range listed {
+		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Ref == ref}
+	}
+	return all, describe(doing, "", err)
+}
+
+// RemoveRefs removes, for good, those of the owner's sessions of that name whose Ref
+// is among refs; without refs, none. It promises and returns what RemoveAll does.
+func (cs *CascadeStore) RemoveRefs(ctx context.Context, name, owner string, refs ...string) error {
+	return cs.removeOwned(ctx, name, owner, func(ref string) bool { return slices.Contains(refs, ref) })
+}
+
+// RemoveAll removes all sessions of that name and owner for good: log out
+// everywhere. Once it has returned without an error no session lives that had logged
+// in before it began: under no id, in no request in flight, and not after Memcache
+// is emptied. A login that overlaps it may come after it. A request whose own
+// session it is gets ErrRemoved from Save, and should end the cookie by a Save with
+// an Options.MaxAge below zero.
+//
+// With an error call RemoveAll again. ErrNotSaved: some sessions may live.
+// ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
+// goes on removing them in the background.
+func (cs *CascadeStore) RemoveAll(ctx context.Context, name, owner string) error {
+	return cs.removeOwned(ctx, name, owner, func(string) bool { return true })
+}
+
+// RemoveOthers removes the sessions of the session's owner and name, except that
+// one: log out everywhere else. It promises and returns what RemoveAll does.
+func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session) error {
+	const doing = "remove other sessions"
+	if session == nil {
+		return describe(doing, "", errNoSession)
+	}
+	if cs.Owner == nil {
+		return describe(doing, session.ID, errNoOwners)
+	}
+	owner, err := call(cs.Owner, session)
+	if err != nil {
+		return describe(doing, session.ID, err)
+	}
+	own := live.Ref(live.Key(session.ID))
+	return cs.removeOwned(appengine.NewContext(r), session.Name(), owner, func(ref string) bool { return ref != own })
+}
+
+func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, match func(ref string) bool) error {
+	const doing = "remove sessions"
+	s, err := cs.owned(ctx, name, owner)
+	if err != nil {
+		return describe(doing, "", err)
+	}
+	return describe(doing, "", s.RemoveOwned(orBackground(ctx), owner, match))
+}
+
+// owned returns a way to an owner's sessions.
+func (cs *CascadeStore) owned(ctx context.Context, name, owner string) (*live.Store, error) {
+	switch {
+	case cs.Err() != nil:
+		return nil, cs.Err()
+	case cs.Owner == nil:
+		return nil, errNoOwners
+	case owner == "":
+		return nil, errNoOwner
+	}
+	return cs.liveStore(orBackground(ctx), name), nil
+}
+
+// ownerOf returns a function that asks the app for the owner and the label of the
+// session that is in value; nil: sessions have no owners.
+func (cs *CascadeStore) ownerOf(f form) func(value []byte) (owner, label string, err error) {
+	if cs.Owner == nil {
+		return nil
+	}
+	return func(value []byte) (owner, label string, err error) {
+		session := cs.blank(f.name)
+		session.IsNew = false
+		if err := f.decode(value, session); err != nil {
+			return "", "", err
+		}
+		if owner, err = call(cs.Owner, session); err == nil && owner != "" && cs.Label != nil {
+			label, err = call(cs.Label, session)
+		}
+		return owner, label, err
+	}
+}
+
+// call calls a function of the app.
+func call(f func(*sessions.Session) string, session *sessions.Session) (s string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
+		}
+	}()
+	return f(session), nil
+}
+
+// checkOwners returns why the settings of owners cannot work.
+func (cs *CascadeStore) checkOwners() error {
+	switch {
+	case cs.Owner == nil:
+		return nil
+	case cs.backendTypes&DatastoreBackend == 0:
+		return errNoBackup
+	case cs.MaxPerOwner < 0 || cs.MaxPerOwner > maxMaxPerOwner:
+		return errPerOwner
+	}
+	return nil
+}
+
+func orBackground(ctx context.Context) context.Context {
+	if ctx == nil {
+		return context.Background()
+	}
+	return ctx
+}

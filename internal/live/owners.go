@@ -1,0 +1,61 @@
+package live
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/tiered"
+)
+
+// An Owned is a session of an owner.
+type Owned struct {
+	Ref   string // names the session, and opens nothing
+	Since time.Time
+	Label string
+}
+
+// Ref names the session that the services know by that key.
+func Ref(key string) string {
+	sum := sha256.Sum256([]byte("ref:" + key))
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
+}
+
+// SessionsOf returns the sessions of an owner that live, the latest login first.
+// tier.ErrUnavailable: it cannot be told.
+func (s *Store) SessionsOf(ctx context.Context, owner string) ([]Owned, error) {
+	of := tiered.OwnerOf(s.ownerScope, owner)
+	if of == (tiered.Owner{}) || s.tiers.Backup == nil {
+		return nil, nil
+	}
+	listed, err := s.tiers.Owned(ctx, of)
+	all := make([]Owned, len(listed))
+	for i, l := range listed {
+		all[i] = Owned{Ref(l.ID), l.Since, l.Label}
+	}
+	return all, err
+}
+
+// RemoveOwned removes the sessions of an owner whose Ref matches, for good. Without
+// an error none of them lives that had begun before: under no id, in no request in
+// flight. With one it may be repeated; the errors are those of Copy.Remove.
+func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(ref string) bool) error {
+	of := tiered.OwnerOf(s.ownerScope, owner)
+	if of == (tiered.Owner{}) || s.tiers.Backup == nil {
+		return nil
+	}
+	return s.tiers.End(ctx, of, func(key string) bool { return match(Ref(key)) })
+}
+
+// Owner returns whose the session is, as Draft.Owner says of the bytes that were
+// loaded or saved last.
+func (c *Copy) Owner(of func(value []byte) (owner, label string, err error)) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.was.value) == 0 {
+		return "", nil
+	}
+	owner, _, err := of(c.was.value)
+	return owner, err
+}

@@ -1,0 +1,368 @@
+package tiered
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"slices"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gaesession/gaesession/internal/sessionid"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// An Owner is a hash of whom a session belongs to; zero: nobody.
+type Owner [16]byte
+
+// OwnerOf returns the Owner of that name, among those whose sessions have one
+// scope; no name: nobody.
+func OwnerOf(scope, name string) Owner {
+	if name == "" {
+		return Owner{}
+	}
+	return Owner(nameOf(scope + "\x00" + name))
+}
+
+// id is that of the owner's index. No session has such an id.
+func (o Owner) id() string { return tier.OwnerPrefix + base64.RawURLEncoding.EncodeToString(o[:]) }
+
+// An Ownership says whose a session is.
+type Ownership struct {
+	Owner Owner
+	Label string // in the list of the owner's sessions; cut after 100 bytes
+}
+
+// A listing is what an owner's index has of one session.
+type listing struct {
+	id    string
+	since time.Time // of the login
+	until time.Time // the session ends then at the latest, unless its next save says otherwise
+	label string
+	// ending says that somebody removes the session, or has moved it.
+	ending bool
+}
+
+// An index has an owner's sessions, in the order in which they were listed. It is
+// a record of the backup that nobody caches, and changes in the same update as
+// the records of the sessions. This is its stored form; all numbers are big
+// endian, and times are microseconds since 1970:
+//
+//	magic            8 bytes
+//	for each session:
+//	  ending         1 byte, 0 or 1
+//	  since, until   8 bytes each
+//	  lengths        of the id, 2 bytes, and of the label, 1 byte
+//	  id, label
+//	checksum         CRC-32C of everything before it, 4 bytes
+type index []listing
+
+const (
+	indexMagic  = "\x89gaeown\x01"
+	listingHead = 1 + 8 + 8 + 2 + 1
+	// maxLabel is how many bytes a label has.
+	maxLabel = 100
+	// indexGrace is how long a session stays listed after it must have ended.
+	indexGrace = 24 * time.Hour
+)
+
+// openIndex returns what is in the record of an index.
+func openIndex(r *tier.Record) (x index, err error) {
+	if r == nil || len(r.Value) == 0 {
+		return nil, nil
+	}
+	b := r.Value
+	end := len(b) - crc32.Size
+	if end < len(indexMagic) || string(b[:len(indexMagic)]) != indexMagic || binary.BigEndian.Uint32(b[end:]) != crc32.Checksum(b[:end], checksums) {
+		return nil, fmt.Errorf("%w: the list of the owner's sessions: %w", tier.ErrUndecodable, errDamaged)
+	}
+	for in := reader(b[len(indexMagic):end]); len(in) > 0; {
+		var l listing
+		if len(in) < listingHead || len(in) < listingHead+int(binary.BigEndian.Uint16(in[listingHead-3:]))+int(in[listingHead-1]) {
+			return nil, fmt.Errorf("%w: the list of the owner's sessions: %w", tier.ErrUndecodable, errDamaged)
+		}
+		l.ending = in.bytes(1)[0] != 0
+		l.since, l.until = in.time(), in.time()
+		id, label := binary.BigEndian.Uint16(in.bytes(2)), in.bytes(1)[0]
+		l.id, l.label = string(in.bytes(int(id))), string(in.bytes(int(label)))
+		x = append(x, l)
+	}
+	return x, nil
+}
+
+// record returns the index as the backup is to keep it. Where it does not fit, it
+// goes without labels, the oldest first.
+func (s *Store) indexRecord(o Owner, x index) (*tier.Record, error) {
+	size := len(indexMagic) + crc32.Size
+	expires := time.Now()
+	for _, l := range x {
+		size += listingHead + len(l.id) + len(l.label)
+		if l.until.After(expires) {
+			expires = l.until
+		}
+	}
+	limit := s.Backup.MaxValue(o.id())
+	for i := 0; i < len(x) && size > limit; i++ {
+		size -= len(x[i].label)
+		x[i].label = ""
+	}
+	if size > limit {
+		return nil, fmt.Errorf("%w: too many sessions of one owner", tier.ErrTooLarge)
+	}
+	b := append(make([]byte, 0, size), indexMagic...)
+	for _, l := range x {
+		if l.ending {
+			b = append(b, 1)
+		} else {
+			b = append(b, 0)
+		}
+		b = appendTime(appendTime(b, l.since), l.until)
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(l.id))), byte(len(l.label)))
+		b = append(append(b, l.id...), l.label...)
+	}
+	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, checksums))
+	return &tier.Record{Value: b, Expires: micros(expires.Add(indexGrace))}, nil
+}
+
+func (x index) find(id string) *listing {
+	if i := slices.IndexFunc(x, func(l listing) bool { return l.id == id }); i >= 0 {
+		return &x[i]
+	}
+	return nil
+}
+
+// list notes that a session has begun, or that it lives for longer, and forgets
+// those that must have ended a day ago. The session needs no other update of the
+// index for as long again as it has still to live.
+func (x *index) list(id string, st *state, label string) {
+	now := time.Now()
+	st.listed = micros(now.Add(2 * st.ends.Sub(now)))
+	*x = slices.DeleteFunc(*x, func(l listing) bool { return l.id != id && now.Sub(l.until) > indexGrace })
+	if l := x.find(id); l != nil {
+		l.until = st.listed
+		return
+	}
+	*x = append(*x, listing{id: id, since: micros(now), until: st.listed, label: cut(label)})
+}
+
+// listed returns the record of the owner's index with the session in it.
+func (s *Store) listed(current *tier.Record, id string, st *state, label string) (*tier.Record, error) {
+	x, err := openIndex(current)
+	if err != nil {
+		return nil, err
+	}
+	x.list(id, st, label)
+	return s.indexRecord(st.owner, x)
+}
+
+// claim makes a session of nobody's that of the owner whom a part names, and
+// reports whether it was nobody's.
+func (st *state) claim(parts []*part) (label string, claimed bool) {
+	for _, p := range parts {
+		if st.owner == (Owner{}) && p.change != nil && p.change.Owner != nil && p.change.Owner.Owner != (Owner{}) {
+			st.owner, label, claimed = p.change.Owner.Owner, p.change.Owner.Label, true
+		}
+	}
+	return label, claimed
+}
+
+// cut returns at most as much of a label as the index keeps.
+func cut(label string) string {
+	if len(label) <= maxLabel {
+		return label
+	}
+	end := maxLabel
+	for end > 0 && !utf8.RuneStart(label[end]) {
+		end--
+	}
+	return label[:end]
+}
+
+// mustBeListed reports whether the session may live for longer than its owner's
+// index says.
+func (st *state) mustBeListed() bool { return st.owner != Owner{} && st.ends.After(st.listed) }
+
+// An unlistedError ends an update that has to change an owner's index as well.
+type unlistedError struct{ owner Owner }
+
+func (e *unlistedError) Error() string {
+	return "the list of the owner's sessions has to be changed, too"
+}
+
+// ownerAttempts is how often an update is made until it has the indexes that it
+// needs: those of the session's owner before and after.
+const ownerAttempts = 3
+
+// withIndexes calls f with owners, and again with each that f needs besides.
+func withIndexes(owners []Owner, f func(owners []Owner) error) error {
+	for range ownerAttempts {
+		err := f(owners)
+		var missing *unlistedError
+		if !errors.As(err, &missing) {
+			return err
+		}
+		owners = append(owners, missing.owner)
+	}
+	return tier.ErrContention
+}
+
+// changeIndex has f change an owner's index.
+func (s *Store) changeIndex(ctx context.Context, o Owner, f func(x *index)) error {
+	return s.update(ctx, []string{o.id()}, nil, func(current []*tier.Record) ([]*tier.Record, error) {
+		x, err := openIndex(current[0])
+		if err != nil {
+			return nil, err
+		}
+		was := slices.Clone(x)
+		if f(&x); slices.Equal(x, was) {
+			return []*tier.Record{nil}, nil
+		}
+		next, err := s.indexRecord(o, x)
+		return []*tier.Record{next}, err
+	}, func() {})
+}
+
+// Owned is a session of an owner.
+type Owned struct {
+	ID    string
+	Since time.Time // of the login
+	Label string
+}
+
+// loadsAtOnce is how many sessions are loaded, or removed, at once.
+const loadsAtOnce = 16
+
+// Owned returns the sessions of an owner that live, the latest first.
+// tier.ErrUnavailable: it cannot be told.
+func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
+	rec, err := s.read(ctx, o.id())
+	if err != nil {
+		return nil, with(tier.ErrUnavailable, err)
+	}
+	x, err := openIndex(rec)
+	if err != nil {
+		return nil, err
+	}
+	x = slices.DeleteFunc(x, func(l listing) bool { return l.ending })
+	lives := make([]bool, len(x))
+	var mu sync.Mutex
+	inParallel(loadsAtOnce, indices(x), func(i int) {
+		l, lerr := s.Load(ctx, x[i].id)
+		lives[i] = l != nil || errors.Is(lerr, tier.ErrUndecodable)
+		if errors.Is(lerr, tier.ErrUnavailable) {
+			mu.Lock()
+			defer mu.Unlock()
+			err = sessionid.Describe("load session", x[i].id, x[i].id, lerr)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	var all []Owned
+	for i, l := range slices.Backward(x) {
+		if lives[i] {
+			all = append(all, Owned{l.id, l.since, l.label})
+		}
+	}
+	return all, nil
+}
+
+// End removes the sessions of an owner that match, for good. What End has begun
+// it ends, also when the request has ended. Without an error no such session
+// lives that had begun before: under no id, in no request in flight. With one End
+// may be called again. The errors are those of Remove, for any of them.
+func (s *Store) End(ctx context.Context, o Owner, match func(id string) bool) error {
+	ended, err := s.detached(ctx, func(ctx context.Context) error { return s.end(ctx, o, match) })
+	if !ended {
+		return fmt.Errorf("%w: it goes on in the background: %w", tier.ErrNotSaved, err)
+	}
+	return err
+}
+
+func (s *Store) end(ctx context.Context, o Owner, match func(id string) bool) error {
+	var ending index
+	if err := s.changeIndex(ctx, o, func(x *index) {
+		ending = nil
+		for i := range *x {
+			if l := &(*x)[i]; match(l.id) {
+				//rule: owner-ending
+				l.ending = true
+				ending = append(ending, *l)
+			}
+		}
+	}); err != nil {
+		return with(tier.ErrNotSaved, err)
+	}
+	gone := make([]bool, len(ending))
+	var (
+		mu   sync.Mutex
+		errs []error
+	)
+	inParallel(loadsAtOnce, indices(ending), func(i int) {
+		l := ending[i]
+		err := s.remove(ctx, l.id, emptiedUntil(&Loaded{state: &state{ends: l.until}}))
+		mu.Lock()
+		defer mu.Unlock()
+		if gone[i] = err == nil; err != nil {
+			errs = append(errs, sessionid.Describe("remove session", l.id, l.id, err))
+		}
+	})
+	ending = slices.Collect(func(yield func(listing) bool) {
+		for i, l := range ending {
+			if gone[i] && !yield(l) {
+				return
+			}
+		}
+	})
+	if len(ending) > 0 {
+		if err := s.unlist(ctx, o, func(id string) bool { return ending.find(id) != nil }); err != nil {
+			s.Report(o.id(), err) // they are removed
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func indices[T any](all []T) []int {
+	n := make([]int, len(all))
+	for i := range n {
+		n[i] = i
+	}
+	return n
+}
+
+// unlist forgets sessions of an owner that are removed. Where it fails, they stay
+// listed until they must have ended.
+func (s *Store) unlist(ctx context.Context, o Owner, match func(id string) bool) error {
+	return s.changeIndex(ctx, o, func(x *index) {
+		*x = slices.DeleteFunc(*x, func(l listing) bool { return match(l.id) })
+	})
+}
+
+// tidy ends, in the background, the sessions of which an owner has too many, and
+// has those forgotten that somebody was removing. A request that has moved one may
+// have died before it has told the cache, so it is removed once more.
+func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
+	var old []string
+	for _, l := range x {
+		if l.ending && l.id != but {
+			old = append(old, l.id)
+		}
+	}
+	if surplus := len(x) - len(old) - s.MaxPerOwner; s.MaxPerOwner > 0 && surplus > 0 {
+		for _, l := range x {
+			if !l.ending && surplus > 0 {
+				old = append(old, l.id)
+				surplus--
+			}
+		}
+	}
+	if len(old) > 0 {
+		s.saveInBackground(ctx, o.id(), func(ctx context.Context, s *Store) error {
+			return s.end(ctx, o, func(id string) bool { return slices.Contains(old, id) })
+		})
+	}
+}

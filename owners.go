@@ -1,0 +1,246 @@
+package gaesession
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/icza/session"
+
+	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/web"
+)
+
+const (
+	defaultMaxPerOwner = 100
+	maxMaxPerOwner     = 5000 // what an entity of Datastore has place for
+)
+
+var (
+	errNoOwners  = errors.New("Sessions.Owner is not set")
+	errNoOwner   = errors.New("no owner")
+	errNoBackup  = errors.New("an owner's sessions need a backup, and OnlyMemcache says that there is none")
+	errPerOwner  = fmt.Errorf("MaxPerOwner is not between 0 and %d", maxMaxPerOwner)
+	errOwnerFunc = errors.New("the app's Owner or Label panicked")
+)
+
+// SessionInfo is a session of an owner.
+type SessionInfo struct {
+	// Ref names the session, for RemoveRefs. It is no id: nobody can open a session
+	// with it.
+	Ref string
+	// Since is when the owner logged in.
+	Since time.Time
+	// Label is what Sessions.Label said then, of which the first 100 bytes are kept.
+	Label string
+	// Current says that the session is the request's whose context was given.
+	Current bool
+}
+
+// SessionsOf returns the owner's sessions that live, the latest login first. It
+// makes a call to Datastore, and one to Memcache for each session.
+//
+// ErrUnavailable: nobody can tell.
+func (s *Sessions) SessionsOf(ctx context.Context, owner string) ([]SessionInfo, error) {
+	own, err := s.owned(ctx, owner)
+	if err != nil {
+		return nil, describe("list sessions", "", err)
+	}
+	listed, err := own.live.SessionsOf(own.ctx, owner)
+	current := ""
+	if v, ok := web.Inside[*visit](own.ctx, s); ok {
+		current = v.ref()
+	}
+	all := make([]SessionInfo, len(listed))
+	for i, l := range listed {
+		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Ref == current}
+	}
+	return all, describe("list sessions", "", err)
+}
+
+// RemoveRefs removes, for good, those of the owner's sessions whose Ref is among
+// refs; without refs, none. It promises and returns what RemoveAll does.
+func (s *Sessions) RemoveRefs(ctx context.Context, owner string, refs ...string) error {
+	return s.removeOwned(ctx, owner, func(ref string) bool { return slices.Contains(refs, ref) })
+}
+
+// RemoveAll removes all sessions of the owner for good: log out everywhere. Once it
+// has returned without an error no session lives that had logged in before it
+// began: under no id, in no request in flight, and not after Memcache is emptied. A
+// login that overlaps it may come after it. If ctx is that of a request inside
+// Handler whose session is the owner's, that session ends as Remove ends it.
+//
+// With an error call RemoveAll again. ErrNotSaved: some sessions may live.
+// ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
+// goes on removing them in the background.
+func (s *Sessions) RemoveAll(ctx context.Context, owner string) error {
+	return s.removeOwned(ctx, owner, func(string) bool { return true })
+}
+
+// RemoveOthers removes the sessions of the owner of the request's session, except
+// that one: log out everywhere else. It promises and returns what RemoveAll does.
+func (s *Sessions) RemoveOthers(r *http.Request) error {
+	const doing = "remove other sessions"
+	v, err := s.visit(r)
+	if err != nil {
+		return err
+	}
+	defer v.unlock()
+	switch sess, err := v.find(); {
+	case err != nil:
+		return err
+	case sess == nil:
+		return describe(doing, "", errNoSession)
+	case v.owners == nil:
+		return describe(doing, "", errNoOwners)
+	}
+	owner, err := v.owners.of(v.sess)
+	if err == nil && owner == "" {
+		err = errNoOwner
+	}
+	if err != nil {
+		return describe(doing, v.sess.ID(), err)
+	}
+	own, next := live.Ref(v.copy.Key()), live.Ref(live.Key(v.copy.NextID()))
+	err = v.live.RemoveOwned(v.ctx, owner, func(ref string) bool { return ref != own && ref != next })
+	return describe(doing, v.sess.ID(), err)
+}
+
+func (s *Sessions) removeOwned(ctx context.Context, owner string, match func(ref string) bool) error {
+	const doing = "remove sessions"
+	own, err := s.owned(ctx, owner)
+	if err != nil {
+		return describe(doing, "", err)
+	}
+	if v, ok := web.Inside[*visit](own.ctx, s); ok {
+		v.removeIf(func(o string) bool { return o == owner && match(live.Ref(v.copy.Key())) })
+	}
+	return describe(doing, "", own.live.RemoveOwned(own.ctx, owner, match))
+}
+
+// owned returns a way to an owner's sessions.
+func (s *Sessions) owned(ctx context.Context, owner string) (*services, error) {
+	switch {
+	case s.Owner == nil:
+		return nil, errNoOwners
+	case owner == "":
+		return nil, errNoOwner
+	}
+	own := &services{owners: s.owners()}
+	own.open(ctx, &s.Options)
+	if s.Options.OnlyMemcache {
+		return nil, errNoBackup
+	}
+	return own, nil
+}
+
+// ref is the Ref of the request's session; empty: it has none.
+func (v *visit) ref() string {
+	v.lock()
+	defer v.unlock()
+	if sess, err := v.find(); sess == nil || err != nil {
+		return ""
+	}
+	return live.Ref(v.copy.Key())
+}
+
+// removeIf ends the request's session, if its owner matches.
+func (v *visit) removeIf(match func(owner string) bool) {
+	v.lock()
+	defer v.unlock()
+	if sess, err := v.find(); sess == nil || err != nil || v.removed {
+		return
+	}
+	owner, err := v.owners.of(v.sess)
+	v.later(err)
+	if err == nil && owner != "" && match(owner) {
+		v.later(v.remove(v.sess))
+	}
+}
+
+// owners say whose sessions are.
+type owners struct {
+	sessions *Sessions
+	newID    func() (string, error)
+}
+
+func (s *Sessions) owners() *owners {
+	if s.Owner == nil {
+		return nil
+	}
+	return &owners{sessions: s}
+}
+
+func (o *owners) scope() string {
+	if o == nil {
+		return ""
+	}
+	return o.sessions.Cookie.withDefaults().Name
+}
+
+func (o *owners) max() int {
+	if o == nil {
+		return 0
+	}
+	return cmp.Or(o.sessions.MaxPerOwner, defaultMaxPerOwner)
+}
+
+// of asks the app whose a session is.
+func (o *owners) of(sess session.Session) (owner string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
+		}
+	}()
+	return o.sessions.Owner(sess), nil
+}
+
+// label asks the app for the label of a session.
+func (o *owners) label(sess session.Session) (label string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
+		}
+	}()
+	if o.sessions.Label == nil {
+		return "", nil
+	}
+	return o.sessions.Label(sess), nil
+}
+
+// ownerOf asks the app for the owner and the label of the session that is in value.
+func (s *services) ownerOf(value []byte) (owner, label string, err error) {
+	sess, err := s.form.codec.decode(value)
+	if err != nil {
+		return "", "", err
+	}
+	if owner, err = s.owners.of(sess); err == nil && owner != "" {
+		label, err = s.owners.label(sess)
+	}
+	return owner, label, err
+}
+
+// check returns why the settings of owners cannot work.
+func (s *Sessions) checkOwners() error {
+	switch {
+	case s.Owner == nil:
+		return nil
+	case s.Options.OnlyMemcache:
+		return errNoBackup
+	case s.MaxPerOwner < 0 || s.MaxPerOwner > maxMaxPerOwner:
+		return errPerOwner
+	}
+	return nil
+}
+
+// idForOwner returns an id for the request's session, as its owner has changed.
+func (v *visit) idForOwner() (string, error) {
+	if v.sent {
+		return "", ErrHeaderSent
+	}
+	return v.sessions.idOf(session.NewSession()), nil
+}

@@ -1,0 +1,258 @@
+package gaesession_test
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/icza/session"
+
+	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
+)
+
+// Owners.
+
+// userOf is the Owner of sites with users.
+func userOf(s session.Session) string {
+	u, _ := s.Attr("user").(string)
+	return u
+}
+
+func newSiteWithUsers(t *testing.T) *site {
+	t.Helper()
+	return newSite(t, &gaesession.Sessions{Owner: userOf, Label: func(s session.Session) string {
+		l, _ := s.Attr("browser").(string)
+		return l
+	}})
+}
+
+// as runs f with another browser.
+func (s *site) as(b *http.Client, f func()) {
+	was := s.browser
+	s.browser = b
+	defer func() { s.browser = was }()
+	f()
+}
+
+// sessionsOf is what SessionsOf returns to a request of the browser.
+func (s *site) sessionsOf(owner string) (all []gaesession.SessionInfo) {
+	s.t.Helper()
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		all, err = s.sessions.SessionsOf(r.Context(), owner)
+		s.must(err)
+	})
+	return all
+}
+
+func labels(all []gaesession.SessionInfo) string {
+	var ls []string
+	for _, i := range all {
+		if i.Current {
+			i.Label += "*"
+		}
+		ls = append(ls, i.Label)
+	}
+	return strings.Join(ls, " ")
+}
+
+func TestALoginGetsANewIDByItself(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"basket": "apple"})
+	old := s.cookie()
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		s.get(r).SetAttr("user", "ada")
+		w.WriteHeader(http.StatusOK)
+		if s.get(r).ID() == old {
+			t.Error("the session has its old id")
+		}
+	})
+	if s.cookie() == old {
+		t.Fatal("the client has the old id")
+	}
+	s.expect(attrs{"basket": "apple", "user": "ada"})
+	s.setCookie(old)
+	s.expect(nil)
+	s.expectErrors()
+}
+
+func TestALoginAfterTheHeaderIsRefused(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"n": 0})
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.get(r)
+		w.WriteHeader(http.StatusOK)
+		sess.SetAttr("user", "ada")
+	})
+	s.expectErrors(gaesession.ErrHeaderSent)
+	s.expect(attrs{"n": 0})
+}
+
+func TestTheSessionsOfAUser(t *testing.T) {
+	s := newSiteWithUsers(t)
+	phone, laptop, other := s.newBrowser(), s.newBrowser(), s.newBrowser()
+	s.as(phone, func() { s.login(attrs{"user": "ada", "browser": "phone"}) })
+	s.as(other, func() { s.login(attrs{"user": "bob", "browser": "other"}) })
+	s.as(laptop, func() {
+		s.login(attrs{"user": "ada", "browser": "laptop"})
+		all := s.sessionsOf("ada")
+		if got := labels(all); got != "laptop* phone" {
+			t.Fatalf("got %q", got)
+		}
+		for _, i := range all {
+			if i.Ref == "" || strings.Contains(s.cookie(), i.Ref) || i.Since.IsZero() {
+				t.Errorf("got %+v", i)
+			}
+		}
+		s.must(s.sessions.RemoveRefs(s.service.Context(), "ada"))
+		s.must(s.sessions.RemoveRefs(s.service.Context(), "bob", all[1].Ref))
+		s.as(phone, func() { s.expect(attrs{"user": "ada", "browser": "phone"}) })
+		s.visit(func(w http.ResponseWriter, r *http.Request) {
+			s.must(s.sessions.RemoveRefs(r.Context(), "ada", all[1].Ref))
+		})
+		s.as(phone, func() { s.expect(nil) })
+		if got := labels(s.sessionsOf("ada")); got != "laptop*" {
+			t.Errorf("got %q", got)
+		}
+	})
+	s.as(other, func() { s.expect(attrs{"user": "bob", "browser": "other"}) })
+	s.expectErrors()
+}
+
+func TestLogOutEverywhereElse(t *testing.T) {
+	s := newSiteWithUsers(t)
+	phone, laptop := s.newBrowser(), s.newBrowser()
+	s.as(phone, func() { s.login(attrs{"user": "ada"}) })
+	s.as(laptop, func() {
+		s.login(attrs{"user": "ada", "n": 1})
+		s.visit(func(w http.ResponseWriter, r *http.Request) {
+			sess := s.get(r)
+			s.must(s.sessions.RegenerateID(r))
+			s.must(s.sessions.RemoveOthers(r))
+			sess.SetAttr("n", 2)
+		})
+		s.expect(attrs{"user": "ada", "n": 2})
+	})
+	s.as(phone, func() { s.expect(nil) })
+	s.expectErrors()
+}
+
+func TestLogOutEverywhereIsFinal(t *testing.T) {
+	s := newSiteWithUsers(t)
+	phone, laptop := s.newBrowser(), s.newBrowser()
+	s.as(phone, func() { s.login(attrs{"user": "ada"}) })
+	s.as(laptop, func() { s.login(attrs{"user": "ada"}) })
+	var late answer
+	s.as(phone, func() {
+		late = s.visit(func(w http.ResponseWriter, r *http.Request) {
+			sess := s.get(r)
+			s.as(laptop, func() {
+				got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+					s.must(s.sessions.RemoveAll(r.Context(), "ada"))
+				})
+				if got.Header.Get("Set-Cookie") == "" || s.cookie() != "" {
+					t.Error("the cookie of the request's own session stays")
+				}
+			})
+			sess.SetAttr("n", 1)
+		})
+		s.expect(nil)
+	})
+	if late.StatusCode != http.StatusConflict {
+		t.Errorf("the request in flight: %v", late.Status)
+	}
+	s.expectErrors(gaesession.ErrRemoved)
+	if all := s.sessionsOf("ada"); len(all) != 0 {
+		t.Errorf("got %v", all)
+	}
+}
+
+func TestASecondLoginToASessionOfNobodysIsANewSession(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"basket": "apple"})
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.get(r)
+		s.visit(s.set("user", "ada")) // the first click
+		first := s.cookie()
+		sess.SetAttr("user", "ada")
+		w.WriteHeader(http.StatusOK)
+		if s.get(r).ID() == first {
+			t.Error("both have one session")
+		}
+	})
+	s.expect(attrs{"user": "ada"})
+	s.expectErrors(gaesession.ErrRemoved)
+	if all := s.sessionsOf("ada"); len(all) != 2 {
+		t.Errorf("%d sessions, want those of both clicks", len(all))
+	}
+}
+
+func TestALoginThatDatastoreFailsIsNotSaved(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"n": 0})
+	id := s.cookie()
+	datastoreDown := gaetest.Fail(func(c gaetest.Call) bool { return c.Service == "datastore_v3" })
+	got := s.visit(s.set("user", "ada"), datastoreDown)
+	if got.StatusCode != http.StatusServiceUnavailable || s.cookie() != id {
+		t.Errorf("%v, new cookie: %v", got.Status, s.cookie() != id)
+	}
+	s.expectErrors(gaesession.ErrNotSaved)
+	s.expect(attrs{"n": 0})
+}
+
+func TestOwnersThatCannotWork(t *testing.T) {
+	for name, s := range map[string]*gaesession.Sessions{
+		"without a backup": {Owner: userOf, Options: options{OnlyMemcache: true}},
+		"too many":         {Owner: userOf, MaxPerOwner: 5001},
+		"less than none":   {Owner: userOf, MaxPerOwner: -1},
+	} {
+		if s.Err() == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	none, some := &gaesession.Sessions{}, &gaesession.Sessions{Owner: userOf}
+	ctx := gaetest.Local(t).Context()
+	for name, err := range map[string]error{
+		"no Owner":          none.RemoveAll(ctx, "ada"),
+		"no owner":          some.RemoveAll(ctx, ""),
+		"no owner, by refs": some.RemoveRefs(ctx, "", "x"),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := some.SessionsOf(ctx, ""); err == nil {
+		t.Error("SessionsOf without an owner: no error")
+	}
+	if err := some.RemoveOthers(&http.Request{}); !errors.Is(err, gaesession.ErrNoHandler) {
+		t.Errorf("RemoveOthers without Handler: %v", err)
+	}
+	if all, err := some.SessionsOf(ctx, "nobody"); err != nil || len(all) != 0 {
+		t.Errorf("got %v, %v", all, err)
+	}
+}
+
+func TestAnOwnerThatPanicsIsAnError(t *testing.T) {
+	s := newSite(t, &gaesession.Sessions{Owner: func(s session.Session) string { return s.Attr("user").(string) }})
+	got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+		s.must(s.sessions.Add(r, session.NewSession()))
+	})
+	if got.StatusCode != http.StatusInternalServerError {
+		t.Errorf("%v", got.Status)
+	}
+	s.expectErrors(nil)
+}
+
+func TestOwnersAskForACopyAndHoldNoLock(t *testing.T) {
+	var s *site
+	s = newSite(t, &gaesession.Sessions{Owner: func(sess session.Session) string {
+		u := userOf(sess)
+		sess.SetAttr("user", "changed by Owner")
+		return u
+	}})
+	s.login(attrs{"user": "ada"})
+	s.expect(attrs{"user": "ada"})
+	s.expectErrors()
+}
