@@ -57,15 +57,11 @@ var otherForms cloudlog.Rare
 
 // logError is the default of OnError.
 func logError(ctx context.Context, err error) {
-	attrs := []any{"error", err}
-	if errors.Is(err, live.ErrOtherForm) {
-		times, isDue := otherForms.Count()
-		if !isDue {
-			return
-		}
-		attrs = append(attrs, "times", times)
+	if !errors.Is(err, live.ErrOtherForm) {
+		cloudlog.Error(ctx, err)
+	} else if times, isDue := otherForms.Count(); isDue {
+		cloudlog.Error(ctx, err, "times", times)
 	}
-	cloudlog.Default().ErrorContext(ctx, "session store", attrs...)
 }
 
 // report hands err, which came up while doing what, to OnError. No lock may be
@@ -78,16 +74,7 @@ func (s *services) report(doing, id string, err error) {
 }
 
 // notify hands an error that is described already to OnError.
-func (s *services) notify(err error) {
-	defer func() {
-		// In a background save nobody else would, and the instance would end.
-		if p := recover(); p != nil {
-			logError(s.ctx, err)
-			logError(s.ctx, fmt.Errorf("gaesession: OnError: panic: %v", p))
-		}
-	}()
-	s.opt.OnError(s.ctx, err)
-}
+func (s *services) notify(err error) { cloudlog.Hand(s.ctx, err, s.opt.OnError, logError) }
 
 // describe wraps err for the outside; nil stays nil. Id is a session's id or its key.
 func describe(doing, id string, err error) error {

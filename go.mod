@@ -3,6 +3,7 @@ module github.com/gaesession/gaesession
 go 1.23.0
 
 require (
+	github.com/alexedwards/scs/v2 v2.9.0
 	github.com/anishathalye/porcupine v1.3.1
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/gorilla/securecookie v1.1.2

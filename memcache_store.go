@@ -312,7 +312,7 @@ func RemoveID(ctx context.Context, id string, o *MemcacheStoreOptions) error {
 // (https://cloud.google.com/appengine/docs/standard/how-instances-are-managed#shutdown).
 // A save that does not end in time is lost only if Memcache loses the session
 // before its next request, which saves it again.
-func Drain(ctx context.Context) error { return live.Drain(orBackground(ctx)) }
+func Drain(ctx context.Context) error { return live.Drain(ctx) }
 
 // orBackground makes a nil context one that has no end.
 func orBackground(ctx context.Context) context.Context {

@@ -74,7 +74,7 @@ func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
 		Again:    again,
 	}
 	if s.owners != nil {
-		d.Owner, d.NewID = s.ownerOf, s.owners.newID
+		d.Owner, d.NewID, d.Only = s.ownerOf, s.owners.newID, s.form.only
 	}
 	return c.Save(s.ctx, d)
 }

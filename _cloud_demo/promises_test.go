@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/alexedwards/scs/v2"
 	"github.com/gorilla/sessions"
 	"github.com/icza/session"
 	"github.com/redis/go-redis/v9"
@@ -19,6 +20,7 @@ import (
 	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
+	"github.com/gaesession/gaesession/scsstore"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -171,12 +173,60 @@ func (c *gorillaClient) logout() error {
 	return c.do(func(s *sessions.Session) { s.Options.MaxAge = -1 })
 }
 
+// An scsClient has a session of scs.
+type scsClient struct {
+	store   *scsstore.Store
+	manager *scs.SessionManager
+
+	mu    sync.Mutex
+	token string
+}
+
+func newSCSClient(s services) *scsClient {
+	c := &scsClient{store: scsstore.New(s.cache, s.backup, nil), manager: scs.New()}
+	c.manager.Store = c.store
+	return c
+}
+
+func (c *scsClient) do(f func(ctx context.Context)) error {
+	var told error
+	manager := *c.manager
+	manager.ErrorFunc = func(_ http.ResponseWriter, _ *http.Request, err error) { told = err }
+	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(anInstance())
+	c.mu.Lock()
+	r.AddCookie(&http.Cookie{Name: manager.Cookie.Name, Value: c.token})
+	c.mu.Unlock()
+	w := httptest.NewRecorder()
+	c.store.Handler(&manager, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { f(r.Context()) })).ServeHTTP(w, r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if set := w.Result().Cookies(); len(set) > 0 && c.token == "" {
+		c.token = set[0].Value
+	}
+	return told
+}
+
+func (c *scsClient) visit(use func(func(string) any, func(string, any))) error {
+	return c.do(func(ctx context.Context) {
+		if c.manager.Token(ctx) == "" && c.token != "" {
+			use(nil, nil)
+			return
+		}
+		use(func(name string) any { return c.manager.Get(ctx, name) }, func(name string, v any) { c.manager.Put(ctx, name, v) })
+	})
+}
+
+func (c *scsClient) logout() (err error) {
+	return errors.Join(c.do(func(ctx context.Context) { err = c.manager.Destroy(ctx) }), err)
+}
+
 func clients(s services) map[string]client {
 	key := []byte("0123456789abcdef0123456789abcdef")
 	return map[string]client{
 		"icza/session":               &iczaClient{services: s},
 		"icza/session, asynchronous": &iczaClient{services: s, async: true},
 		"gorilla/sessions":           &gorillaClient{store: cascadestore.NewTieredStore(s.cache, s.backup, key)},
+		"scs":                        newSCSClient(s),
 	}
 }
 

@@ -54,9 +54,11 @@ type Draft struct {
 
 	// Owner returns whose the session is that has those bytes, or no owner, and what
 	// it is to be called in the list of the owner's sessions. Nil: sessions have no
-	// owners. NewID returns an id for a session that gets another owner.
+	// owners. NewID returns an id for a session that gets another owner. Only returns
+	// a session without the attributes that keep does not want.
 	Owner func(value []byte) (owner, label string, err error)
 	NewID func() (string, error)
+	Only  func(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // A change is what is to be saved of a draft.
@@ -359,7 +361,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 // has logged in twice, for example: as a new session with what this request has
 // set. What the old one had stays removed.
 func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
-	value, err := c.store.form.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
+	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
 		value, err = c.store.form.Rename(value, Key(c.next))
 	}

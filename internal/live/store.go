@@ -24,9 +24,6 @@ type Form interface {
 	// Attributes returns what is in the bytes of a session, by name. Nobody
 	// changes them.
 	Attributes(value []byte) (map[string]any, error)
-
-	// Only returns the session without the attributes that keep does not want.
-	Only(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // Options say where a request's sessions are kept, and how.
@@ -92,8 +89,13 @@ func isComparable(v any) (is bool) {
 }
 
 // Drain waits until no background work of this process is under way, or until
-// ctx is done.
-func Drain(ctx context.Context) error { return tiered.Drain(ctx) }
+// ctx is done. A nil ctx never is.
+func Drain(ctx context.Context) error {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	return tiered.Drain(ctx)
+}
 
 // ValidID reports whether a session may have that id: the services take its key,
 // and nothing else is kept under such names.

@@ -10,6 +10,8 @@ type breach struct {
 	call func(w *world, c *call, txn *transaction) (response []byte, err error, done bool)
 	// unfenced: what a cache shows that has gone back counts.
 	unfenced bool
+	// plain: scs's own LoadAndSave, which merges nothing, instead of Handler.
+	plain bool
 }
 
 // breachState is what a breach remembers of a request.

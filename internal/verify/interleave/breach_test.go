@@ -84,6 +84,8 @@ func TestBrokenProtocolsAreCaught(t *testing.T) {
 		{"no emptied entity, cascadestore", breach{call: noEmptied}, "unsaved read+logout cascade", 0},
 		{"blind put instead of the transaction, cascadestore", breach{call: blindPut}, "cached change:a+change:b cascade", 0},
 		{"blind put instead of the transaction that moves a session", breach{call: blindPut}, "cached change:a+regenerate cascade", 0},
+		{"no emptied entity, scsstore", breach{call: noEmptied}, "unsaved read+logout scs", 0},
+		{"no Handler around an app of scs", breach{plain: true}, "cached change:a+change:b scs", 0},
 		{"no fence around a cache that goes back", breach{unfenced: true}, "cached change:a+logout redis", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -22,8 +22,9 @@ import (
 
 const (
 	cookieName = "session"
-	// cascadeRetries is how often the store tries a call that fails.
-	cascadeRetries = 3
+	// fixedRetries is how often this store and that of scsstore try a call that
+	// fails.
+	fixedRetries = 3
 	// longer than the session's own timeout: another MaxAge is saved even when
 	// nothing else has changed.
 	longerTimeout = timeout + time.Minute

@@ -75,10 +75,11 @@ func jobs(services []string) (all list) {
 			all.named(0,
 				"cached change:a~ahead+change:a~behind", "cached async:a~ahead+async-delete:a~behind",
 				"cached old:a+change:a", "cached async:a~shared+change:a~shared", "old change:a+logout", "old-alone change:a+change:b",
-				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "old change:a+change:b cascade", "cached old:a+change:b cascade")
+				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "brief change:a+endall owned bare", "cached own+endall bare", "old change:a+change:b cascade", "cached old:a+change:b cascade",
+				"cached change:a+change:b scs", "cached change:a+logout scs", "idle read+change:a scs")
 			all.named(1,
 				"unsaved read+logout", "cached change:a+change:b only", "new-unsaved read+logout", "created login+read+logout",
-				"cached read+change:a retries=2", "cached read+regenerate cascade")
+				"cached read+change:a retries=2", "cached read+regenerate cascade", "created login+change:a scs")
 			all.named(0, "cached async:a#300+change:b#9000 small", "cached change:a#9000+change:b#9000 small")
 			all.named(0, "cached async:a+async-reset:a+change:b") // it takes the longest
 		}
@@ -87,10 +88,10 @@ func jobs(services []string) (all list) {
 		}
 	}
 	for _, start := range states {
-		for _, isCascade := range []bool{false, true} {
+		for _, of := range storesOf(start) {
 			for _, on := range services {
-				all.add(0, pairs(on, start, isCascade)...)
-				all.add(0, unlike(on, start, isCascade)...)
+				all.add(0, pairs(on, of, start)...)
+				all.add(0, unlike(on, of, start)...)
 			}
 		}
 	}
@@ -105,10 +106,11 @@ func jobs(services []string) (all list) {
 			all.withEvents(on, start)
 		}
 		all.withSizes(on)
+		all.withOwners(on)
 		for _, names := range [][]string{{"change:a", "change:a"}, {"async:a", "change:a"}, {"change:a", "logout"}, {"async:a", "read"}} {
-			all.add(1, newScenario(on+" two", false, cached, names...), newScenario(on+" two", false, evicted, names...))
+			all.add(1, newScenario(on+" two", ofRoot, cached, names...), newScenario(on+" two", ofRoot, evicted, names...))
 		}
-		for _, sc := range pairs(on, cached, false) {
+		for _, sc := range pairs(on, ofRoot, cached) {
 			sc.only = true
 			if sc.database == "" {
 				all.add(1, sc)
@@ -118,6 +120,14 @@ func jobs(services []string) (all list) {
 	return all
 }
 
+// storesOf are the stores whose session may be in that state.
+func storesOf(start string) []string {
+	if start == old || start == oldAlone {
+		return []string{ofRoot, ofCascade} // there was none before scsstore's
+	}
+	return stores
+}
+
 // triples adds three requests at once, without events.
 func (l *list) triples(on, start string) {
 	for _, requests := range [][]string{
@@ -125,14 +135,16 @@ func (l *list) triples(on, start string) {
 		{"read", "read", "logout"}, {"read", "logout", "purge"}, {"change:a", "logout", "logout"},
 		{"change:a", "reset:a", "change:b"}, {"change:a", "reset:a", "read"},
 	} {
-		l.add(0, newScenario(on, false, start, requests...), newScenario(on, true, start, requests...))
+		for _, of := range storesOf(start) {
+			l.add(0, newScenario(on, of, start, requests...))
+		}
 	}
 	for _, requests := range [][]string{
 		{"read", "async:a", "change:b"}, {"read", "async:a", "async:b"}, {"read", "async:a", "logout"},
 		{"async:a", "async-reset:a", "change:b"}, {"async:a", "async-reset:a", "async:b"},
 		{"async:a", "reset:a", "async-delete:a"}, {"async:a", "async-delete:a", "read"},
 	} {
-		l.add(0, newScenario(on, false, start, requests...))
+		l.add(0, newScenario(on, ofRoot, start, requests...))
 	}
 	for _, requests := range []string{"async:a+regenerate", "async-delete:a+regenerate", "async:a+async:b+regenerate", "read+async:a+regenerate", "logout+async:a+regenerate"} {
 		if start != created && start != idle {
@@ -140,7 +152,7 @@ func (l *list) triples(on, start string) {
 		}
 	}
 	for _, requests := range [][]string{{"read", "change:a", "regenerate"}, {"logout", "change:a", "regenerate"}} {
-		l.add(0, newScenario(on, true, start, requests...))
+		l.add(0, newScenario(on, ofCascade, start, requests...))
 	}
 }
 
@@ -148,21 +160,22 @@ func (l *list) triples(on, start string) {
 // event, and three of them without.
 func (l *list) withSizes(on string) {
 	for _, start := range []string{cached, unsaved, evicted} {
-		for _, isCascade := range []bool{false, true} {
+		for _, of := range stores {
 			var firsts, seconds []string
 			for _, size := range sizes {
 				firsts = append(firsts, fmt.Sprint("change:a#", size))
 				seconds = append(seconds, fmt.Sprint("change:b#", size))
-				if !isCascade {
+				switch of {
+				case ofRoot:
 					firsts = append(firsts, fmt.Sprint("async:a#", size))
 					seconds = append(seconds, fmt.Sprint("async:b#", size))
-				} else {
+				case ofCascade:
 					firsts = append(firsts, fmt.Sprint("regenerate:a#", size))
 				}
 			}
 			for _, first := range firsts {
 				for _, second := range append(seconds, "read", "delete:a", "reset:a", "refresh", "logout") {
-					l.add(1, newScenario(on+" small", isCascade, start, first, second))
+					l.add(1, newScenario(on+" small", of, start, first, second))
 				}
 			}
 		}
@@ -170,21 +183,54 @@ func (l *list) withSizes(on string) {
 			{"async:a#300", "async:b#300", "read"}, {"async:a#300", "async:b#300", "change:b#9000"}, {"async:a#300", "change:b#9000", "read"},
 			{"change:a#5000", "change:b#5000", "async:a#5000"}, {"change:a#9000", "change:b#9000", "delete:a"},
 		} {
-			l.add(0, newScenario(on+" small", false, start, triple...))
+			l.add(0, newScenario(on+" small", ofRoot, start, triple...))
+		}
+	}
+}
+
+// withOwners adds pairs of requests about owners, with an event, and three of
+// them without.
+func (l *list) withOwners(on string) {
+	add := func(where string, firsts []string, others ...string) {
+		for i, first := range firsts {
+			for _, second := range slices.Concat(firsts[i:], others) {
+				for _, start := range ownedStates {
+					if start != brief || strings.Contains(where, "owned") {
+						l.add(1, newScenario(where+" "+on, ofRoot, start, first, second))
+					}
+				}
+			}
+		}
+	}
+	add("owned bare", []string{"endall", "enter", "own:bob", "regenerate:a"}, "read", "change:a", "async:a", "logout")
+	add("bare", []string{"endall", "enter", "own", "claim"}, "read", "change:a", "async:a", "logout", "regenerate:a")
+	for _, start := range ownedStates {
+		for _, requests := range [][]string{
+			{"endall", "regenerate", "read"}, {"endall", "regenerate", "change:a"}, {"endall", "regenerate", "logout"}, {"endall", "regenerate", "enter"},
+			{"endall", "endall", "regenerate"}, {"endall", "change:a", "logout"}, {"endall", "own:bob", "read"}, {"regenerate", "enter", "logout"},
+		} {
+			l.add(0, newScenario("owned bare "+on, ofRoot, start, requests...))
+		}
+	}
+	for _, start := range []string{cached, evicted} {
+		for _, requests := range [][]string{{"endall", "own", "own"}, {"endall", "own", "logout"}, {"endall", "own", "read"}, {"endall", "claim", "own"}} {
+			l.add(0, newScenario("bare "+on, ofRoot, start, requests...))
 		}
 	}
 }
 
 // withEvents adds pairs with an event.
 func (l *list) withEvents(on, start string) {
-	for _, isCascade := range []bool{false, true} {
-		l.add(1, pairs(on, start, isCascade)...)
-		l.add(1, unlike(on, start, isCascade)...)
-		if !isCascade {
-			continue
-		}
+	for _, of := range storesOf(start) {
+		l.add(1, pairs(on, of, start)...)
+		l.add(1, unlike(on, of, start)...)
 		for _, other := range []string{"read", "change:b", "again:a", "logout"} {
-			l.add(1, newScenario(on, isCascade, start, "again:a", other), newScenario(on, isCascade, start, "again-regenerate", other))
+			if of != ofRoot {
+				l.add(1, newScenario(on, of, start, "again:a", other))
+			}
+			if of == ofCascade {
+				l.add(1, newScenario(on, of, start, "again-regenerate", other))
+			}
 		}
 	}
 	if start == cached || start == unsaved || start == evicted {
@@ -193,7 +239,7 @@ func (l *list) withEvents(on, start string) {
 		}
 	}
 	if start == cached || start == evicted {
-		for _, sc := range pairs(on, start, false) {
+		for _, sc := range pairs(on, ofRoot, start) {
 			sc.retries = 2
 			l.add(1, sc)
 		}
@@ -294,23 +340,30 @@ func Walks(t *testing.T, services ...string) {
 
 func randomScenario(random *rand.Rand, on string) scenario {
 	start := states[random.IntN(len(states))]
-	isCascade := random.IntN(2) == 0
-	isBare := !isCascade && random.IntN(3) == 0
+	of := stores[random.IntN(len(stores))]
+	isBare := of == ofRoot && random.IntN(3) == 0
 	isSmall := random.IntN(3) == 0
-	if isBare && (start == old || start == oldAlone) {
+	if (isBare || of == ofSCS) && (start == old || start == oldAlone) {
 		start = evicted // its sessions without a trailer do not say when they end
+	}
+	isOwned := isBare && random.IntN(2) == 0
+	if isOwned {
+		start = ownedStates[random.IntN(len(ownedStates))]
 	}
 	var able, names []string
 	for _, o := range ops {
-		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(isCascade)) {
+		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(of)) {
 			able = append(able, o.name)
 		}
 	}
 	if isSmall {
 		on = strings.TrimSpace(on + " small")
 	}
-	if !isBare && !isCascade && start != created && random.IntN(4) == 0 {
+	if !isBare && of == ofRoot && start != created && random.IntN(4) == 0 {
 		on = strings.TrimSpace(on + " two")
+	}
+	if isOwned {
+		on = strings.TrimSpace(on + " owned")
 	}
 	if isBare {
 		on = strings.TrimSpace(on + " bare")
@@ -328,14 +381,14 @@ func randomScenario(random *rand.Rand, on string) scenario {
 		case 2, 3:
 			name += "~shared"
 		case 4:
-			if on == "" {
+			if on == "" && of != ofSCS {
 				name = []string{"old:a", "old:read"}[random.IntN(2)]
 			}
 		}
 		names = append(names, name)
 	}
-	sc := newScenario(on, isCascade, start, names...)
-	if !isCascade {
+	sc := newScenario(on, of, start, names...)
+	if of == ofRoot {
 		sc.retries = 1 + random.IntN(2)
 	}
 	return sc

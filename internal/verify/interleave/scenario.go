@@ -53,6 +53,11 @@ type op struct {
 	again      bool // saves again when that has failed
 	old        bool // loads and saves as the library before this one
 
+	owner  string // whom the session belongs to that it saves
+	claims bool   // it says whose the session is that nobody's was, and moves nothing
+	enter  bool   // begins a session of its own
+	endall bool   // ends all of Alice's
+
 	skew   time.Duration // of its instance's clock
 	shared bool          // it is on one instance with others
 }
@@ -78,6 +83,11 @@ var ops = []op{
 	{name: "async:read", async: true},
 	{name: "purge", purge: true},
 	{name: "login", login: true},
+	{name: "own", regenerate: true, owner: "alice"},
+	{name: "own:bob", regenerate: true, owner: "bob"},
+	{name: "claim", attr: "a", owner: "alice", claims: true},
+	{name: "enter", owner: "alice", enter: true},
+	{name: "endall", endall: true},
 	{name: "old:a", attr: "a", old: true},
 	{name: "old:read", old: true},
 }
@@ -122,14 +132,36 @@ func (o op) value(i int) string {
 }
 
 // saves reports whether it changes the session, or ends it.
-func (o op) saves() bool { return o.attr != "" || o.refresh || o.logout || o.regenerate || o.login }
+func (o op) saves() bool {
+	return o.attr != "" || o.refresh || o.logout || o.regenerate || o.login || o.enter
+}
+
+// isOwners reports whether it is about owners.
+func (o op) isOwners() bool { return o.owner != "" || o.endall }
+
+// makes reports whether there is a session under an id of its own.
+func (o op) makes() bool { return o.regenerate || o.enter }
+
+// The stores, by the word for them in a scenario's name.
+const (
+	ofRoot    = ""
+	ofCascade = "cascade"
+	ofSCS     = "scs"
+)
+
+var stores = []string{ofRoot, ofCascade, ofSCS}
 
 // of reports whether a store can do this.
-func (o op) of(isCascade bool) bool {
-	if isCascade {
-		return !o.async
+func (o op) of(store string) bool {
+	switch {
+	case store != ofRoot && (o.async || o.isOwners()):
+		return false
+	case store == ofCascade:
+		return true
+	case store == ofSCS:
+		return !o.regenerate && !o.old // a new token is a logout and a login
 	}
-	return !o.regenerate && !o.again // Close does not try again
+	return !o.regenerate && !o.again && !o.isOwners() // Close does not try again
 }
 
 // ofBare reports whether requests on the protocol alone can do this.
@@ -146,23 +178,28 @@ const (
 	outlived   = "outlived"    // as unsaved, and purged from Datastore meanwhile
 	old        = "old"         // in both services, written by the library before this one
 	oldAlone   = "old-alone"   // the same in Memcache alone
+	brief      = "brief"       // in both services, and listed for less time than a change makes it live
 )
 
 var states = []string{cached, evicted, unsaved, newUnsaved, created, idle, outlived, old, oldAlone}
+
+// ownedStates are those that a session may be in that has an owner.
+var ownedStates = []string{cached, evicted, unsaved, brief, created}
 
 // A scenario is a state and the requests that overlap.
 type scenario struct {
 	start   string
 	ops     []op // with start created the first one is the login
 	retries int
-	only    bool // OnlyMemcache
-	cascade bool // cascadestore's store instead of the root package's
+	only    bool   // OnlyMemcache
+	of      string // the store
 
 	database string // the backup's service; empty: App Engine's Datastore
 	redis    bool   // the cache is one that goes back in time instead of Memcache
 	bare     bool   // the protocol alone
 	small    bool   // the services take small sessions alone
 	two      bool   // each request works on another session as well
+	owned    bool   // the session is Alice's
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -184,8 +221,11 @@ func (s scenario) String() string {
 	if s.two {
 		text += " two"
 	}
-	if s.cascade {
-		return text + " cascade"
+	if s.owned {
+		text += " owned"
+	}
+	if s.of != ofRoot {
+		return text + " " + s.of
 	}
 	if s.bare {
 		text += " bare"
@@ -205,7 +245,7 @@ func parseScenario(text string) (scenario, error) {
 		return scenario{}, fmt.Errorf("a scenario is a state and requests, as in %q", "cached change:a+logout")
 	}
 	s := scenario{start: words[0], retries: 1}
-	if !slices.Contains(states, s.start) {
+	if !slices.Contains(states, s.start) && !slices.Contains(ownedStates, s.start) {
 		return scenario{}, fmt.Errorf("scenario %q: no such state", text)
 	}
 	for _, name := range strings.Split(words[1], "+") {
@@ -216,14 +256,16 @@ func parseScenario(text string) (scenario, error) {
 		s.ops = append(s.ops, o)
 	}
 	for _, w := range words[2:] {
-		if w == "cascade" {
-			s.cascade, s.retries = true, cascadeRetries
+		if w == ofCascade || w == ofSCS {
+			s.of, s.retries = w, fixedRetries
 		} else if w == "only" {
 			s.only = true
 		} else if w == "bare" {
 			s.bare = true
 		} else if w == "two" {
 			s.two = true
+		} else if w == "owned" {
+			s.owned = true
 		} else if w == "small" {
 			s.small = true
 		} else if w == "redis" {
@@ -234,17 +276,23 @@ func parseScenario(text string) (scenario, error) {
 			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
 		}
 	}
-	if s.cascade && (s.only || s.bare || s.retries != cascadeRetries) {
-		return scenario{}, fmt.Errorf("scenario %q: the store of cascadestore has no such option", text)
+	if s.of != ofRoot && (s.only || s.bare || s.retries != fixedRetries) {
+		return scenario{}, fmt.Errorf("scenario %q: the store has no such option", text)
 	}
-	if s.two && (s.cascade || s.bare || s.start == created) {
+	if s.of == ofSCS && (s.start == old || s.start == oldAlone) {
+		return scenario{}, fmt.Errorf("scenario %q: there was no store before this one", text)
+	}
+	if s.two && (s.of != ofRoot || s.bare || s.start == created) {
 		return scenario{}, fmt.Errorf("scenario %q: two sessions are of one store of the root package", text)
+	}
+	if s.owned && (!s.bare || !slices.Contains(ownedStates, s.start)) || s.start == brief && !s.owned {
+		return scenario{}, fmt.Errorf("scenario %q: no session in that state has an owner there", text)
 	}
 	for _, o := range s.ops {
 		if o.old && s.on() != "" || o.size > 0 && !s.small {
 			return scenario{}, fmt.Errorf("scenario %q: not on these services: %s", text, o.name)
 		}
-		if s.bare && !o.ofBare() || !s.bare && !o.of(s.cascade) {
+		if s.bare && !o.ofBare() || !s.bare && !o.of(s.of) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
 		}
 	}
@@ -266,14 +314,11 @@ func (s scenario) on() string {
 	return strings.TrimSpace(on)
 }
 
-func newScenario(on string, isCascade bool, start string, names ...string) scenario {
+func newScenario(on, of, start string, names ...string) scenario {
 	if start == created {
 		names = append([]string{"login"}, names...)
 	}
-	text := start + " " + strings.Join(names, "+") + " " + on
-	if isCascade {
-		text += " cascade"
-	}
+	text := start + " " + strings.Join(names, "+") + " " + on + " " + of
 	s, err := parseScenario(text)
 	if err != nil {
 		panic(err)
@@ -286,11 +331,11 @@ func newScenario(on string, isCascade bool, start string, names ...string) scena
 // is one: a request that changes b is paired with those that change a. A request
 // that saves again after a failure is like another one while nothing fails, and
 // only a state in which c was changed is one to set it back in.
-func pairs(on, start string, isCascade bool) []scenario {
+func pairs(on, of, start string) []scenario {
 	var all []scenario
 	var names []string
 	for _, o := range ops {
-		if !o.login && !o.again && !o.old && o.of(isCascade) &&
+		if !o.login && !o.again && !o.old && o.of(of) &&
 			(o.attr != "c" || start == unsaved || start == outlived) {
 			names = append(names, o.name)
 		}
@@ -301,7 +346,7 @@ func pairs(on, start string, isCascade bool) []scenario {
 				strings.HasSuffix(first, ":a") || strings.HasSuffix(second, ":a"); b && !a {
 				continue
 			}
-			all = append(all, newScenario(on, isCascade, start, first, second))
+			all = append(all, newScenario(on, of, start, first, second))
 		}
 	}
 	return all
@@ -309,11 +354,12 @@ func pairs(on, start string, isCascade bool) []scenario {
 
 // unlike are pairs on instances that are not alike: their clocks differ, or one
 // is of the old library.
-func unlike(on, start string, isCascade bool) []scenario {
+func unlike(on, of, start string) []scenario {
 	var all []scenario
-	add := func(first, second string) { all = append(all, newScenario(on, isCascade, start, first, second)) }
+	add := func(first, second string) { all = append(all, newScenario(on, of, start, first, second)) }
+	hasOld := on == "" && of != ofSCS
 	changes := []string{"change:a", "delete:a"}
-	if !isCascade {
+	if of == ofRoot {
 		changes = append(changes, "async:a", "async-delete:a")
 	}
 	for i, first := range changes {
@@ -325,12 +371,12 @@ func unlike(on, start string, isCascade bool) []scenario {
 		}
 		add(first+"~ahead", "logout")
 		for _, o := range []string{"old:a", "old:read"} {
-			if on == "" {
+			if hasOld {
 				add(o, first)
 			}
 		}
 	}
-	if on == "" {
+	if hasOld {
 		add("old:a", "read")
 		add("old:a", "logout")
 	}

@@ -45,12 +45,14 @@ type stored struct {
 	attrs    map[string]string
 }
 
-func (s scenario) store() store {
-	if s.bare {
+func (s scenario) store(br breach) store {
+	switch {
+	case s.bare:
 		return bareStore{}
-	}
-	if s.cascade {
+	case s.of == ofCascade:
 		return cascade
+	case s.of == ofSCS:
+		return scsStore{plain: br.plain}
 	}
 	return gaesessionStore{}
 }

@@ -18,6 +18,7 @@ type trailer struct {
 	value                   []byte
 	isMissing               bool // the library before this one wrote the session
 	used, ends, born, swept time.Time
+	listed                  time.Time // until when the owner's index has the session
 	maxAge                  uint32
 	owner                   string
 	cells                   []cell
@@ -82,7 +83,7 @@ func parseTrailer(b []byte) (tr trailer, err error) {
 			}
 		}
 	}
-	tr.used, tr.ends, tr.born, tr.swept = at(), at(), at(), at()
+	tr.used, tr.ends, tr.born, tr.swept, tr.listed = at(), at(), at(), at(), at()
 	tr.maxAge = length()
 	_ = text(nameSize) // the key
 	tr.owner = text(nameSize)
@@ -115,7 +116,7 @@ func (tr *trailer) isUnsaved() bool {
 var attributes = func() map[string]string {
 	names := map[string]string{string(make([]byte, nameSize)): "MaxAge"}
 	for _, name := range []string{"a", "b", "c", "z"} {
-		for _, prefix := range []string{"", "string "} { // the latter cascadestore's
+		for _, prefix := range []string{"", "string ", "key "} { // the latter cascadestore's and scsstore's
 			sum := sha256.Sum256([]byte(prefix + name))
 			names[string(sum[:nameSize])] = name
 		}

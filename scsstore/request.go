@@ -1,0 +1,75 @@
+package scsstore
+
+import (
+	"context"
+	"net/http"
+	"sync"
+
+	"github.com/alexedwards/scs/v2"
+
+	"github.com/gaesession/gaesession/internal/live"
+)
+
+// A request holds what the store knows of the sessions of one HTTP request. It
+// lives in the request's context. Without Handler there is one for each call.
+type request struct {
+	codec scs.Codec
+	live  *live.Store
+
+	mu     sync.Mutex
+	copies map[string]*live.Copy // by token
+	// drawsTokens says that a token which the request does not know is new: scs has
+	// drawn it.
+	drawsTokens bool
+}
+
+type requestKey struct{ store *Store }
+
+// request returns what is known of the sessions of the request that ctx is of.
+func (s *Store) request(ctx context.Context) *request {
+	if req, ok := ctx.Value(requestKey{s}).(*request); ok {
+		return req
+	}
+	return s.newRequest(ctx, s.opt.Codec)
+}
+
+func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {
+	return &request{codec: codec, live: s.liveStore(ctx, form{codec}), copies: make(map[string]*live.Copy)}
+}
+
+// copy returns the request's copy of a session, and whether the token is new.
+func (req *request) copy(token string) (c *live.Copy, isNew bool) {
+	req.mu.Lock()
+	defer req.mu.Unlock()
+	if c = req.copies[token]; c != nil {
+		return c, false
+	}
+	c = req.live.Copy(token)
+	req.copies[token] = c
+	return c, req.drawsTokens
+}
+
+// Handler is sm.LoadAndSave for a manager whose Store is s. It also remembers what
+// the request has loaded, so that a commit saves only what the request has changed,
+// and overlapping requests lose nothing. Use it instead of LoadAndSave, inside
+// appengine.Middleware.
+//
+// Errors go to sm.ErrorFunc, as those of LoadAndSave do.
+func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler {
+	loadAndSave := sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		req := s.request(r.Context())
+		req.mu.Lock()
+		// A session that the request has, and has not asked for, comes from a
+		// LoadAndSave around this one, and its token is not new.
+		req.drawsTokens = len(req.copies) > 0 || sm.Token(r.Context()) == ""
+		req.mu.Unlock()
+		next.ServeHTTP(w, r)
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx := r.Context()
+		if _, nested := ctx.Value(requestKey{s}).(*request); !nested {
+			ctx = context.WithValue(ctx, requestKey{s}, s.newRequest(ctx, sm.Codec))
+		}
+		loadAndSave.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
