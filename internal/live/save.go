@@ -262,31 +262,22 @@ func (c *Copy) isDue(d Draft, l Lifetime) bool {
 
 // lifetime is that of the draft, from the beginning that is stored.
 func (c *Copy) lifetime(d Draft) Lifetime {
-	if c.loaded != nil && !c.loaded.Born().IsZero() {
-		d.Born = c.loaded.Born()
+	if born := c.known().Born(); !born.IsZero() {
+		d.Born = born
 	}
 	return d.Lifetime
 }
 
 // isOtherMaxAge reports whether the session has chosen another MaxAge.
 func (c *Copy) isOtherMaxAge(d Draft) bool {
-	if d.MaxAge == nil {
-		return false
-	}
-	if c.loaded == nil {
-		return true
-	}
-	was, ok := c.loaded.MaxAge()
-	return !ok || was != *d.MaxAge
+	was, ok := c.known().MaxAge()
+	return d.MaxAge != nil && (!ok || was != *d.MaxAge)
 }
 
 // checkLength refuses a session that is longer than the app allows, unless it is
 // not longer than it was, or is to have another id.
 func (c *Copy) checkLength(value []byte) error {
-	was := 0
-	if c.loaded != nil {
-		was = len(c.loaded.Value())
-	}
+	was := len(c.known().Value())
 	if limit := c.store.maxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
 		return fmt.Errorf("%w: %d bytes, and at most %d are allowed", tier.ErrTooLarge, len(value), limit)
 	}
