@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -43,8 +42,9 @@ func NewMemcacheStore(ctx context.Context) session.Store {
 //     is reported, the removal continues in the background; the request has no
 //     such session any more in any case.
 //   - Close saves new and changed sessions. Another call saves what was changed
-//     since, and repeats nothing. The other methods may be called after it. If a
-//     store is dropped without Close after an Add, OnError gets an ErrNotSaved.
+//     since, and repeats nothing. The other methods may be called after it. That
+//     a store with changes was dropped without Close is logged, once a process,
+//     of some of the stores, where Go has runtime.AddCleanup.
 func NewMemcacheStoreOptions(ctx context.Context, o *MemcacheStoreOptions) session.Store {
 	return watch(newStore(ctx, o))
 }
@@ -61,20 +61,6 @@ type memcacheStore struct {
 	mu    sync.Mutex
 	first *entry            // the only one, as a rule
 	more  map[string]*entry // the others, by id; one that is to move under both ids
-	added *unclosed         // since the last Close; nil: nothing
-}
-
-// errUnclosed tells of an app that has forgotten Close.
-var errUnclosed = fmt.Errorf("gaesession: a store was dropped without Close after Add: %w", ErrNotSaved)
-
-// An unclosed reports a store that is dropped without Close. It does not refer to
-// the store: then neither would be collected.
-type unclosed struct{ services }
-
-func newUnclosed(ctx context.Context, o MemcacheStoreOptions) *unclosed {
-	u := &unclosed{services{ctx: ctx, opt: o}}
-	runtime.SetFinalizer(u, func(u *unclosed) { go u.notify(errUnclosed) })
-	return u
 }
 
 // An entry is a session of the request.
@@ -168,9 +154,6 @@ func (s *memcacheStore) Add(sess session.Session) {
 	switch {
 	case err == nil:
 		e.sess = sess
-		if s.added == nil {
-			s.added = newUnclosed(s.ctx, s.opt)
-		}
 	case alone && e.sess == sess:
 		e.sess = nil
 	}
@@ -250,10 +233,6 @@ const maxCloses = 16
 // Close implements session.Store.
 func (s *memcacheStore) Close() {
 	s.mu.Lock()
-	if s.added != nil {
-		runtime.SetFinalizer(s.added, nil)
-		s.added = nil
-	}
 	first, more := s.first, s.moreEntries()
 	s.mu.Unlock()
 	if first == nil {

@@ -148,7 +148,12 @@ func (c *Copy) refused(d Draft, why error) error {
 func (c *Copy) HasUnsaved(d Draft) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil || c.status != stored {
+	switch {
+	case c.why != nil:
+		return false
+	case c.status == fresh:
+		return c.tried == nil
+	case c.status != stored:
 		return false
 	}
 	d.OnlyChanges, d.Again = true, false
