@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/alexedwards/scs/goredisstore"
 	"github.com/alexedwards/scs/v2"
@@ -38,10 +39,15 @@ const (
 var hashKey = []byte("a hash key of thirty-two bytes..")
 
 // newApps returns an app on each store, on one Redis server. Ours have a backup in
-// memory behind it, where an app has a database.
-func newApps(tb testing.TB, addr string) []*app {
+// memory behind it, where an app has a database. If timeout is not zero, that is how
+// long ours wait for Redis: a busy machine is no silent server.
+func newApps(tb testing.TB, addr string, timeout time.Duration) []*app {
 	tb.Helper()
-	ourClient := redis.NewClient(rediscache.ClientOptions(addr))
+	o := rediscache.ClientOptions(addr)
+	if timeout > 0 {
+		o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout, timeout, timeout
+	}
+	ourClient := redis.NewClient(o)
 	theirClient := redis.NewClient(&redis.Options{Addr: addr})
 	tb.Cleanup(func() { _, _ = ourClient.Close(), theirClient.Close() })
 	cache, err := rediscache.New(context.Background(), ourClient, nil)
@@ -54,8 +60,8 @@ func newApps(tb testing.TB, addr string) []*app {
 	}
 	tb.Cleanup(func() { _ = theirs.Close() })
 
-	apps := ourApps(cache, tiertest.NewBackup())
-	alone := newApp(redisAloneName, newIcza(gaesession.MemcacheStoreOptions{Cache: cache, OnlyMemcache: true}))
+	apps := ourApps(cache, tiertest.NewBackup(), timeout)
+	alone := newApp(redisAloneName, newIcza(gaesession.MemcacheStoreOptions{Cache: cache, OnlyMemcache: true, CacheTimeout: timeout}))
 	alone.ours = true
 	apps[0].beside = []string{goredisName, redistoreName}
 	alone.beside = apps[0].beside
@@ -68,16 +74,17 @@ func newApps(tb testing.TB, addr string) []*app {
 
 // ourApps returns an app on each of our stores; nil and nil are App Engine's
 // services.
-func ourApps(cache tier.Cache, backup tier.Backup) []*app {
+func ourApps(cache tier.Cache, backup tier.Backup, timeout time.Duration) []*app {
 	cascade := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, hashKey)
 	if cache != nil {
 		cascade = cascadestore.NewTieredStore(cache, backup, hashKey)
 	}
-	store := scsstore.New(cache, backup, &scsstore.Options{OnError: unreported})
+	cascade.CacheTimeout = timeout
+	store := scsstore.New(cache, backup, &scsstore.Options{CacheTimeout: timeout, OnError: unreported})
 	ours := newSCS(store)
 	ours.handler = store.Handler
 	apps := []*app{
-		newApp(gaesessionName, newIcza(gaesession.MemcacheStoreOptions{Cache: cache, Backup: backup})),
+		newApp(gaesessionName, newIcza(gaesession.MemcacheStoreOptions{Cache: cache, Backup: backup, CacheTimeout: timeout})),
 		newApp(cascadeName, gorillaLibrary{cascade}),
 		newApp(scsstoreName, ours),
 	}

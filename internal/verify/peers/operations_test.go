@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
@@ -14,7 +15,7 @@ import (
 func TestOperationsOfAMillionRequestsCostATenth(t *testing.T) {
 	const requests, clients, million = 200, 5, 1_000_000
 	writes := map[string]int{}
-	for _, a := range append(ourApps(nil, nil), newApp(iczaName, oldLibrary{})) {
+	for _, a := range append(ourApps(nil, nil, time.Minute), newApp(iczaName, oldLibrary{})) {
 		s := gaetest.Local(t)
 		var mu sync.Mutex
 		made := map[string]int{} // by method

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gaesession/gaesession/internal/instance"
 )
@@ -15,7 +16,7 @@ const overlapping = 8
 // TestOverlappingRequestsKeepWhatOthersHaveSaved counts, for each store, changes
 // that are lost and sessions that come back. Ours must have none.
 func TestOverlappingRequestsKeepWhatOthersHaveSaved(t *testing.T) {
-	for _, a := range newApps(t, newServer(t).addr) {
+	for _, a := range newApps(t, newServer(t).addr, time.Minute) {
 		t.Run(a.name, func(t *testing.T) {
 			const times = 5
 			lost, back := count(t, a, times)

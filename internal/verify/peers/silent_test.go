@@ -26,7 +26,7 @@ func TestWhileRedisIsSilentOursAnswer(t *testing.T) {
 				t.Parallel()
 			}
 			s := newServer(t)
-			apps := newApps(t, s.addr)
+			apps := newApps(t, s.addr, 0)
 			a := apps[slices.IndexFunc(apps, func(a *app) bool { return a.name == name })]
 			o := outageOf(t, a, s, silence)
 			t.Logf("answered %d of %d, others by status %v; longest request %v; users logged out %d; changes lost %d of %d; sessions back %d of %d",

@@ -47,8 +47,8 @@ func TestTable(t *testing.T) {
 		requests = 32
 	}
 	n := max(*rounds, 1)
-	apps := newApps(t, newServer(t).addr)
-	lost, back := map[string]int{}, map[string]int{}
+	apps := newApps(t, newServer(t).addr, time.Minute)
+	lost, back, overlaps := map[string]int{}, map[string]int{}, 0
 	for _, clients := range []int{1, 16} {
 		all := map[string]costs{} // by load
 		for _, l := range loads {
@@ -59,6 +59,7 @@ func TestTable(t *testing.T) {
 						a := apps[(round+i)%len(apps)]
 						c[a.name] = append(c[a.name], measure(t, a, l, clients, requests))
 					}
+					overlaps++
 					for _, a := range apps {
 						updates, sessions := count(t, a, 1)
 						lost[a.name], back[a.name] = lost[a.name]+updates, back[a.name]+sessions
@@ -72,7 +73,6 @@ func TestTable(t *testing.T) {
 		}
 		t.Logf("clients=%d, %d rounds of %d requests\n%s", clients, n, requests, table(apps, all))
 	}
-	overlaps := len(loads) * 2 * n
 	for _, a := range apps {
 		t.Logf("| %s | %d of %d | %d of %d |", a.name, lost[a.name], overlaps*overlapping, back[a.name], overlaps)
 	}
