@@ -108,8 +108,8 @@ func (f form) Rename(value []byte, key string) ([]byte, error) {
 	return f.codec.encode(sess)
 }
 
-// Only implements live.Form.
-func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
+// only returns a session without the attributes that keep does not want.
+func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
 	sess, err := f.codec.decode(value)
 	if err != nil {
 		return nil, err

@@ -53,6 +53,11 @@
 // loses nothing that other requests save meanwhile. To log out,
 // [Sessions.Remove] the session. [RemoveID] ends a session by its id.
 //
+// If [Sessions.Owner] says whose a session is, a user can be logged out
+// everywhere: [Sessions.SessionsOf] lists a user's sessions,
+// [Sessions.RemoveRefs] ends some of them, [Sessions.RemoveOthers] all but the
+// request's, and [Sessions.RemoveAll] all.
+//
 // A session ends when it was not used for its timeout, which is 30 minutes
 // unless session.NewSessionOptions says otherwise, and at the latest
 // [MemcacheStoreOptions.MaxLifetime] after it was created. [Cookie] says how
@@ -143,6 +148,9 @@
 //     it is back. A Datastore that does not answer costs a change
 //     [MemcacheStoreOptions.BackupTimeout], and reads of cached sessions
 //     nothing. A request overruns its deadline by at most one second.
+//   - Ended everywhere. Once [Sessions.RemoveAll] has returned, no session of
+//     that owner lives that had logged in before it began: under no id, in no
+//     request in flight, after no flush.
 //   - Unknown is not none. If it cannot be told whether there is a session,
 //     [Sessions.Get] returns [ErrUnavailable], and the cookie stays.
 //   - What a visitor sends as an id reads, changes and deletes nothing but
@@ -216,6 +224,8 @@
 //   - With Sessions, a client that goes away before the save begins has its
 //     change saved in Memcache, and in Datastore by the session's next save;
 //     until then OnError has ErrNotBackedUp. It gets no new id.
+//   - While Datastore is down a login of an owner is ErrNotSaved, and so is a
+//     new id.
 //   - A session whose new id was saved, and whose response never reached the
 //     client, is lost to it.
 //   - A change whose request died before Close returned may or may not be seen.

@@ -46,7 +46,7 @@ var tables = map[string][2]string{
 	"rediscache.Options":              {"docs/options.md", "rediscache.Options"},
 	"clouddatastore.Options":          {"docs/options.md", "clouddatastore.Options"},
 	"gaelocal.Options":                {"docs/options.md", "gaelocal.Options"},
-	"scsstore.Options":                {"docs/options.md", "scsstore.Options"},
+	"scsstore.Options":                {"scsstore/README.md", "Options"},
 	"cascadestore.CascadeStore":       {"cascadestore/README.md", "Options"},
 }
 

@@ -277,3 +277,47 @@ func appendGobUint(b []byte, x uint64) []byte {
 	digits := bytes.TrimLeft(binary.BigEndian.AppendUint64(nil, x), "\x00")
 	return append(append(b, byte(-len(digits))), digits...)
 }
+
+func TestNoCookieFillsTheLogThroughSessions(t *testing.T) {
+	site := newSite(t, &gaesession.Sessions{})
+	site.login(attrs{"n": 0})
+	hashed := site.cookie()
+	site.sessions.Options.OnError = nil // the default
+	s := site.service
+	putItem(t, s, "page:/log", []byte("<html>"))
+	putItem(t, s, "nothing", []byte{})
+	putItem(t, s, "of-another-session:00000", forged(t, "comment:1234567890123456"))
+	var log bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(old)
+	for i := range 4 {
+		for _, id := range []string{
+			"page:/log", "nothing", "of-another-session:00000", "unknown", "h.unknown", "h:" + hashed, "owner:ada", "", " ", "%00",
+			strings.Repeat("x", 251), strings.Repeat("h.", 3000), hashed[:len(hashed)-1], hashed + "x", strings.ToUpper(hashed),
+			"page:/log; sessid=nothing; sessid=of-another-session:00000; sessid=unknown",
+		} {
+			r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(s.NewRequest().Context())
+			r.Header.Set("Cookie", "sessid="+id)
+			site.sessions.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				var sess session.Session
+				switch i {
+				case 0:
+					sess, _ = site.sessions.Get(r) // the app answers for the error
+				case 1:
+					sess = site.sessions.Manager(r).Get(r)
+				case 2:
+					site.sessions.Manager(r).Add(session.NewSession(), nil)
+				case 3:
+					_ = site.sessions.RegenerateID(r)
+				}
+				if sess != nil {
+					t.Errorf("cookie %q has a session", id)
+				}
+			})).ServeHTTP(httptest.NewRecorder(), r)
+		}
+	}
+	if n := strings.Count(log.String(), "level=ERROR"); n > 1 {
+		t.Errorf("a visitor made %d records, want one at most: %s", n, log.String())
+	}
+}

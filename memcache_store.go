@@ -21,7 +21,11 @@ func NewMemcacheStore(ctx context.Context) session.Store {
 // NewMemcacheStoreOptions returns a store for one request, whose App Engine
 // context ctx is; the store must not be used when the request has ended. It is
 // safe for concurrent use by the request's goroutines. Close saves what was
-// changed, so the app has to call it, which closing the session.Manager does.
+// changed, so the app has to call it, which closing the session.Manager does. A
+// store that the app lets go of with changes that no Close has saved is an error of
+// the app: the first one that the garbage collector meets is written to the log of
+// OnError's default, whatever OnError is. Of the first 16 stores of a process each
+// is looked at, then one of 64. That needs Go 1.24.
 //
 // The options are copied; nil stands for the defaults.
 //
@@ -42,7 +46,7 @@ func NewMemcacheStore(ctx context.Context) session.Store {
 //     since, and repeats nothing. The other methods may be called after it. If a
 //     store is dropped without Close after an Add, OnError gets an ErrNotSaved.
 func NewMemcacheStoreOptions(ctx context.Context, o *MemcacheStoreOptions) session.Store {
-	return newStore(ctx, o)
+	return watch(newStore(ctx, o))
 }
 
 func newStore(ctx context.Context, o *MemcacheStoreOptions) *memcacheStore {
@@ -189,8 +193,8 @@ func (s *memcacheStore) Add(sess session.Session) {
 // ErrUnavailable and ErrUndecodable.
 func RegenerateID(store session.Store, sess session.Session) (session.Session, error) {
 	const doing = "regenerate id of session"
-	s, ok := store.(*memcacheStore)
-	if !ok {
+	s := unwatched(store)
+	if s == nil {
 		return nil, fmt.Errorf("gaesession: %s: %T is no store of this package", doing, store)
 	}
 	if sess == nil {
@@ -250,12 +254,7 @@ func (s *memcacheStore) Close() {
 		runtime.SetFinalizer(s.added, nil)
 		s.added = nil
 	}
-	first, more := s.first, []*entry(nil)
-	for id, e := range s.more {
-		if e.id == id {
-			more = append(more, e)
-		}
-	}
+	first, more := s.first, s.moreEntries()
 	s.mu.Unlock()
 	if first == nil {
 		return
@@ -275,6 +274,16 @@ func (s *memcacheStore) Close() {
 		}()
 	}
 	saves.Wait()
+}
+
+// moreEntries returns all entries but the first. s.mu is held.
+func (s *memcacheStore) moreEntries() (more []*entry) {
+	for id, e := range s.more {
+		if e.id == id {
+			more = append(more, e)
+		}
+	}
+	return more
 }
 
 // close saves what was changed in a session since it was loaded or saved.

@@ -246,8 +246,7 @@ func TestAnOwnerThatPanicsIsAnError(t *testing.T) {
 }
 
 func TestOwnersAskForACopyAndHoldNoLock(t *testing.T) {
-	var s *site
-	s = newSite(t, &gaesession.Sessions{Owner: func(sess session.Session) string {
+	s := newSite(t, &gaesession.Sessions{Owner: func(sess session.Session) string {
 		u := userOf(sess)
 		sess.SetAttr("user", "changed by Owner")
 		return u

@@ -60,10 +60,20 @@ func (s *services) load(c *live.Copy, id string, loaded func(session.Session)) e
 // save saves what was changed in a session since it was loaded or saved. With again
 // it tries again what has failed.
 func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
+	d, err := s.draft(sess)
+	if err != nil {
+		return err
+	}
+	d.Again = again
+	return c.Save(s.ctx, d)
+}
+
+// draft is a session as the app has it.
+func (s *services) draft(sess session.Session) (live.Draft, error) {
 	sess = unwrap(sess)
 	used, err := accessed(sess)
 	if err != nil {
-		return err
+		return live.Draft{}, err
 	}
 	timeout := sess.Timeout()
 	d := live.Draft{
@@ -71,10 +81,9 @@ func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
 			return s.form.encodeIf(sess, key, worth)
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
-		Again:    again,
 	}
 	if s.owners != nil {
-		d.Owner, d.NewID = s.ownerOf, s.owners.newID
+		d.Owner, d.NewID, d.Only = s.ownerOf, s.owners.newID, s.form.only
 	}
-	return c.Save(s.ctx, d)
+	return d, nil
 }

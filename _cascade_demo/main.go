@@ -1,5 +1,6 @@
 // Command _cascade_demo is a small shop with a basket, whose gorilla sessions
-// are kept by cascadestore. It shows what calls each request makes.
+// are kept by cascadestore. It shows where the session came from in each request
+// and what that took.
 //
 // Started anywhere but on App Engine it runs Memcache and Datastore itself, with
 // a file for the Datastore, so that a basket survives a restart:
@@ -20,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/demo"
 )
 
@@ -37,6 +39,7 @@ var cascadeDemo = demo.Demo{
 	Port:    "8081",
 	AppID:   "cascadestore-demo",
 	Handler: newHandler,
+	Drain:   cascadestore.Drain,
 }
 
 // newHandler returns the shop for where it runs.
@@ -49,11 +52,15 @@ func newHandler(p demo.Place) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := newShop(key, p.HTTPS)
+	s, err := newShop(key, p.HTTPS, &demo.Stage{
+		Library: "cascadestore", Where: p.Services, Cache: "Memcache", Backup: "Datastore", Cookie: cookieName, Faults: p.Faults,
+		Still: "Your basket is still here",
+		Footer: "A message like “Pears were put into your basket” is a flash: to show it once, the session has to be changed, in a Datastore " +
+			"transaction. A page without one makes one call to Memcache.",
+	})
 	if err != nil {
 		return nil, err
 	}
-	s.flush = p.FlushMemcache
 	return s.handler(), nil
 }
 

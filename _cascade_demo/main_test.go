@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -49,6 +50,19 @@ func startProcess(t *testing.T, dir string) process {
 	return process{u, func() error { cancel(); return <-done }}
 }
 
+// startOn serves the demo on services of its own.
+func startOn(t *testing.T) (*browser, *gaelocal.Server) {
+	t.Helper()
+	services := gaelocal.StartForTest(t)
+	h, err := newHandler(demo.Place{Local: true, Faults: demo.FaultsOf(services)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(h)
+	t.Cleanup(web.Close)
+	return newBrowser(t, web.URL), services
+}
+
 type browser struct {
 	t      *testing.T
 	url    string
@@ -75,6 +89,17 @@ func (b *browser) post(path string, form ...string) string {
 
 func (b *browser) do(method, path string, form url.Values) string {
 	b.t.Helper()
+	return b.answer(method, path, form, http.StatusOK)
+}
+
+// fails returns the page that answers a request which could not be served.
+func (b *browser) fails(method, path string, form url.Values) string {
+	b.t.Helper()
+	return b.answer(method, path, form, http.StatusServiceUnavailable)
+}
+
+func (b *browser) answer(method, path string, form url.Values, status int) string {
+	b.t.Helper()
 	req, err := http.NewRequest(method, b.url+path, strings.NewReader(form.Encode()))
 	if err != nil {
 		b.t.Fatal(err)
@@ -89,7 +114,7 @@ func (b *browser) do(method, path string, form url.Values) string {
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK {
+	if err != nil || res.StatusCode != status {
 		b.t.Errorf("%s %s: got %s, %v", method, path, res.Status, err)
 	}
 	return string(body)
@@ -120,28 +145,122 @@ func wantText(t *testing.T, page string, want ...string) {
 func TestABasketFromTheFirstFruitToLogout(t *testing.T) {
 	p := startProcess(t, "")
 	b := newBrowser(t, p.url)
-	wantText(t, b.get("/"), "nothing in your basket", "0 calls")
+	wantText(t, b.get("/"), "nothing in your basket", "No operations")
 	if b.cookie() != "" {
 		t.Error("a cookie before there is anything to remember")
 	}
 	wantText(t, b.post("/add", "fruit", "Pears"), "Pears were put", "<b>1</b> Pears")
 	before := b.cookie()
-	wantText(t, b.get("/"), "<b>1</b> Pears", "1 call ")
+	wantText(t, b.get("/"), "<b>1</b> Pears", "1 operation ")
 	wantText(t, b.post("/add", "fruit", "Stones"), "no such fruit")
 	wantText(t, b.post("/login", "name", " "), "Please enter a name")
-	wantText(t, b.post("/login", "name", "Ann <3"), "Hello, Ann &lt;3", "new id", "<b>1</b> Pears")
+	wantText(t, b.post("/login", "name", "Ann <3"), "Ann &lt;3</span>", "new id", "<b>1</b> Pears")
 	if b.cookie() == before {
 		t.Error("the login kept the cookie")
 	}
-	b.post("/flush")
-	wantText(t, b.get("/"), "Hello, Ann", "1 call ") // the page after the flush filled Memcache
-	wantText(t, b.post("/empty"), "Your basket is empty")
-	wantText(t, b.post("/logout"), "nothing in your basket", "Log in")
+	b.post("/cache/flush")
+	wantText(t, b.get("/"), "Ann &lt;3", "1 operation ", "came from Memcache") // the page after the flush filled Memcache
+	wantText(t, b.post("/basket/empty"), "Your basket is empty")
+	wantText(t, b.post("/logout"), "You are logged out", "nothing in your basket", "Log in")
 	if b.cookie() != "" {
 		t.Error("the cookie is still there")
 	}
 	wantText(t, b.get("/purge"), `"completed":true`)
 	wantText(t, b.get("/style.css"), "--accent")
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheBasketIsStillThereWhileMemcacheDoesNotAnswer(t *testing.T) {
+	p := startProcess(t, "")
+	b := newBrowser(t, p.url)
+	b.post("/add", "fruit", "Pears")
+	wantText(t, b.post("/cache/stop"), "Memcache did not answer in time", "Your basket is still here", "<b>1</b> Pears")
+	wantText(t, b.post("/add", "fruit", "Pears"), "<b>2</b> Pears", "Saved all the same")
+	wantText(t, b.post("/login", "name", "Ann"), "Ann</span>", "<b>2</b> Pears", "Nobody waits for Memcache any more", "The circuit breaker is open")
+	wantText(t, b.post("/logout"), "You are logged out", "nothing in your basket")
+	wantText(t, b.post("/cache/start"), "Memcache answers again", "nothing in your basket")
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNobodyLosesABasketBecauseServicesFail(t *testing.T) {
+	b, services := startOn(t)
+	b.post("/add", "fruit", "Pears")
+	cookie := b.cookie()
+	services.SetHooks(gaelocal.Hooks{Before: func(context.Context, gaelocal.Call) error { return errors.New("all is down") }})
+	for _, path := range []string{"/add", "/basket/empty", "/login", "/logout"} {
+		wantText(t, b.fails(http.MethodPost, path, url.Values{"fruit": {"Plums"}, "name": {"Ann"}}), "That did not work", "all is down")
+	}
+	wantText(t, b.fails(http.MethodGet, "/", nil), "That did not work", "all is down")
+	services.SetHooks(gaelocal.Hooks{})
+	wantText(t, b.get("/"), "<b>1</b> Pears")
+	if b.cookie() != cookie {
+		t.Error("the cookie is another one")
+	}
+}
+
+// The session is there, and nothing can be written.
+func TestAChangeThatIsNotSavedIsSaidSoInsteadOfAnswered(t *testing.T) {
+	b, services := startOn(t)
+	b.post("/add", "fruit", "Pears")
+	b.get("/")
+	cookie := b.cookie()
+	nothingWritten := gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method != "Get" && c.Method != "BeginTransaction" {
+			return errors.New("nothing can be written")
+		}
+		return nil
+	}}
+	services.SetHooks(nothingWritten)
+	for _, path := range []string{"/add", "/basket/empty", "/login"} {
+		wantText(t, b.fails(http.MethodPost, path, url.Values{"fruit": {"Plums"}, "name": {"Ann"}}), "That did not work", "nothing can be written")
+	}
+	services.SetHooks(gaelocal.Hooks{})
+	if b.cookie() != cookie {
+		t.Error("a change that is not saved changed the cookie")
+	}
+	wantText(t, b.get("/"), "<b>1</b> Pears")
+	cookie = b.cookie()
+	services.SetHooks(nothingWritten)
+	wantText(t, b.fails(http.MethodPost, "/logout", nil), "That did not work", "nothing can be written")
+	if b.cookie() != cookie {
+		t.Error("a logout that failed took the cookie away")
+	}
+}
+
+func TestWhoIsLoggedOutElsewhereDuringAChangeIsToldSo(t *testing.T) {
+	b, services := startOn(t)
+	b.post("/login", "name", "Ann")
+	b.get("/")
+	other := newBrowser(t, b.url)
+	u, err := url.Parse(b.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.client.Jar.SetCookies(u, b.client.Jar.Cookies(u))
+	var once sync.Once
+	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method == "BeginTransaction" {
+			once.Do(func() { other.post("/logout") })
+		}
+		return nil
+	}})
+	wantText(t, b.post("/add", "fruit", "Pears"), "Your session has ended", "nothing in your basket")
+}
+
+func TestAForgedCookieIsNoSession(t *testing.T) {
+	p := startProcess(t, "")
+	b := newBrowser(t, p.url)
+	u, err := url.Parse(p.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.client.Jar.SetCookies(u, []*http.Cookie{{Name: cookieName, Value: "forged"}})
+	wantText(t, b.get("/"), "nothing in your basket", "No operations")
+	wantText(t, b.post("/add", "fruit", "Pears"), "<b>1</b> Pears")
 	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
@@ -180,7 +299,7 @@ func TestABasketSurvivesARestart(t *testing.T) {
 	}
 	p = startProcess(t, dir)
 	b.url = p.url // cookies know no ports
-	wantText(t, b.get("/"), "<b>1</b> Plums", "Datastore")
+	wantText(t, b.get("/"), "<b>1</b> Plums", "came from Datastore")
 	if err := p.stop(); err != nil {
 		t.Error(err)
 	}
@@ -210,7 +329,7 @@ func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
 
 func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 	p := startProcess(t, "")
-	req, err := http.NewRequest(http.MethodPost, p.url+"/empty", nil)
+	req, err := http.NewRequest(http.MethodPost, p.url+"/basket/empty", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,16 +348,7 @@ func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 }
 
 func TestTheCookieNeedsHTTPSWhereTheDemoIsReachedWithIt(t *testing.T) {
-	services, err := gaelocal.Start(gaelocal.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer services.Close()
-	restore, err := services.Setenv()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer restore()
+	gaelocal.StartForTest(t)
 	t.Setenv("SESSION_KEY", strings.Repeat("00ff", keySize/2))
 	for _, https := range []bool{false, true} {
 		h, err := newHandler(demo.Place{HTTPS: https})

@@ -1,19 +1,15 @@
 package main
 
 import (
-	"context"
 	_ "embed"
-	"fmt"
-	"html/template"
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
-	"sync"
-	"time"
 
+	"github.com/gorilla/securecookie"
 	"github.com/gorilla/sessions"
 	"google.golang.org/appengine/v2"
-	"google.golang.org/protobuf/protoadapt"
 
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/demo"
@@ -37,82 +33,85 @@ var fruit = []string{"Apples", "Cherries", "Pears", "Plums"}
 // shop is the web app.
 type shop struct {
 	sessions *cascadestore.CascadeStore
-	flush    func() // empties Memcache; nil: not offered
+	stage    *demo.Stage
 }
 
 // newShop returns the app with a key for its cookies, which are sent over HTTPS
 // only if secure says so.
-func newShop(key []byte, secure bool) (*shop, error) {
+func newShop(key []byte, secure bool, stage *demo.Stage) (*shop, error) {
 	store := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, key)
 	store.Options.HttpOnly = true
 	store.Options.Secure = secure
 	store.Options.SameSite = http.SameSiteLaxMode
 	store.SetMaxAge(sessionDays * 24 * 3600)
-	return &shop{sessions: store}, store.Err()
+	store.Trace = stage.Trace()
+	return &shop{store, stage}, store.Err()
 }
 
 func (s *shop) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.show)
 	mux.HandleFunc("POST /add", s.do(add))
-	mux.HandleFunc("POST /empty", s.do(empty))
+	mux.HandleFunc("POST /basket/empty", s.do(empty))
 	mux.HandleFunc("POST /login", s.do(s.login))
-	mux.HandleFunc("POST /logout", s.do(logout))
-	if s.flush != nil {
-		mux.HandleFunc("POST /flush", func(w http.ResponseWriter, r *http.Request) {
-			s.flush()
-			http.Redirect(w, r, "/", http.StatusSeeOther)
-		})
-	}
-	mux.HandleFunc("GET /style.css", serveStyle)
+	mux.HandleFunc("POST /logout", s.logout)
 	mux.HandleFunc("/purge", cascadestore.PurgeHandler())
+	s.stage.Register(mux)
 	// The middleware gives a request's context what App Engine's services want.
-	return appengine.Middleware(demo.Protect(mux))
+	return appengine.Middleware(s.stage.Handler(demo.SameOrigin(mux)))
+}
+
+// session returns the request's session, a new one if it has none. An error means
+// that nobody can tell: it is answered already.
+func (s *shop) session(w http.ResponseWriter, r *http.Request) (*sessions.Session, error) {
+	session, err := s.sessions.Get(r, cookieName)
+	var forged securecookie.Error
+	if errors.As(err, &forged) && forged.IsDecode() {
+		return session, nil
+	}
+	if err != nil {
+		s.fail(w, r, err)
+	}
+	return session, err
 }
 
 // show shows the page. It changes nothing, except that flashes are read once.
 func (s *shop) show(w http.ResponseWriter, r *http.Request) {
-	var calls calls
-	r = r.WithContext(calls.watch(appengine.NewContext(r)))
-	session, err := s.sessions.Get(r, cookieName)
+	session, err := s.session(w, r)
 	if err != nil {
-		slog.WarnContext(r.Context(), "session", "error", err)
+		return
 	}
-	p := page{CanFlush: s.flush != nil, IsNew: session.IsNew, Fruit: fruit, MaxNameLength: demo.MaxNameLength}
+	p := page{Page: s.stage.Page(w, r), Fruit: fruit}
 	p.Name, _ = session.Values[keyName].(string)
 	for _, f := range fruit {
 		if n, _ := session.Values[keyFruit+f].(int); n > 0 {
 			p.Basket = append(p.Basket, item{f, n})
 		}
 	}
-	for _, f := range session.Flashes() {
-		p.Flashes = append(p.Flashes, fmt.Sprint(f))
-	}
+	p.Flashes = session.Flashes()
 	if !session.IsNew {
-		// Nothing is written while nothing has changed.
-		if err := session.Save(r, w); err != nil {
-			slog.ErrorContext(r.Context(), "session", "error", err)
-			p.Problem = err.Error()
-		}
+		p.Report = session.Save(r, w) // writes nothing while nothing has changed
 	}
-	p.Calls = calls.all()
-	render(w, p)
+	if p.Problem() {
+		s.fail(w, r, p.Report)
+		return
+	}
+	demo.Render(w, http.StatusOK, pageTemplate, p)
 }
 
-// do returns a handler that changes the session with f, saves it and goes back
-// to the page.
+// do returns a handler that changes the session with f, saves it and goes back to
+// the page.
 func (s *shop) do(f func(r *http.Request, session *sessions.Session) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		session, err := s.sessions.Get(r, cookieName)
+		session, err := s.session(w, r)
 		if err != nil {
-			slog.WarnContext(r.Context(), "session", "error", err) // Save says whether it matters
+			return
 		}
 		if err = f(r, session); err == nil {
 			err = session.Save(r, w)
 		}
-		if err != nil {
-			slog.ErrorContext(r.Context(), "session", "error", err)
-			http.Error(w, "The basket could not be saved. Please go back and try again.", http.StatusServiceUnavailable)
+		if !isSaved(err) {
+			s.fail(w, r, err)
 			return
 		}
 		http.Redirect(w, r, "/", http.StatusSeeOther)
@@ -120,7 +119,7 @@ func (s *shop) do(f func(r *http.Request, session *sessions.Session) error) http
 }
 
 func add(r *http.Request, session *sessions.Session) error {
-	f := r.PostForm.Get("fruit")
+	f := r.PostFormValue("fruit")
 	if !slices.Contains(fruit, f) {
 		session.AddFlash("There is no such fruit.")
 		return nil
@@ -142,7 +141,7 @@ func empty(_ *http.Request, session *sessions.Session) error {
 // login keeps the basket and gives the session a new id, so that nobody can have
 // known the id before.
 func (s *shop) login(r *http.Request, session *sessions.Session) error {
-	name, problem := demo.Name(r.PostForm)
+	name, problem := demo.Name(r.PostFormValue("name"))
 	if problem != "" {
 		session.AddFlash(problem)
 		return nil
@@ -155,21 +154,46 @@ func (s *shop) login(r *http.Request, session *sessions.Session) error {
 	return nil
 }
 
-func logout(_ *http.Request, session *sessions.Session) error {
+func (s *shop) logout(w http.ResponseWriter, r *http.Request) {
+	session, err := s.session(w, r)
+	if err != nil {
+		return
+	}
 	session.Options.MaxAge = -1
-	return nil
+	if err := session.Save(r, w); !isSaved(err) {
+		w.Header().Del("Set-Cookie") // with which the user can try again
+		s.fail(w, r, err)
+		return
+	}
+	demo.Redirect(w, r, "/", "You are logged out, and the basket is gone.")
 }
 
-// The page.
+// isSaved reports whether a change is in one service at least, from where the
+// other one gets it.
+func isSaved(err error) bool {
+	return err == nil || errors.Is(err, cascadestore.ErrNotPublished) || errors.Is(err, cascadestore.ErrNotBackedUp)
+}
 
+// fail answers a request whose session cannot be loaded or saved.
+func (s *shop) fail(w http.ResponseWriter, r *http.Request, err error) {
+	slog.ErrorContext(r.Context(), "basket demo", "error", err)
+	if errors.Is(err, cascadestore.ErrRemoved) {
+		demo.Redirect(w, r, "/", "Your session has ended.")
+		return
+	}
+	p := page{Page: s.stage.Page(w, r), Failed: true}
+	p.Report = err
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
+}
+
+// page is what page.html shows.
 type page struct {
-	Name, Problem   string
-	IsNew, CanFlush bool
-	Flashes         []string
-	Fruit           []string
-	Basket          []item
-	Calls           []call
-	MaxNameLength   int
+	demo.Page
+	Failed  bool // what the user wanted was not done
+	Name    string
+	Flashes []any
+	Fruit   []string
+	Basket  []item
 }
 
 type item struct {
@@ -177,61 +201,10 @@ type item struct {
 	N     int
 }
 
-var (
-	//go:embed page.html
-	pageText     string
-	pageTemplate = template.Must(template.New("page").Parse(pageText))
-	//go:embed style.css
-	style []byte
-)
+//go:embed page.html
+var pageHTML string
 
-func render(w http.ResponseWriter, p page) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	if err := pageTemplate.Execute(w, p); err != nil {
-		slog.Error("write the page", "error", err)
-	}
-}
+var pageTemplate = demo.Template(pageHTML)
 
-func serveStyle(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/css; charset=utf-8")
-	w.Header().Set("Cache-Control", "max-age=3600")
-	if _, err := w.Write(style); err != nil {
-		slog.Error("write the style", "error", err)
-	}
-}
-
-// A call is one call to an App Engine service.
-type call struct {
-	Service, Method string
-	Took            time.Duration
-	Failed          bool
-}
-
-// Milliseconds is how long the call took.
-func (c call) Milliseconds() string {
-	return fmt.Sprintf("%.1f ms", float64(c.Took.Microseconds())/1000)
-}
-
-// calls records the calls that one request makes.
-type calls struct {
-	mu   sync.Mutex
-	list []call
-}
-
-func (c *calls) watch(ctx context.Context) context.Context {
-	names := map[string]string{"memcache": "Memcache", "datastore_v3": "Datastore"}
-	return appengine.WithAPICallFunc(ctx, func(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
-		began := time.Now()
-		err := appengine.APICall(ctx, service, method, in, out)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.list = append(c.list, call{names[service], method, time.Since(began), err != nil})
-		return err
-	})
-}
-
-func (c *calls) all() []call {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.list)
-}
+// MaxNameLength is how many characters a name may have.
+func (page) MaxNameLength() int { return demo.MaxNameLength }

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"context"
 	_ "embed"
 	"errors"
-	"html/template"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/icza/session"
@@ -17,145 +14,136 @@ import (
 )
 
 const (
-	cookieName     = "cloud-demo"
-	sessionTimeout = 24 * time.Hour
+	cookieName = "cloud-demo"
+
+	idleTimeout = 24 * time.Hour      // a session ends when it was not used for so long,
+	maxLifetime = 30 * 24 * time.Hour // and in any case after that
 
 	// Attributes of the session.
-	attrName   = "name"   // string, constant: who logged in
+	attrName   = "name"   // string: who logged in
 	attrVisits = "visits" // int: pages seen since
 )
 
-//go:embed page.html
-var pageText string
-
-//go:embed style.css
-var style []byte
-
-var page = template.Must(template.New("page").Parse(pageText))
-
 // app is the web app.
 type app struct {
-	where     string // the services' names, for the page
-	allowHTTP bool   // send the cookie over plain HTTP, too
-	options   gaesession.MemcacheStoreOptions
+	sessions *gaesession.Sessions
+	stage    *demo.Stage
 }
 
-func (a app) handler() http.Handler {
+// newApp returns the app with sessions that are kept as the options say, and a
+// cookie that is sent over HTTPS only if https says so.
+func newApp(o gaesession.MemcacheStoreOptions, https bool, stage *demo.Stage) *app {
+	o.MaxLifetime, o.Trace = maxLifetime, stage.Trace()
+	a := &app{stage: stage}
+	a.sessions = &gaesession.Sessions{
+		Options:      o,
+		Cookie:       gaesession.Cookie{Name: cookieName, AllowHTTP: !https},
+		ErrorHandler: a.fail,
+	}
+	return a
+}
+
+func (a *app) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", a.visit)
 	mux.HandleFunc("POST /login", a.login)
 	mux.HandleFunc("POST /logout", a.logout)
-	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/css; charset=utf-8")
-		_, _ = w.Write(style) // the browser has gone
-	})
-	return mux
+	mux.Handle("GET /login", http.RedirectHandler("/", http.StatusSeeOther)) // the address of a login that failed
+	a.stage.Register(mux)
+	return a.stage.Handler(http.NewCrossOriginProtection().Handler(a.sessions.Handler(mux)))
 }
 
-// An exchange is a request with its sessions and what went wrong with them.
-type exchange struct {
-	session.Manager
-	store session.Store
-
-	mu     sync.Mutex
-	failed error
-}
-
-// begin opens the session store for a request. The exchange has to be closed
-// before the answer is written: that saves the session.
-func (a app) begin(r *http.Request) *exchange {
-	x := &exchange{}
-	o := a.options
-	o.OnError = func(ctx context.Context, err error) {
-		slog.ErrorContext(ctx, "session", "error", err)
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		x.failed = errors.Join(x.failed, err)
+func (a *app) visit(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
 	}
-	x.store = gaesession.NewMemcacheStoreOptions(r.Context(), &o)
-	x.Manager = session.NewCookieManagerOptions(x.store, &session.CookieMngrOptions{
-		SessIDCookieName: cookieName, AllowHTTP: a.allowHTTP, CookieMaxAge: sessionTimeout,
-	})
-	return x
-}
-
-// err is what went wrong so far.
-func (x *exchange) err() error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.failed
-}
-
-// view is what the page shows.
-type view struct {
-	Where   string
-	Name    string // empty: nobody is logged in
-	Visits  int
-	Problem string
-}
-
-func (a app) visit(w http.ResponseWriter, r *http.Request) {
-	x := a.begin(r)
-	defer x.Close()
-	v := view{Where: a.where}
-	if sess := x.Get(r); sess != nil {
-		v.Name, _ = sess.CAttr(attrName).(string)
-		v.Visits, _ = sess.Attr(attrVisits).(int)
-		v.Visits++
-		sess.SetAttr(attrVisits, v.Visits)
+	p := page{Page: a.stage.Page(w, r)}
+	if sess != nil {
+		p.Name, _ = sess.Attr(attrName).(string)
+		p.Visits, _ = sess.Attr(attrVisits).(int)
+		if p.Looking = r.URL.Query().Has("look"); !p.Looking {
+			p.Visits++
+			sess.SetAttr(attrVisits, p.Visits)
+		}
 	}
-	x.Close()
-	if err := x.err(); err != nil {
-		v.Problem = err.Error()
+	// Handler would save: this is now, so that the page can show what it took.
+	if p.Report = a.sessions.Save(r); p.Problem() {
+		a.fail(w, r, p.Report)
+		return
 	}
-	show(w, http.StatusOK, v)
+	demo.Render(w, http.StatusOK, pageTemplate, p)
 }
 
-// login makes a session, always a new one with a new id, so that nobody can
-// have known the id before.
-func (a app) login(w http.ResponseWriter, r *http.Request) {
-	name, problem := demo.Name(r.PostForm)
+// login gives the session a new id, which nobody can have known before.
+func (a *app) login(w http.ResponseWriter, r *http.Request) {
+	name, problem := demo.Name(r.PostFormValue("name"))
 	if problem != "" {
-		show(w, http.StatusUnprocessableEntity, view{Where: a.where, Problem: problem})
+		demo.Render(w, http.StatusUnprocessableEntity, pageTemplate, page{Page: a.stage.Page(w, r), Entered: name, NameError: problem})
 		return
 	}
-	x := a.begin(r)
-	defer x.Close()
-	if old := x.Get(r); old != nil {
-		x.store.Remove(old) // the manager would delete the cookie as well
+	sess, err := a.sessions.Get(r)
+	switch {
+	case err != nil:
+	case sess == nil:
+		sess = session.NewSessionOptions(&session.SessOptions{Timeout: idleTimeout})
+		err = a.sessions.Add(r, sess)
+	default:
+		err = a.sessions.RegenerateID(r)
 	}
-	x.Add(session.NewSessionOptions(&session.SessOptions{
-		CAttrs: map[string]any{attrName: name}, Attrs: map[string]any{attrVisits: 0}, Timeout: sessionTimeout,
-	}), w)
-	x.Close()
-	if err := x.err(); err != nil {
-		w.Header().Del("Set-Cookie")
-		show(w, http.StatusServiceUnavailable, view{Where: a.where, Problem: err.Error()})
+	if err != nil {
+		a.fail(w, r, err)
 		return
 	}
+	sess.SetAttr(attrName, name)
+	sess.SetAttr(attrVisits, 0)
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
-func (a app) logout(w http.ResponseWriter, r *http.Request) {
-	x := a.begin(r)
-	defer x.Close()
-	if sess := x.Get(r); sess != nil {
-		x.Remove(sess, w)
+func (a *app) logout(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess != nil {
+		err = a.sessions.Remove(r, sess)
 	}
-	x.Close()
-	if err := x.err(); err != nil {
-		// The session may live on. With its cookie the user can try again.
-		w.Header().Del("Set-Cookie")
-		show(w, http.StatusServiceUnavailable, view{Where: a.where, Problem: err.Error()})
-		return
+	switch {
+	case errors.Is(err, gaesession.ErrNotPublished):
+		demo.Redirect(w, r, "/", "You are logged out. The database knows, and the cache will as soon as it answers.")
+	case err != nil:
+		a.fail(w, r, err)
+	default:
+		demo.Redirect(w, r, "/", "You are logged out, on every instance.")
 	}
-	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
-func show(w http.ResponseWriter, status int, v view) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	if err := page.Execute(w, v); err != nil {
-		slog.Warn("the page was not sent whole", "error", err)
+// fail answers a request whose session cannot be loaded or saved.
+func (a *app) fail(w http.ResponseWriter, r *http.Request, err error) {
+	slog.ErrorContext(r.Context(), "session", "error", err)
+	if errors.Is(err, gaesession.ErrRemoved) {
+		demo.Redirect(w, r, "/", "Your session has ended. Please log in again.")
+		return
 	}
+	p := page{Page: a.stage.Page(w, r), Failed: true}
+	p.Report = err
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
 }
+
+// page is what page.html shows.
+type page struct {
+	demo.Page
+	Failed bool // what the user wanted was not done
+
+	Name    string // who is logged in; empty: nobody
+	Visits  int
+	Looking bool // this visit was not counted
+
+	Entered, NameError string // of a login that failed
+}
+
+//go:embed page.html
+var pageHTML string
+
+var pageTemplate = demo.Template(pageHTML)
+
+// MaxNameLength is how many characters a name may have.
+func (page) MaxNameLength() int { return demo.MaxNameLength }

@@ -11,7 +11,6 @@ replace (
 require (
 	cloud.google.com/go/compute/metadata v0.10.0
 	cloud.google.com/go/datastore v1.28.1
-	github.com/alexedwards/scs/v2 v2.9.0
 	github.com/gaesession/gaesession v0.2.0
 	github.com/gaesession/gaesession/clouddatastore v0.2.0
 	github.com/gaesession/gaesession/rediscache v0.2.0
@@ -27,6 +26,7 @@ require (
 require (
 	cloud.google.com/go/auth v0.24.1-0.20261001053825-dbc26066f70a // indirect
 	cloud.google.com/go/auth/oauth2adapt v0.3.1 // indirect
+	github.com/alexedwards/scs/v2 v2.9.0
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect

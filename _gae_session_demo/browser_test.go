@@ -19,6 +19,7 @@ import (
 type browser struct {
 	t      *testing.T
 	base   string
+	agent  string // what it calls itself
 	client *http.Client
 }
 
@@ -29,7 +30,7 @@ func newBrowser(t *testing.T, base string) *browser {
 		t.Fatal(err)
 	}
 	// dev_appserver.py builds the app first.
-	return &browser{t, strings.TrimSuffix(base, "/"), &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
+	return &browser{t, strings.TrimSuffix(base, "/"), chromeOnLinux, &http.Client{Jar: jar, Timeout: 5 * time.Minute}}
 }
 
 // A shown page is what a browser got, and what it says.
@@ -61,6 +62,7 @@ func (b *browser) request(method, path string, form url.Values) *http.Request {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	r.Header.Set("User-Agent", b.agent)
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		r.Header.Set("Origin", b.base)
@@ -88,7 +90,7 @@ func (b *browser) submit(path string, form url.Values) shown {
 
 func (b *browser) login(name, password string) shown {
 	b.t.Helper()
-	return b.post("/demo/login", url.Values{"name": {name}, "password": {password}})
+	return b.post("/login", url.Values{"name": {name}, "password": {password}})
 }
 
 // cookie is the session's cookie, or nil.
@@ -117,10 +119,10 @@ func (b *browser) setCookie(c *http.Cookie) {
 }
 
 var (
-	visitsShown = regexp.MustCompile(`<strong>(\d+)</strong>`)
-	nameShown   = regexp.MustCompile(`<span class="name">(.*?)</span>`)
-	sourceShown = regexp.MustCompile(`<h2 id="source">(?:This time your session came from )?(.*?)</h2>`)
-	callsShown  = regexp.MustCompile(`<h2 id="calls">(\w+) calls? for this page</h2>`)
+	visitsShown     = regexp.MustCompile(`<strong>(\d+)</strong>`)
+	nameShown       = regexp.MustCompile(`<span class="name">(.*?)</span>`)
+	sourceShown     = regexp.MustCompile(`<h2 id="source">(?:This time your session came from )?(.*?)</h2>`)
+	operationsShown = regexp.MustCompile(`<h2 id="calls">(\w+) operations? for this page</h2>`)
 )
 
 // says returns what the page has in the first group of re, or "".
@@ -147,21 +149,21 @@ func (s shown) wantVisit(name string, n int) shown {
 // wantLogin checks that the page is the one to log in.
 func (s shown) wantLogin() shown {
 	s.t.Helper()
-	if s.says(nameShown) != "" || !strings.Contains(s.body, `action="/demo/login"`) {
+	if s.says(nameShown) != "" || !strings.Contains(s.body, `action="/login"`) {
 		s.t.Errorf("got a page without a login, want one with:\n%s", s.body)
 	}
 	return s
 }
 
 // wantSource checks where the page says the session came from, and how many
-// calls it says it made.
-func (s shown) wantSource(source, calls string) shown {
+// operations it says that took.
+func (s shown) wantSource(source, operations string) shown {
 	s.t.Helper()
 	if got := s.says(sourceShown); got != source {
 		s.t.Errorf("source: got %q, want %q", got, source)
 	}
-	if got := s.says(callsShown); got != calls {
-		s.t.Errorf("calls: got %s, want %s", got, calls)
+	if got := s.says(operationsShown); got != operations {
+		s.t.Errorf("operations: got %s, want %s", got, operations)
 	}
 	return s
 }
@@ -188,41 +190,38 @@ const noSession = "There is no session"
 // Memcache.
 func tellStory(t *testing.T, b *browser, flush func()) {
 	t.Helper()
-	first := b.get("/").wantStatus(http.StatusOK).wantLogin().wantSource(noSession, "No")
-	if first.path != "/demo" {
-		t.Errorf("/ leads to %s, want /demo", first.path)
-	}
+	b.get("/").wantStatus(http.StatusOK).wantLogin().wantSource(noSession, "No")
 
 	b.login("Ada", "gophre").wantStatus(http.StatusUnprocessableEntity).wantLogin().wantText("That is not the password.")
 	if c := b.cookie(); c != nil {
 		t.Error("a login with a wrong password set a cookie")
 	}
 
-	b.login("Ada", password).wantVisit("Ada", 1).wantSource("Memcache", "6")
+	b.login("Ada", password).wantVisit("Ada", 1).wantSource("Memcache", "3")
 	for n := 2; n <= 10; n++ {
-		b.get("/demo").wantVisit("Ada", n).wantSource("Memcache", "6")
+		b.get("/").wantVisit("Ada", n).wantSource("Memcache", "3")
 	}
-	b.get("/demo?look").wantVisit("Ada", 10).wantSource("Memcache", "1")
+	b.get("/?look").wantVisit("Ada", 10).wantSource("Memcache", "1")
 
 	flush()
-	b.get("/demo").wantVisit("Ada", 11).wantSource("Datastore", "9").wantText("is in Memcache again")
-	b.get("/demo").wantVisit("Ada", 12).wantSource("Memcache", "6")
+	b.get("/").wantVisit("Ada", 11).wantSource("Datastore", "6").wantText("is in Memcache again")
+	b.get("/").wantVisit("Ada", 12).wantSource("Memcache", "3")
 	flush()
-	b.get("/demo?look").wantVisit("Ada", 12).wantSource("Datastore", "6").wantText("is in Memcache again")
-	b.get("/demo?look").wantVisit("Ada", 12).wantSource("Memcache", "1")
+	b.get("/?look").wantVisit("Ada", 12).wantSource("Datastore", "6").wantText("is in Memcache again")
+	b.get("/?look").wantVisit("Ada", 12).wantSource("Memcache", "1")
 
-	if got, want := strings.TrimSpace(b.get("/demo/purge").wantStatus(http.StatusOK).body), `{"completed":true,"deleted":0}`; got != want {
+	if got, want := strings.TrimSpace(b.get("/purge").wantStatus(http.StatusOK).body), `{"completed":true,"deleted":0}`; got != want {
 		t.Errorf("purge: got %s, want %s", got, want)
 	}
-	b.get("/demo").wantVisit("Ada", 13)
+	b.get("/").wantVisit("Ada", 13)
 
 	old := b.cookie()
-	b.post("/demo/logout", nil).wantLogin().wantSource(noSession, "No").wantText("You are logged out.")
+	b.post("/logout", nil).wantLogin().wantSource(noSession, "No").wantText("You are logged out.")
 	if b.cookie() != nil {
 		t.Error("logging out left the cookie")
 	}
 	b.setCookie(old)
-	b.get("/demo").wantLogin().wantSource(noSession, "1").wantText("knows that it was removed")
+	b.get("/").wantLogin().wantSource(noSession, "1").wantText("knows that it is over")
 	flush()
-	b.get("/demo").wantLogin().wantSource(noSession, "2")
+	b.get("/").wantLogin().wantSource(noSession, "2")
 }

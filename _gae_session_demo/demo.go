@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
-	"fmt"
+	_ "embed"
+	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/icza/session"
@@ -17,93 +15,68 @@ import (
 )
 
 const (
-	password       = "gopher" // of everybody, and shown on the login page
-	sessionTimeout = 24 * time.Hour
-
+	password   = "gopher" // of everybody, and shown on the login page
 	cookieName = "gaesession-demo"
 
+	idleTimeout = 24 * time.Hour      // a session ends when it was not used for so long,
+	maxLifetime = 30 * 24 * time.Hour // and in any case after that
+
 	// Attributes of the session.
-	attrName   = "name"   // string, constant: who logged in
+	attrName   = "name"   // string: who logged in
+	attrDevice = "device" // string: with which browser
 	attrVisits = "visits" // int: pages seen since
 )
 
 // app is the web app.
 type app struct {
-	where     string // the services' name, for the page
-	allowHTTP bool   // send the cookie over plain HTTP too
-	flush     func() // empties Memcache; nil: not offered
+	sessions *gaesession.Sessions
+	stage    *demo.Stage
 }
 
-func (a app) handler() http.Handler {
-	mux := http.NewServeMux()
-	toDemo := http.RedirectHandler("/demo", http.StatusSeeOther)
-	mux.Handle("GET /{$}", toDemo)
-	mux.HandleFunc("GET /demo", a.visit)
-	mux.HandleFunc("POST /demo/login", a.login)
-	mux.Handle("GET /demo/login", toDemo) // the address of a login that failed
-	mux.HandleFunc("POST /demo/logout", a.logout)
-	if a.flush != nil {
-		mux.HandleFunc("POST /demo/flush", a.flushMemcache)
+func newApp(stage *demo.Stage, https bool) *app {
+	a := &app{stage: stage}
+	a.sessions = &gaesession.Sessions{
+		Options:      gaesession.MemcacheStoreOptions{MaxLifetime: maxLifetime, Trace: stage.Trace()},
+		Cookie:       gaesession.Cookie{Name: cookieName, AllowHTTP: !https},
+		Owner:        func(s session.Session) string { return text(s, attrName) },
+		Label:        func(s session.Session) string { return text(s, attrDevice) },
+		ErrorHandler: a.fail,
 	}
-	mux.HandleFunc("GET /demo/style.css", serveStyle)
-	mux.HandleFunc("GET /demo/icon.svg", serveIcon)
-	mux.HandleFunc("/demo/purge", gaesession.PurgeExpiredSessFromDSFunc(""))
+	return a
+}
+
+// text is an attribute of a session; empty: it has none.
+func text(s session.Session, attr string) string {
+	value, _ := s.Attr(attr).(string)
+	return value
+}
+
+func (a *app) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", a.visit)
+	mux.HandleFunc("POST /login", a.login)
+	mux.HandleFunc("POST /logout", a.logout)
+	mux.HandleFunc("GET /devices", a.devices)
+	mux.HandleFunc("POST /devices/logout", a.logoutThere)
+	mux.HandleFunc("POST /devices/logout-others", a.logoutElsewhere)
+	mux.HandleFunc("/purge", gaesession.PurgeExpiredSessFromDSFunc(""))
+	mux.Handle("GET /login", http.RedirectHandler("/", http.StatusSeeOther)) // the address of a login that failed
+	a.stage.Register(mux)
 	// The middleware gives a request's context what App Engine's services want.
-	return appengine.Middleware(demo.Protect(mux))
-}
-
-// An exchange is a request with its session store and what was seen of it.
-type exchange struct {
-	session.Manager
-	store session.Store
-	calls *calls
-
-	mu       sync.Mutex
-	problems []string
-}
-
-// begin opens the session store for a request. The exchange has to be closed
-// before the response is written: that is when the session is saved.
-func (a app) begin(r *http.Request) *exchange {
-	x := &exchange{calls: &calls{began: time.Now()}}
-	ctx := x.calls.watch(appengine.NewContext(r))
-	x.store = gaesession.NewMemcacheStoreOptions(ctx, &gaesession.MemcacheStoreOptions{OnError: x.report})
-	x.Manager = session.NewCookieManagerOptions(x.store, &session.CookieMngrOptions{
-		SessIDCookieName: cookieName,
-		AllowHTTP:        a.allowHTTP,
-		CookieMaxAge:     sessionTimeout,
-	})
-	return x
-}
-
-// report is the store's OnError.
-func (x *exchange) report(ctx context.Context, err error) {
-	slog.ErrorContext(ctx, "session demo", "error", err)
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.problems = append(x.problems, err.Error())
-}
-
-// failures are the errors reported so far.
-func (x *exchange) failures() []string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.problems
+	return appengine.Middleware(a.stage.Handler(demo.SameOrigin(a.sessions.Handler(mux))))
 }
 
 // visit shows the page, and counts it when somebody is logged in. With the
 // query "look" it does not count, and so changes nothing in the session.
-func (a app) visit(w http.ResponseWriter, r *http.Request) {
-	x := a.begin(r)
-	defer x.Close()
-	_, err := r.Cookie(cookieName)
-	p := page{Where: a.where, CanFlush: a.flush != nil, SentCookie: err == nil}
-
-	sess := x.Get(r)
-	x.calls.loaded()
+func (a *app) visit(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	p := page{Page: a.stage.Page(w, r)}
 	if sess != nil {
-		p.LoggedIn = true
-		p.Name, _ = sess.CAttr(attrName).(string)
+		p.Name = text(sess, attrName)
 		p.Visits, _ = sess.Attr(attrVisits).(int)
 		p.Looking = r.Method == http.MethodHead || r.URL.Query().Has("look")
 		if !p.Looking {
@@ -111,95 +84,149 @@ func (a app) visit(w http.ResponseWriter, r *http.Request) {
 			sess.SetAttr(attrVisits, p.Visits)
 		}
 	}
-	x.Close()
-	p.Notice = notice(r.URL.Query().Get("after"), p.LoggedIn)
-	p.show(x)
-	render(w, http.StatusOK, p)
+	// Handler would save: this is now, so that the page can show what it took.
+	if p.Report = a.sessions.Save(r); p.Problem() {
+		a.fail(w, r, p.Report)
+		return
+	}
+	demo.Render(w, http.StatusOK, pageTemplate, p)
 }
 
-// login makes a session, always a new one with a new id, so that nobody can
-// have known the id before.
-func (a app) login(w http.ResponseWriter, r *http.Request) {
-	name, problem := demo.Name(r.PostForm)
-	p := page{Where: a.where, Name: name, NameError: problem}
-	if problem == "" && r.PostForm.Get("password") != password {
+// login gives the session a new id, which nobody can have known before.
+func (a *app) login(w http.ResponseWriter, r *http.Request) {
+	name, problem := demo.Name(r.PostFormValue("name"))
+	p := page{Page: a.stage.Page(w, r), Entered: name, NameError: problem}
+	if problem == "" && r.PostFormValue("password") != password {
 		p.PasswordError = "That is not the password."
 	}
 	if p.NameError != "" || p.PasswordError != "" {
-		render(w, http.StatusUnprocessableEntity, p)
+		demo.Render(w, http.StatusUnprocessableEntity, pageTemplate, p)
 		return
 	}
 
-	x := a.begin(r)
-	defer x.Close()
-	if old := x.Get(r); old != nil {
-		x.store.Remove(old) // the manager would delete the cookie as well
-	}
-	x.Add(session.NewSessionOptions(&session.SessOptions{
-		CAttrs:  map[string]any{attrName: name},
-		Attrs:   map[string]any{attrVisits: 0},
-		Timeout: sessionTimeout,
-	}), w)
-	setSameSite(w.Header())
-	x.Close()
-	x.redirect(w, r, "/demo")
-}
-
-func (a app) logout(w http.ResponseWriter, r *http.Request) {
-	x := a.begin(r)
-	defer x.Close()
-	if sess := x.Get(r); sess != nil {
-		x.Remove(sess, w)
-	}
-	x.Close()
-	if len(x.failures()) > 0 {
-		// The session may live on. With its cookie the user can try again.
-		w.Header().Del("Set-Cookie")
-		x.redirect(w, r, "/demo?after=failed-logout")
-		return
-	}
-	x.redirect(w, r, "/demo?after=logout")
-}
-
-func (a app) flushMemcache(w http.ResponseWriter, r *http.Request) {
-	a.flush()
-	http.Redirect(w, r, "/demo?after=flush", http.StatusSeeOther)
-}
-
-// redirect answers a POST. The calls it made are in the header Server-Timing,
-// where the browser's developer tools show them.
-func (x *exchange) redirect(w http.ResponseWriter, r *http.Request, to string) {
-	var timing []string
-	for _, c := range x.calls.all() {
-		timing = append(timing, fmt.Sprintf("%s-%s;dur=%.2f", c.Service, c.Method, milliseconds(c.Took)))
-	}
-	if timing != nil {
-		w.Header().Set("Server-Timing", strings.Join(timing, ", "))
-	}
-	http.Redirect(w, r, to, http.StatusSeeOther)
-}
-
-// notice says what was done before the browser was sent to this page.
-func notice(after string, loggedIn bool) string {
+	sess, err := a.sessions.Get(r)
 	switch {
-	case after == "logout" && !loggedIn:
-		return "You are logged out. The session is gone from Memcache and Datastore."
-	case after == "failed-logout" && loggedIn:
-		return "Logging out failed, please try again."
-	case after == "flush":
-		return "Memcache was emptied."
+	case err != nil:
+	case sess == nil:
+		sess = session.NewSessionOptions(&session.SessOptions{Timeout: idleTimeout})
+		err = a.sessions.Add(r, sess)
+	default:
+		err = a.sessions.RegenerateID(r)
 	}
-	return ""
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	sess.SetAttr(attrName, name)
+	sess.SetAttr(attrDevice, device(r.UserAgent()))
+	sess.SetAttr(attrVisits, 0)
+	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
-// setSameSite adds to the session's cookie what session.Manager cannot set: the
-// browser does not send it along with the forms of other sites.
-func setSameSite(h http.Header) {
-	cookies := h["Set-Cookie"]
-	for i, line := range cookies {
-		if c, err := http.ParseSetCookie(line); err == nil && c.Name == cookieName {
-			c.SameSite = http.SameSiteLaxMode
-			cookies[i] = c.String()
-		}
+func (a *app) logout(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess != nil {
+		err = a.sessions.Remove(r, sess)
+	}
+	switch {
+	case errors.Is(err, gaesession.ErrNotPublished):
+		demo.Redirect(w, r, "/", "You are logged out. Datastore knows, and Memcache will as soon as it answers.")
+	case err != nil:
+		a.fail(w, r, err)
+	default:
+		demo.Redirect(w, r, "/", "You are logged out. The session is gone from Memcache and Datastore.")
 	}
 }
+
+// devices shows where the user is logged in.
+func (a *app) devices(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess == nil {
+		demo.Redirect(w, r, "/", "Please log in first.")
+		return
+	}
+	p := page{Page: a.stage.Page(w, r)}
+	if err == nil {
+		p.Name = text(sess, attrName)
+		p.Devices, err = a.sessions.SessionsOf(r.Context(), p.Name)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	demo.Render(w, http.StatusOK, devicesTemplate, p)
+}
+
+// logoutThere ends one of the user's sessions. Its Ref opens nothing, so that it may
+// stand in the page, and only the user's own sessions are looked for it.
+func (a *app) logoutThere(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess != nil {
+		err = a.sessions.RemoveRefs(r.Context(), text(sess, attrName), r.PostFormValue("ref"))
+	}
+	a.loggedOut(w, r, "That session is over.", err)
+}
+
+// logoutElsewhere ends all of the user's sessions but this one.
+func (a *app) logoutElsewhere(w http.ResponseWriter, r *http.Request) {
+	sess, err := a.sessions.Get(r)
+	if err == nil && sess != nil {
+		err = a.sessions.RemoveOthers(r)
+	}
+	a.loggedOut(w, r, "You are logged in here alone.", err)
+}
+
+// loggedOut goes back to the devices.
+func (a *app) loggedOut(w http.ResponseWriter, r *http.Request, notice string, err error) {
+	switch {
+	case errors.Is(err, gaesession.ErrNotPublished):
+		demo.Redirect(w, r, "/devices", notice+" Datastore knows, and Memcache will as soon as it answers.")
+	case err != nil:
+		a.fail(w, r, err)
+	default:
+		demo.Redirect(w, r, "/devices", notice)
+	}
+}
+
+// fail answers a request whose session cannot be loaded or saved.
+func (a *app) fail(w http.ResponseWriter, r *http.Request, err error) {
+	slog.ErrorContext(r.Context(), "session demo", "error", err)
+	if errors.Is(err, gaesession.ErrRemoved) {
+		demo.Redirect(w, r, "/", "Your session has ended. Please log in again.")
+		return
+	}
+	p := page{Page: a.stage.Page(w, r), Failed: true}
+	p.Report = err
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
+}
+
+// page is what page.html shows.
+type page struct {
+	demo.Page
+	Failed bool // what the user wanted was not done
+
+	Name    string // who is logged in; empty: nobody
+	Visits  int
+	Looking bool // this visit was not counted
+
+	Devices []gaesession.SessionInfo // where the user is logged in
+
+	// Of a login that failed.
+	Entered, NameError, PasswordError string
+}
+
+var (
+	//go:embed page.html
+	pageHTML string
+	//go:embed devices.html
+	devicesHTML string
+
+	pageTemplate    = demo.Template(pageHTML)
+	devicesTemplate = demo.Template(devicesHTML)
+)
+
+// Password is the password of everybody.
+func (page) Password() string { return password }
+
+// MaxNameLength is how many characters a name may have.
+func (page) MaxNameLength() int { return demo.MaxNameLength }

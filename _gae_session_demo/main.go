@@ -1,6 +1,6 @@
 // Command _gae_session_demo is a web app with a login whose sessions are kept
 // by gaesession. It shows where the session came from in each request and what
-// calls that took.
+// that took.
 //
 // Started anywhere but on App Engine it runs Memcache and Datastore itself, with
 // a file for the Datastore, so that a login survives a restart:
@@ -25,13 +25,22 @@ func main() { sessionDemo.Main() }
 // and, if it saves asynchronously, calls Drain after a SIGTERM, when the
 // requests have ended.
 var sessionDemo = demo.Demo{
-	Name:  "gae_session_demo",
-	Title: "session demo",
-	Keeps: "Sessions",
-	Port:  "8080",
-	AppID: "gaesession-demo",
-	Handler: func(p demo.Place) (http.Handler, error) {
-		return app{where: p.Services, allowHTTP: !p.HTTPS, flush: p.FlushMemcache}.handler(), nil
-	},
-	Drain: gaesession.Drain,
+	Name:    "gae_session_demo",
+	Title:   "session demo",
+	Keeps:   "Sessions",
+	Port:    "8080",
+	AppID:   "gaesession-demo",
+	Handler: func(p demo.Place) (http.Handler, error) { return newHandler(p) },
+	Drain:   gaesession.Drain,
+}
+
+// newHandler returns the web app for where it runs.
+func newHandler(p demo.Place) (http.Handler, error) {
+	a := newApp(&demo.Stage{
+		Library: "gaesession", Where: p.Services, Cache: "Memcache", Backup: "Datastore", Cookie: cookieName, Faults: p.Faults,
+		Still: "You are still logged in",
+		Footer: "A page that only looks makes one call to Memcache. A page that changes the session saves it in Datastore, in one transaction, " +
+			"where the later change of each attribute wins: requests that overlap lose nothing.",
+	}, p.HTTPS)
+	return a.handler(), a.sessions.Err()
 }

@@ -11,10 +11,13 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/gaelocal"
 	"github.com/gaesession/gaesession/internal/demo"
 )
@@ -22,30 +25,25 @@ import (
 // startDemo serves the demo on services of its own.
 func startDemo(t *testing.T) (*browser, *gaelocal.Server) {
 	t.Helper()
-	services := startLocal(t)
-	a := app{where: "gaelocal", allowHTTP: true, flush: services.FlushMemcache}
-	web := httptest.NewServer(a.handler())
-	t.Cleanup(web.Close)
-	return newBrowser(t, web.URL), services
+	services := gaelocal.StartForTest(t)
+	return serve(t, demo.Place{Services: "gaelocal", Local: true, Faults: demo.FaultsOf(services)}), services
 }
 
-func startLocal(t *testing.T) *gaelocal.Server {
+// serve serves the demo in a place.
+func serve(t *testing.T, p demo.Place) *browser {
 	t.Helper()
-	services, err := gaelocal.Start(gaelocal.Options{})
+	h, err := newHandler(p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	restore, err := services.Setenv()
-	if err != nil {
-		t.Fatal(err)
-	}
+	web := httptest.NewServer(h)
 	t.Cleanup(func() {
-		restore()
-		if err := services.Close(); err != nil {
+		web.Close()
+		if err := gaesession.Drain(context.Background()); err != nil { // what Memcache is still to be told is not the next test's
 			t.Error(err)
 		}
 	})
-	return services
+	return newBrowser(t, web.URL)
 }
 
 // A process is the demo as main runs it.
@@ -83,11 +81,56 @@ func TestLoginTenVisitsFlushAndLogout(t *testing.T) {
 	b, _ := startDemo(t)
 	tellStory(t, b, func() {
 		// The page that follows would fill Memcache again.
-		if got, want := b.submit("/demo/flush", nil).wantStatus(http.StatusSeeOther).header.Get("Location"), "/demo?after=flush"; got != want {
-			t.Errorf("flush leads to %q, want %q", got, want)
-		}
+		b.submit("/cache/flush", nil).wantStatus(http.StatusSeeOther)
 	})
-	b.get("/demo?after=flush").wantText("Memcache was emptied.")
+}
+
+func TestANoticeIsShownOnce(t *testing.T) {
+	b, _ := startDemo(t)
+	b.login("Ada", password)
+	b.post("/cache/flush", nil).wantText("Memcache was emptied.").wantVisit("Ada", 2).wantSource("Datastore", "6")
+	if page := b.get("/"); strings.Contains(page.body, "emptied") {
+		t.Error("a reload shows the notice again")
+	}
+	b.post("/logout", nil).wantText("You are logged out.")
+	if page := b.get("/"); strings.Contains(page.body, "logged out") {
+		t.Error("a reload shows the notice of the logout again")
+	}
+}
+
+// Three requests at most wait for half a second. Then the circuit breaker is open.
+func TestTheUserStaysLoggedInWhileMemcacheDoesNotAnswer(t *testing.T) {
+	b, _ := startDemo(t)
+	b.login("Ada", password)
+	b.post("/cache/stop", nil).wantVisit("Ada", 2).wantSource("Datastore", "3").
+		wantText("Memcache did not answer in time.").wantText("You are still logged in").
+		wantText("Saved all the same.").wantText("still to be told of 1 session")
+	waiting := 1 // requests that have waited
+	for strings.Contains(b.get("/?look").wantVisit("Ada", 2).body, "did not answer in time") {
+		if waiting++; waiting > 3 {
+			t.Fatal("a fourth request waits")
+		}
+	}
+	b.get("/").wantVisit("Ada", 3).wantSource("Datastore", "2").wantText("Nobody waits for Memcache any more.").wantText("You are still logged in").
+		wantText("The circuit breaker is open")
+	b.post("/logout", nil).wantLogin().wantText("Memcache will as soon as it answers")
+	b.get("/").wantLogin()
+	b.login("Grace", password).wantVisit("Grace", 1)
+
+	b.startMemcache().wantVisit("Grace", 2)
+}
+
+// startMemcache lets Memcache answer again, and waits until it is asked: the breaker
+// closes with its next probe. It returns the page that the button leads to.
+func (b *browser) startMemcache() shown {
+	b.t.Helper()
+	page := b.post("/cache/start", nil).wantText("Memcache answers again.")
+	for until := time.Now().Add(time.Minute); b.get("/?look").says(sourceShown) != "Memcache"; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			b.t.Fatal("Memcache is not asked again")
+		}
+	}
+	return page
 }
 
 func TestALoginSurvivesARestart(t *testing.T) {
@@ -95,7 +138,7 @@ func TestALoginSurvivesARestart(t *testing.T) {
 	p := startProcess(t, data)
 	b := newBrowser(t, p.url)
 	b.login("Ada", password).wantVisit("Ada", 1)
-	b.get("/demo").wantVisit("Ada", 2)
+	b.get("/").wantVisit("Ada", 2)
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -106,8 +149,8 @@ func TestALoginSurvivesARestart(t *testing.T) {
 	p = startProcess(t, data)
 	again := newBrowser(t, p.url)
 	again.setCookie(b.cookie())
-	again.get("/demo").wantVisit("Ada", 3).wantSource("Datastore", "9")
-	again.post("/demo/logout", nil).wantLogin()
+	again.get("/").wantVisit("Ada", 3).wantSource("Datastore", "6")
+	again.post("/logout", nil).wantLogin()
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -115,13 +158,13 @@ func TestALoginSurvivesARestart(t *testing.T) {
 	p = startProcess(t, data)
 	last := newBrowser(t, p.url)
 	last.setCookie(b.cookie())
-	last.get("/demo").wantLogin()
+	last.get("/").wantLogin()
 	if err := p.stop(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestEveryLoginGetsANewSession(t *testing.T) {
+func TestEveryLoginGivesTheSessionANewID(t *testing.T) {
 	b, _ := startDemo(t)
 	b.setCookie(&http.Cookie{Name: cookieName, Value: "known-to-the-attacker", Path: "/"})
 	b.login("Ada", password).wantVisit("Ada", 1)
@@ -129,30 +172,31 @@ func TestEveryLoginGetsANewSession(t *testing.T) {
 	if first.Value == "known-to-the-attacker" {
 		t.Fatal("the session got the id that the browser sent")
 	}
-	b.login("Grace", password).wantVisit("Grace", 1)
-	if b.cookie().Value == first.Value {
-		t.Error("a second login kept the session's id")
+	for _, name := range []string{"Ada", "Grace"} { // the same user, and another one
+		before := b.cookie()
+		b.login(name, password).wantVisit(name, 1)
+		if b.cookie().Value == before.Value {
+			t.Errorf("a login as %s kept the session's id", name)
+		}
 	}
 	b.setCookie(first)
-	b.get("/demo").wantLogin()
+	b.get("/").wantLogin()
 }
 
 func TestTheCookieNeedsHTTPSUnlessTheDemoRunsLocally(t *testing.T) {
-	startLocal(t)
-	for _, allowHTTP := range []bool{false, true} {
-		r := httptest.NewRequest(http.MethodPost, "/demo/login", strings.NewReader(url.Values{"name": {"Ada"}, "password": {password}}.Encode()))
-		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		w := httptest.NewRecorder()
-		app{allowHTTP: allowHTTP}.handler().ServeHTTP(w, r)
-		cookies := w.Result().Cookies()
-		if len(cookies) != 1 || cookies[0].Secure == allowHTTP || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteLaxMode {
-			t.Errorf("local %v: got cookies %v, want one with Secure %v, HttpOnly and SameSite=Lax", allowHTTP, cookies, !allowHTTP)
+	gaelocal.StartForTest(t)
+	for _, https := range []bool{false, true} {
+		b := serve(t, demo.Place{HTTPS: https})
+		header := b.submit("/login", url.Values{"name": {"Ada"}, "password": {password}}).header
+		cookies := (&http.Response{Header: header}).Cookies()
+		if len(cookies) != 1 || cookies[0].Secure != https || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteLaxMode {
+			t.Errorf("HTTPS %v: got cookies %v, want one with Secure %v, HttpOnly and SameSite=Lax", https, cookies, https)
 		}
 	}
 }
 
 func TestOnAppEngineItUsesWhatIsThere(t *testing.T) {
-	startLocal(t) // stands for App Engine's services
+	gaelocal.StartForTest(t) // stands for App Engine's services
 	t.Setenv("GAE_ENV", "standard")
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -185,47 +229,47 @@ func TestOnAppEngineItUsesWhatIsThere(t *testing.T) {
 	}
 
 	b := newBrowser(t, "http://"+net.JoinHostPort(host, port))
-	b.get("/demo").wantLogin().wantText("on App Engine")
-	cookie := b.submit("/demo/login", url.Values{"name": {"Ada"}, "password": {password}}).header.Get("Set-Cookie")
+	b.get("/").wantLogin().wantText("on App Engine")
+	cookie := b.submit("/login", url.Values{"name": {"Ada"}, "password": {password}}).header.Get("Set-Cookie")
 	if !strings.Contains(cookie, "; Secure") {
 		t.Errorf("Set-Cookie: got %q, want Secure in it", cookie)
 	}
-	b.get("/demo/purge").wantStatus(http.StatusForbidden)
-	cron := b.request(http.MethodGet, "/demo/purge", nil)
+	b.get("/purge").wantStatus(http.StatusForbidden)
+	cron := b.request(http.MethodGet, "/purge", nil)
 	cron.Header.Set("X-Appengine-Cron", "true")
 	b.do(cron).wantStatus(http.StatusOK).wantText(`"completed":true`)
-	b.post("/demo/flush", nil).wantStatus(http.StatusNotFound)
+	b.post("/cache/flush", nil).wantStatus(http.StatusNotFound)
 }
 
 func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 	b, _ := startDemo(t)
 	b.login("Ada", password).wantVisit("Ada", 1)
-	r := b.request(http.MethodPost, "/demo/logout", nil)
+	r := b.request(http.MethodPost, "/logout", nil)
 	r.Header.Set("Origin", "https://evil.example")
 	b.do(r).wantStatus(http.StatusForbidden)
-	b.get("/demo").wantVisit("Ada", 2)
+	b.get("/").wantVisit("Ada", 2)
 }
 
 func TestOnlyPOSTChangesAnything(t *testing.T) {
 	b, _ := startDemo(t)
 	b.login("Ada", password)
-	b.get("/demo/logout").wantStatus(http.StatusMethodNotAllowed)
-	b.get("/demo/flush").wantStatus(http.StatusMethodNotAllowed)
-	b.get("/demo/login?name=Grace&password="+password).wantVisit("Ada", 2)
-	b.do(b.request(http.MethodHead, "/demo", nil)).wantStatus(http.StatusOK)
-	b.get("/demo?look").wantVisit("Ada", 2).wantSource("Memcache", "1")
-	b.post("/demo", nil).wantStatus(http.StatusMethodNotAllowed)
+	b.get("/logout").wantStatus(http.StatusMethodNotAllowed)
+	b.get("/cache/flush").wantStatus(http.StatusMethodNotAllowed)
+	b.get("/login?name=Grace&password="+password).wantVisit("Ada", 2)
+	b.do(b.request(http.MethodHead, "/", nil)).wantStatus(http.StatusOK)
+	b.get("/?look").wantVisit("Ada", 2).wantSource("Memcache", "1")
+	b.post("/", nil).wantStatus(http.StatusMethodNotAllowed)
 }
 
-func TestFlushIsOfferedOnlyWhereItWorks(t *testing.T) {
-	startLocal(t)
-	web := httptest.NewServer(app{allowHTTP: true}.handler())
-	defer web.Close()
-	b := newBrowser(t, web.URL)
-	if page := b.login("Ada", password).wantVisit("Ada", 1); strings.Contains(page.body, "flush") {
-		t.Error("the page offers to flush Memcache")
+func TestFaultsAreOfferedOnlyWhereTheyHurtNobody(t *testing.T) {
+	gaelocal.StartForTest(t)
+	b := serve(t, demo.Place{Services: "a local App Engine"})
+	if page := b.login("Ada", password).wantVisit("Ada", 1); strings.Contains(page.body, "/cache/") {
+		t.Error("the page offers to make Memcache fail")
 	}
-	b.post("/demo/flush", nil).wantStatus(http.StatusNotFound)
+	for _, button := range []string{"flush", "stop", "start"} {
+		b.post("/cache/"+button, nil).wantStatus(http.StatusNotFound)
+	}
 }
 
 func TestNamesAreCheckedAndEscaped(t *testing.T) {
@@ -245,7 +289,7 @@ func TestNamesAreCheckedAndEscaped(t *testing.T) {
 func TestThePageMayRunAndLoadNothingFromElsewhere(t *testing.T) {
 	b, _ := startDemo(t)
 	b.login("Ada", password)
-	page := b.get("/demo").wantVisit("Ada", 2)
+	page := b.get("/").wantVisit("Ada", 2)
 	for name, want := range map[string]string{
 		"Content-Security-Policy": "default-src 'none'; style-src 'self'",
 		"X-Content-Type-Options":  "nosniff",
@@ -266,21 +310,74 @@ func TestThePageMayRunAndLoadNothingFromElsewhere(t *testing.T) {
 func TestThePageShowsWhatTheStoreReports(t *testing.T) {
 	b, services := startDemo(t)
 	b.login("Ada", password).wantVisit("Ada", 1)
+	services.SetHooks(failing("datastore_v3"))
+	b.get("/").wantVisit("Ada", 2).wantText("Saved all the same.").wantText("datastore_v3 is down")
+	services.SetHooks(gaelocal.Hooks{})
+	b.post("/logout", nil).wantLogin()
+}
+
+func TestNobodyLosesACookieBecauseServicesFail(t *testing.T) {
+	b, services := startDemo(t)
+	b.login("Ada", password).wantVisit("Ada", 1)
+	before := b.cookie().Value
+	services.SetHooks(failing("memcache", "datastore_v3"))
+	for _, page := range []shown{b.get("/"), b.post("/logout", nil), b.login("Grace", password)} {
+		page.wantStatus(http.StatusServiceUnavailable).wantText("That did not work").wantText("is down")
+	}
+	if c := b.cookie(); c == nil || c.Value != before {
+		t.Errorf("the cookie is another one: %v", c)
+	}
+	services.SetHooks(gaelocal.Hooks{})
+	b.get("/").wantVisit("Ada", 2)
+	b.setCookie(&http.Cookie{Name: cookieName, Path: "/", MaxAge: -1})
+	services.SetHooks(failing("memcache", "datastore_v3"))
+	b.login("Grace", password).wantStatus(http.StatusServiceUnavailable).wantText("That did not work")
+	if c := b.cookie(); c != nil {
+		t.Errorf("a login that was not saved set a cookie")
+	}
+}
+
+// The session is there, and nothing can be written.
+func TestALoginThatIsNotSavedIsSaidSoInsteadOfAnswered(t *testing.T) {
+	b, services := startDemo(t)
+	b.login("Ada", password).wantVisit("Ada", 1)
+	before := b.cookie().Value
 	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
-		if c.Service == "datastore_v3" {
-			return errors.New("Datastore is down")
+		if c.Method != "Get" && c.Method != "BeginTransaction" {
+			return errors.New("nothing can be written")
 		}
 		return nil
 	}})
-	b.get("/demo").wantVisit("Ada", 2).wantText("Datastore is down")
-
-	// Removing needs Datastore: the cookie is kept, to try again with.
-	b.post("/demo/logout", nil)
-	if b.cookie() == nil {
-		t.Error("a logout that failed deleted the cookie")
-	}
+	b.login("Grace", password).wantStatus(http.StatusServiceUnavailable).wantText("That did not work").wantText("nothing can be written")
+	b.get("/").wantStatus(http.StatusServiceUnavailable).wantText("That did not work")
 	services.SetHooks(gaelocal.Hooks{})
-	b.post("/demo/logout", nil)
-	b.setCookie(&http.Cookie{Name: cookieName, Value: "x", Path: "/"})
-	b.get("/demo").wantLogin()
+	if b.cookie().Value != before {
+		t.Error("the cookie is another one")
+	}
+	b.get("/").wantVisit("Ada", 2)
+}
+
+func TestWhoIsLoggedOutElsewhereDuringAVisitIsAskedToLogIn(t *testing.T) {
+	b, services := startDemo(t)
+	b.login("Ada", password).wantVisit("Ada", 1)
+	other := newBrowser(t, b.base)
+	other.setCookie(b.cookie())
+	var once sync.Once
+	services.SetHooks(gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if c.Method == "BeginTransaction" {
+			once.Do(func() { other.post("/logout", nil) })
+		}
+		return nil
+	}})
+	b.get("/").wantLogin().wantText("Your session has ended. Please log in again.")
+}
+
+// failing are hooks that fail every call of these services.
+func failing(services ...string) gaelocal.Hooks {
+	return gaelocal.Hooks{Before: func(_ context.Context, c gaelocal.Call) error {
+		if slices.Contains(services, c.Service) {
+			return errors.New(c.Service + " is down")
+		}
+		return nil
+	}}
 }

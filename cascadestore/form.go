@@ -115,8 +115,8 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 // Rename has nothing to do: the bytes do not hold the id.
 func (f form) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
 
-// Only implements live.Form.
-func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
+// only returns a session without the attributes that keep does not want.
+func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
 	blank := f.store.blank(f.name)
 	empty, err := f.encode(blank, blank.ID)
 	if err != nil {

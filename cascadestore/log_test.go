@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/gorilla/sessions"
+	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
@@ -161,5 +163,40 @@ func TestAServicesErrorThatNamesTheSessionIsRedacted(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), id) || strings.Contains(out.String(), id) {
 		t.Errorf("an error or the log contains the session's id: %v", err)
+	}
+}
+
+func TestNoCookieFillsTheLogThroughHandler(t *testing.T) {
+	for _, hashed := range []bool{false, true} {
+		a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+		a.store.HashIDs = hashed
+		a.store.SetKeyPrefix("")
+		var out logBuffer
+		a.store.Logger = out.logger()
+		own := a.login(t, values{"n": 0}).cookie()
+		if err := memcache.Set(a.context(), &memcache.Item{Key: "page", Value: []byte("<html>")}); err != nil {
+			t.Fatal(err)
+		}
+		codec := a.store.Codecs[0]
+		for _, cookie := range []string{
+			"page", "", "x", forgedCookie(sessionName), forgedCookie("other"), own[:len(own)-1], own[1:], own + "A", strings.Repeat(own, 20),
+			sign(t, codec, "other", "page"), "MTIzfGFiY3w=", strings.Repeat("A", 5000),
+		} {
+			for _, change := range []bool{false, true} {
+				r := newRequest(a.service, &http.Cookie{Name: sessionName, Value: cookie})
+				a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					s, _ := a.store.Get(r, sessionName) // the app answers for the error
+					if !s.IsNew {
+						t.Errorf("cookie %q has a session", cookie)
+					}
+					if change {
+						s.Values["n"] = 1
+					}
+				})).ServeHTTP(httptest.NewRecorder(), r)
+			}
+		}
+		if log := out.String(); log != "" {
+			t.Errorf("a visitor made the log %s", log)
+		}
 	}
 }

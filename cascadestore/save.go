@@ -129,6 +129,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 		MaxAge:   cs.ownMaxAge(session, t),
 		Owner:    cs.ownerOf(f),
 		NewID:    func() (string, error) { return cs.newID(), nil },
+		Only:     f.only,
 		Again:    !how.onlyChanges,
 		Adopt: func(value []byte) error {
 			all, err := f.values(value)

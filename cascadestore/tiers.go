@@ -58,6 +58,4 @@ func (cs *CascadeStore) services() (c tier.Cache, b tier.Backup) {
 // Drain waits until nothing of this process is at work in the background: what
 // a service that failed is still to be told of sessions. Call it before the
 // process ends. It returns ctx's error if that ends first; a nil ctx never does.
-func Drain(ctx context.Context) error {
-	return live.Drain(orBackground(ctx))
-}
+func Drain(ctx context.Context) error { return live.Drain(ctx) }

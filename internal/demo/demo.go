@@ -1,5 +1,7 @@
-// Package demo runs the demos: on App Engine, and under dev_appserver.py, with
-// the services that are there, and elsewhere with gaelocal's.
+// Package demo is what the demos are shown with, and no part of what they show:
+// the frame of their pages, and the buttons that make the cache fail ([Stage]). It
+// runs those for App Engine ([Demo]): there, and under dev_appserver.py, with the
+// services that are there, and elsewhere with gaelocal's.
 package demo
 
 import (
@@ -45,9 +47,9 @@ type Place struct {
 	HTTPS    bool   // the app is reached with HTTPS alone
 
 	// What there is on gaelocal.
-	Local         bool
-	Data          string // folder that the app may keep its own data in; empty: none
-	FlushMemcache func()
+	Local  bool
+	Data   string  // folder that the app may keep its own data in; empty: none
+	Faults *Faults // of Memcache
 }
 
 // Main runs the demo as the process, until it is told to stop.
@@ -114,7 +116,11 @@ func (d Demo) runLocally(ctx context.Context, args []string, out io.Writer) (err
 		return err
 	}
 	defer restore()
-	h, err := d.Handler(Place{Services: "gaelocal", Local: true, Data: *data, FlushMemcache: services.FlushMemcache})
+	faults := FaultsOf(services)
+	// At the end the cache is told what it has missed, and Close waits for its calls.
+	defer context.AfterFunc(ctx, faults.Start)()
+	defer faults.Start()
+	h, err := d.Handler(Place{Services: "gaelocal", Local: true, Data: *data, Faults: faults})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/appengine/v2/datastore"
+	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/gaelocal"
 )
@@ -168,12 +169,31 @@ func TestTheHandlerIsToldWhereItRuns(t *testing.T) {
 			if err := p.stop(); err != nil {
 				t.Error(err)
 			}
-			flushes := place.FlushMemcache != nil
-			place.FlushMemcache = nil
-			if place.Services != test.services || place.HTTPS != test.https || place.Local != test.local || flushes != test.local {
-				t.Errorf("got %+v, with flush: %v", place, flushes)
+			if place.Services != test.services || place.HTTPS != test.https || place.Local != test.local || (place.Faults != nil) != test.local {
+				t.Errorf("got %+v", place)
 			}
 		})
+	}
+}
+
+// The saves that are still to reach Memcache would wait for it.
+func TestMemcacheAnswersAgainWhenTheDemoIsToldToStop(t *testing.T) {
+	var faults *Faults
+	d := serving(func(w http.ResponseWriter, _ *http.Request) {})
+	inner := d.Handler
+	d.Handler = func(p Place) (http.Handler, error) {
+		faults = p.Faults
+		return inner(p)
+	}
+	waits := make(chan error, 1)
+	d.Drain = func(ctx context.Context) error {
+		return <-waits
+	}
+	p := start(t, d, "-addr", "127.0.0.1:0", "-data", "")
+	faults.Stop()
+	go func() { waits <- memcache.Set(context.Background(), &memcache.Item{Key: "k", Value: []byte("v")}) }()
+	if err := p.stop(); err != nil {
+		t.Error(err)
 	}
 }
 

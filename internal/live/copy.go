@@ -1,6 +1,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -168,36 +169,29 @@ func (c *Copy) IsStored() bool {
 	return c.status == stored
 }
 
+// known is what is known of the session as the services have it. c.mu is held.
+func (c *Copy) known() *tiered.Loaded { return cmp.Or(c.loaded, unknown) }
+
+var unknown = tiered.Unknown() // nobody changes it
+
+func (c *Copy) lockedKnown() *tiered.Loaded {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known()
+}
+
 // Used is when the session was used last, as far as that is stored; zero: not
 // known.
-func (c *Copy) Used() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.loaded == nil {
-		return time.Time{}
-	}
-	return c.loaded.Used()
-}
+func (c *Copy) Used() time.Time { return c.lockedKnown().Used() }
 
 // Ends is when the session ends that is not used any more; zero: not known.
-func (c *Copy) Ends() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.loaded == nil {
-		return time.Time{}
-	}
-	return c.loaded.Ends()
-}
+func (c *Copy) Ends() time.Time { return c.lockedKnown().Ends() }
 
 // Born is when the session began, as far as that is stored; zero: not known.
-func (c *Copy) Born() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.loaded == nil {
-		return time.Time{}
-	}
-	return c.loaded.Born()
-}
+func (c *Copy) Born() time.Time { return c.lockedKnown().Born() }
+
+// MaxAge is the session's own MaxAge in seconds, if it has one.
+func (c *Copy) MaxAge() (int32, bool) { return c.lockedKnown().MaxAge() }
 
 // IsChanged reports whether the last Save had a change or a new id to save, and
 // not only times, or what others had left unsaved.
@@ -205,16 +199,6 @@ func (c *Copy) IsChanged() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.hadChange
-}
-
-// MaxAge is the session's own MaxAge in seconds, if it has one.
-func (c *Copy) MaxAge() (int32, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.loaded == nil {
-		return 0, false
-	}
-	return c.loaded.MaxAge()
 }
 
 // Open loads the session, if nobody has, and has read called with its bytes: the

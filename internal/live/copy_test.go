@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gaesession/gaesession/tier"
@@ -41,6 +42,7 @@ var states = map[string]func(t *testing.T) *user{
 		u := created(t, "a=1").opened(t)
 		u.s.fail("cache", "backup")
 		expectErr(t, "removal", u.copy.Remove(u.ctx), tier.ErrNotSaved)
+		synctest.Wait() // the background tries it at once, and then in a while
 		u.s.well()
 		return u
 	},

@@ -223,15 +223,6 @@ func (jsonForm) Rename(value []byte, id string) ([]byte, error) {
 	return json.Marshal(s)
 }
 
-func (jsonForm) Only(value []byte, keep func(string) bool) ([]byte, error) {
-	s, err := parse(value)
-	if err != nil {
-		return nil, err
-	}
-	maps.DeleteFunc(s.Attrs, func(name string, _ any) bool { return !keep(name) })
-	return json.Marshal(s)
-}
-
 func (jsonForm) Attributes(value []byte) (map[string]any, error) {
 	s, err := parse(value)
 	return s.Attrs, err

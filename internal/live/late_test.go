@@ -48,10 +48,6 @@ func (f objectForm) Merge(into, from []byte, take func(string) bool) ([]byte, er
 	return json.Marshal(merged)
 }
 
-func (f objectForm) Only(v []byte, keep func(string) bool) ([]byte, error) {
-	return f.Merge([]byte("{}"), v, keep)
-}
-
 func (objectForm) Rename(v []byte, _ string) ([]byte, error) { return v, nil }
 
 // draft is a session with those attributes, to be saved by somebody who tries

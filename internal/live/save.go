@@ -54,9 +54,11 @@ type Draft struct {
 
 	// Owner returns whose the session is that has those bytes, or no owner, and what
 	// it is to be called in the list of the owner's sessions. Nil: sessions have no
-	// owners. NewID returns an id for a session that gets another owner.
+	// owners. NewID returns an id for a session that gets another owner. Only returns
+	// a session without the attributes that keep does not want.
 	Owner func(value []byte) (owner, label string, err error)
 	NewID func() (string, error)
+	Only  func(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // A change is what is to be saved of a draft.
@@ -141,17 +143,17 @@ func (c *Copy) refused(d Draft, why error) error {
 	return err
 }
 
-// HasUnsaved reports whether there is a change of the app that nobody has tried to
-// save.
+// HasUnsaved reports whether there is a change of a session that the services have,
+// which nobody has tried to save.
 func (c *Copy) HasUnsaved(d Draft) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why != nil || c.status != fresh && c.status != stored {
+	if c.why != nil || c.status != stored {
 		return false
 	}
 	d.OnlyChanges, d.Again = true, false
 	ch, err := c.changed(d)
-	return err == nil && ch != nil || c.status == fresh && c.tried == nil
+	return err == nil && ch != nil
 }
 
 // A diff finds out what is to be saved of a draft.
@@ -260,31 +262,22 @@ func (c *Copy) isDue(d Draft, l Lifetime) bool {
 
 // lifetime is that of the draft, from the beginning that is stored.
 func (c *Copy) lifetime(d Draft) Lifetime {
-	if c.loaded != nil && !c.loaded.Born().IsZero() {
-		d.Born = c.loaded.Born()
+	if born := c.known().Born(); !born.IsZero() {
+		d.Born = born
 	}
 	return d.Lifetime
 }
 
 // isOtherMaxAge reports whether the session has chosen another MaxAge.
 func (c *Copy) isOtherMaxAge(d Draft) bool {
-	if d.MaxAge == nil {
-		return false
-	}
-	if c.loaded == nil {
-		return true
-	}
-	was, ok := c.loaded.MaxAge()
-	return !ok || was != *d.MaxAge
+	was, ok := c.known().MaxAge()
+	return d.MaxAge != nil && (!ok || was != *d.MaxAge)
 }
 
 // checkLength refuses a session that is longer than the app allows, unless it is
 // not longer than it was, or is to have another id.
 func (c *Copy) checkLength(value []byte) error {
-	was := 0
-	if c.loaded != nil {
-		was = len(c.loaded.Value())
-	}
+	was := len(c.known().Value())
 	if limit := c.store.maxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
 		return fmt.Errorf("%w: %d bytes, and at most %d are allowed", tier.ErrTooLarge, len(value), limit)
 	}
@@ -368,7 +361,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 // has logged in twice, for example: as a new session with what this request has
 // set. What the old one had stays removed.
 func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
-	value, err := c.store.form.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
+	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
 		value, err = c.store.form.Rename(value, Key(c.next))
 	}

@@ -24,9 +24,6 @@ type Form interface {
 	// Attributes returns what is in the bytes of a session, by name. Nobody
 	// changes them.
 	Attributes(value []byte) (map[string]any, error)
-
-	// Only returns the session without the attributes that keep does not want.
-	Only(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
 
 // Options say where a request's sessions are kept, and how.

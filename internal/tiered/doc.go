@@ -324,9 +324,10 @@
 //     record; so may a merge by a Form that compresses.
 //   - The clocks of two instances decide which of two changes of one attribute is
 //     the later, if the first was in the cache alone and the second could not see
-//     it there: it had loaded the session before, or the cache was emptied. They
-//     also decide if the second had loaded the session before, and is tried again
-//     because a call failed that may have had its effect.
+//     it there: it had loaded the session before, the cache was emptied, or its
+//     cache get failed. They also decide if the second had loaded the session
+//     before, and is tried again because a call failed that may have had its
+//     effect.
 //   - Two clocks that are ahead by different amounts, more than an hour each, may
 //     forget a deletion early.
 //   - A session that ended more than half a minute ago is not saved any more,

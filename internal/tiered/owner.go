@@ -347,17 +347,19 @@ func (s *Store) unlist(ctx context.Context, o Owner, match func(id string) bool)
 // have died before it has told the cache, so it is removed once more.
 func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
 	var old []string
+	live := 0
 	for _, l := range x {
-		if l.ending && l.id != but {
+		switch {
+		case !l.ending:
+			live++
+		case l.id != but:
 			old = append(old, l.id)
 		}
 	}
-	if surplus := len(x) - len(old) - s.MaxPerOwner; s.MaxPerOwner > 0 && surplus > 0 {
-		for _, l := range x {
-			if !l.ending && surplus > 0 {
-				old = append(old, l.id)
-				surplus--
-			}
+	for _, l := range x {
+		if s.MaxPerOwner > 0 && live > s.MaxPerOwner && !l.ending {
+			old = append(old, l.id)
+			live--
 		}
 	}
 	if len(old) > 0 {

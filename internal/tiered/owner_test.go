@@ -418,6 +418,26 @@ func TestTheOldestOfTooManySessionsEnds(t *testing.T) {
 	})
 }
 
+func TestANewIDIsNoOtherSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		for _, who := range []string{"A", "B"} {
+			r := s.request(t, who)
+			must(t, r.login(alice, "u=alice"))
+			drain(t)
+		}
+		r := s.request(t, "C")
+		r.st.MaxPerOwner = 2
+		r.id = "of-B"
+		_, err := r.load().move("")
+		must(t, err)
+		drain(t)
+		expect(t, "listed", s.index(t, alice), "of-A of-B! of-C")
+		s.expectKeptAs(t, "of-A", "u=alice")
+		s.expectKeptAs(t, "of-C", "u=alice")
+	})
+}
+
 func TestWhoseSessionsLive(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, a := loggedIn(t)

@@ -17,9 +17,10 @@ import (
 
 // A turn is one request's wait for its change to be made.
 type turn struct {
+	ctx  context.Context
 	p    *part
-	lead chan []*turn // receives the turns, its own first, that are to be taken
-	done chan error   // receives what came of it
+	do   func(ctx context.Context, parts []*part) error
+	done chan error // receives what came of it
 }
 
 // A queue is for one kind of work.
@@ -58,40 +59,26 @@ func (s *Store) together(ctx context.Context, q queue, id string, p *part, do fu
 		defer next(key)
 		return do(ctx, []*part{p})
 	}
-	me := &turn{p: p, lead: make(chan []*turn, 1), done: make(chan error, 1)}
+	me := &turn{ctx, p, do, make(chan error, 1)}
 	queues.waiting[key] = append(waiting, me)
 	queues.Unlock()
-	ended := ctx.Done()
-	for {
-		select {
-		case turns := <-me.lead:
-			if len(turns) == 1 {
-				defer next(key)
-				return do(ctx, []*part{p})
-			}
-			// The work of several requests does not end with one of them.
-			background.start(func() { lead(ctx, key, turns, do) })
-		case err := <-me.done:
-			return err
-		case <-ended:
-			if leave(key, me) {
-				return fmt.Errorf("%w: wait for other changes of the session: %w", tier.ErrNotSaved, context.Cause(ctx))
-			}
-			// Somebody is making the change.
-			within, cancel := s.finishing(ctx)
-			defer cancel()
-			ctx, ended = within, within.Done()
-			if within.Err() == nil {
-				continue
-			}
-			select {
-			case turns := <-me.lead: // the others rely on it
-				background.start(func() { lead(ctx, key, turns, do) })
-			default:
-			}
-			p.leave()
-			return fmt.Errorf("%w: the change is being made: %w", tier.ErrNotSaved, context.Cause(ctx))
-		}
+	select {
+	case err := <-me.done:
+		return err
+	case <-ctx.Done():
+	}
+	if leave(key, me) {
+		return fmt.Errorf("%w: wait for other changes of the session: %w", tier.ErrNotSaved, context.Cause(ctx))
+	}
+	// Its change is being made.
+	within, cancel := s.finishing(ctx)
+	defer cancel()
+	select {
+	case err := <-me.done:
+		return err
+	case <-within.Done():
+		p.leave()
+		return fmt.Errorf("%w: the change is being made: %w", tier.ErrNotSaved, context.Cause(ctx))
 	}
 }
 
@@ -107,10 +94,11 @@ func leave(key queueKey, me *turn) bool {
 	return i >= 0
 }
 
-// lead does the work of turns.
-func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.Context, parts []*part) error) {
+// lead does the work of turns in the background: that of several requests does not
+// end with one of them.
+func lead(key queueKey, turns []*turn) {
 	defer next(key)
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), saveTimeout, errTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(turns[0].ctx), saveTimeout, errTimeout)
 	defer cancel()
 	parts := make([]*part, len(turns))
 	for i, t := range turns {
@@ -125,11 +113,12 @@ func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.
 			}
 		}
 	}()
-	if err = do(ctx, parts); errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) {
+	err = turns[0].do(ctx, parts)
+	if len(turns) > 1 && (errors.Is(err, tier.ErrTooLarge) || errors.Is(err, errMerge) || errors.Is(err, errEndOfTime)) {
 		// One of them is to blame. Each on its own shows which.
 		err = errPanic
 		for _, t := range turns {
-			t.done <- do(ctx, []*part{t.p})
+			t.done <- t.do(ctx, []*part{t.p})
 		}
 	}
 }
@@ -138,7 +127,7 @@ func lead(ctx context.Context, key queueKey, turns []*turn, do func(ctx context.
 // to make their change.
 var errPanic = fmt.Errorf("%w: the goroutine that was to make the change has ended", tier.ErrNotSaved)
 
-// next makes the first of those that wait take the turns of all of them.
+// next has the work done of those that wait.
 func next(key queueKey) {
 	queues.Lock()
 	defer queues.Unlock()
@@ -148,5 +137,5 @@ func next(key queueKey) {
 		return
 	}
 	queues.waiting[key] = nil
-	waiting[0].lead <- waiting
+	background.start(func() { lead(key, waiting) })
 }

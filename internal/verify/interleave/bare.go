@@ -29,7 +29,7 @@ func (bareStore) decode(value []byte) (s stored, err error) {
 
 func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	k := b.kept()
-	v := &bareVisit{ctx: ctx, op: o, returned: returned, Store: &tiered.Store{
+	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{
 		Cache:         t.cache,
 		Backup:        t.backup,
 		Form:          bareForm{},
@@ -68,9 +68,14 @@ func (bareForm) Merge(into, from []byte, take func(name string) bool) ([]byte, e
 
 func (bareForm) Rename(value []byte, _ string) ([]byte, error) { return value, nil }
 
+// briefly is how long a session lives at first in the state brief: it is listed
+// for twice that.
+const briefly = timeout / 4
+
 type bareVisit struct {
 	*tiered.Store
 	ctx      context.Context
+	sc       scenario
 	op       op
 	returned func(error)
 
@@ -85,6 +90,10 @@ type bareVisit struct {
 
 func (v *bareVisit) create() string {
 	v.id, v.attrs, v.set = gaesessionStore{}.newID(), maps.Clone(initial), slices.Collect(maps.Keys(initial))
+	if v.sc.owned || v.op.enter {
+		v.loaded = tiered.Unknown()
+		v.move = v.NewMove("", v.id, v.loaded)
+	}
 	return v.id
 }
 
@@ -109,6 +118,9 @@ func (v *bareVisit) act(o op, value string) {
 	if o.regenerate && !v.none {
 		v.move = v.NewMove(v.id, gaesessionStore{}.newID(), v.loaded)
 	}
+	if o.enter {
+		v.create()
+	}
 	switch {
 	case v.none || o.attr == "" || v.attrs[o.attr] == value:
 	case o.delete:
@@ -126,7 +138,16 @@ func (v *bareVisit) change() tiered.Change {
 		v.returned(err)
 	}
 	now := time.Now()
-	return tiered.Change{Value: value, Set: v.set, Deleted: v.deleted, Used: now, Ends: now.Add(timeout + timeout/10)}
+	c := tiered.Change{Value: value, Set: v.set, Deleted: v.deleted, Used: now, Ends: now.Add(timeout + timeout/10)}
+	if v.sc.start == brief && v.move != nil && v.id == v.move.To() {
+		c.Ends = now.Add(briefly)
+	}
+	if owner := v.op.owner; owner != "" {
+		c.Owner = &tiered.Ownership{Owner: ownerNamed(owner)}
+	} else if v.sc.owned {
+		c.Owner = &tiered.Ownership{Owner: ownerNamed("alice")}
+	}
+	return c
 }
 
 func (v *bareVisit) moved() string { return v.newID }
@@ -134,6 +155,8 @@ func (v *bareVisit) moved() string { return v.newID }
 func (v *bareVisit) close() {
 	var err error
 	switch {
+	case v.op.endall:
+		err = v.End(v.ctx, ownerNamed("alice"), func(string) bool { return true })
 	case v.none:
 	case v.op.logout:
 		err = v.Remove(v.ctx, v.id, v.loaded)

@@ -77,6 +77,8 @@ func holderOf(ctx context.Context) holder { return ctx.Value(holderKey{}).(holde
 func (c *call) label() string {
 	if w := c.actor.w; w.second != "" && slices.Contains(c.ids, w.second) {
 		return c.name + "'"
+	} else if w.scenario.hasOwners() && len(c.ids) == 1 && c.ids[0] != w.id && c.ids[0] != c.actor.target {
+		return c.name + "@" + w.place(c.ids[0])
 	}
 	return c.name
 }
@@ -227,7 +229,7 @@ func (w *world) make(c *call, how kind) {
 		w.changed(c, c.err)
 		if written := c.written(); c.err == nil && slices.Contains(written, w.id) {
 			a.judge.Saves = a.judge.Saves || a.phase >= saving
-			if len(written) > 1 && a.judge.Moved == 0 {
+			if a.op.regenerate && slices.Contains(written, a.target) && a.judge.Moved == 0 {
 				a.judge.Moved = w.clock
 			}
 		}
@@ -267,6 +269,9 @@ func (w *world) make(c *call, how kind) {
 		for _, b := range w.actors {
 			b.judge.CacheOK = b.judge.CacheOK && b != a && !(a.op.shared && b.op.shared)
 		}
+	}
+	if c.err != nil && c.name == "get" && a.phase == loading {
+		a.judge.Blind = true
 	}
 	a.remember(c)
 	close(c.answered)

@@ -41,8 +41,10 @@
 // _cloud_demo. On "small" services a few kilobytes reach the limits of items and
 // records, and #5000 behind a change says how many bytes longer its value is.
 // With "two" each request works on another session of the same store as well; the
-// events are then those that no error tells of. Backups copy what they are given
-// and what they hand on.
+// events are then those that no error tells of. With "owned" the session is Alice's,
+// and in the index of her sessions; other sessions are nobody's until somebody logs
+// in ("own", "claim"), and "enter" begins another one of hers. "endall" ends all of
+// them. Backups copy what they are given and what they hand on.
 //
 // A schedule is a list of choices: which call is made next, or what happens
 // instead. The search goes depth first and begins every schedule anew, as the
@@ -70,7 +72,8 @@
 // sessions are encoded as JSON there, which is quicker; RenewToken, which is a logout
 // and a login; cascadestore's
 // other combinations of backends; requests with the id that RegenerateID made,
-// before the request that called it has returned; owners.
+// before the request that called it has returned; owners in the two stores, which
+// are explored on the protocol alone.
 //
 // # What is judged
 //
@@ -78,7 +81,9 @@
 // schedule a load, what the backup holds, what was pending once the services
 // answer again, a request that touches the session, one more change, and loads
 // after the cache was emptied. A change may be refused for its size only if it
-// takes from the reserve, and never once it was acknowledged. What may be seen is said in
+// takes from the reserve, and never once it was acknowledged. A session that lives
+// has to be in its owner's index after every write; and once all of Alice's have
+// ended, none is left that had logged in before. What may be seen is said in
 // package judge, which the other tests use, too; the scenario tells it which of
 // its excuses can excuse nothing there.
 package interleave

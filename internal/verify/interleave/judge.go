@@ -60,7 +60,7 @@ func (w *world) never() (all []judge.Sentence) {
 	forbid(!w.scenario.only, judge.OnlyCache)
 	forbid(!has(func(o op) bool { return o.old }), judge.Old, judge.Timeless)
 	forbid(!has(func(o op) bool { return o.async }), judge.Unsaved)
-	forbid(!has(func(o op) bool { return o.logout || o.regenerate }), judge.FailedLogout, judge.Moving)
+	forbid(!has(func(o op) bool { return o.logout || o.regenerate || o.endall }), judge.FailedLogout, judge.Moving)
 	forbid(!w.isSkewed(), judge.Clocks)
 	forbid(w.events == 0, judge.FailedPublish)
 	forbid(!w.expired, judge.Overdue)
@@ -99,6 +99,8 @@ func (w *world) judgeEnded(a *actor) {
 				w.fail("request %d was refused for its size, and %d bytes were there: %v", a.index, a.largest, err)
 			}
 		case failing || a.op.old:
+		case a.op.enter || a.op.endall:
+			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		case errors.Is(err, gaesession.ErrRemoved):
 			if jerr := w.session.CheckRefusal(a.judge, time.Now()); jerr != nil {
 				w.fail("request %d reported %v: %w", a.index, err, jerr)
@@ -136,10 +138,17 @@ func (w *world) expectNoErrors(what string, errs []error) {
 	}
 }
 
+// isUntold reports whether nobody got to know the session's id: the request that
+// was to create it died, or was told that it is not saved.
+func (w *world) isUntold() bool {
+	first := w.actors[0]
+	return w.scenario.start == created && (first.judge.Closed == 0 || w.scenario.owned && errors.Is(first.err(), tier.ErrNotSaved))
+}
+
 // judgeEnd judges the end of a schedule.
 func (w *world) judgeEnd() {
-	if w.scenario.start == created && w.actors[0].judge.Closed == 0 {
-		return // nobody got to know the id
+	if w.isUntold() {
+		return
 	}
 	w.down = map[string]bool{}
 	w.clock++
@@ -175,10 +184,16 @@ func (w *world) judgeEnd() {
 	}
 	touched := backup("after a touch")
 	w.judgeMoved("after a minute")
+	w.judgeIndex()
 	if it := w.peek(); it != nil && it.flags == 0 && len(touch.errs) == 0 && !touched.none && !w.hurt && !w.unsure && !w.jumped && !w.hasOld() {
 		if tr, err := parseTrailer(it.value); err != nil || tr.isUnsaved() || !maps.Equal(touched.attrs, v.attrs) {
 			w.fail("P5: after a request saw %v, the backup has %v", v, touched)
 		}
+	}
+
+	if w.scenario.hasOwners() {
+		w.judgeEnding()
+		return
 	}
 
 	// One more change.
@@ -222,7 +237,7 @@ func (w *world) paid() {
 	for _, a := range w.actors {
 		crashed = crashed || a.crashed
 		err := a.err()
-		if a.crashed || a.judge.Closed == 0 || w.hasOld() {
+		if a.crashed || a.judge.Closed == 0 || a.op.endall || w.hasOld() {
 			continue // an old instance may have saved what the cache showed
 		}
 		if a.op.logout || errors.Is(err, tier.ErrNotPublished) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) {
@@ -288,13 +303,22 @@ func (w *world) judgeMoved(when string) {
 			}
 			continue
 		}
-		if a.judge.Closed != 0 && !a.judge.Failed {
+		if a.op.regenerate && a.judge.Closed != 0 && !a.judge.Failed {
 			movers++
 		}
 		r := w.newRequest("", op{})
 		loaded, inBackup := r.load(a.newID), w.inBackupAt(a.newID)
 		for _, v := range []*view{loaded, inBackup} {
-			if v.none && w.expired || !v.none && w.isTimeless() {
+			switch {
+			case !v.none && a.isEnded(w.clock):
+				w.fail("P10: %s under the id that request %d made is %v, and all had ended", when, a.index, v)
+				continue
+			case v.none && (w.expired || a.mayBeEnded()), !v.none && w.isTimeless():
+				continue
+			case a.op.enter:
+				if v.none && !a.judge.Failed || !v.none && !maps.Equal(v.attrs, initial) {
+					w.fail("P1: %s in the session that request %d began is %v", when, a.index, v)
+				}
 				continue
 			}
 			l := judge.Load{Began: w.clock, Ended: w.clock, Since: w.born, Wall: time.Now(), None: v.none, Attrs: v.attrs}

@@ -59,13 +59,14 @@ type actor struct {
 	hurt         bool       // one of them in the cache
 	down         map[string]bool
 	txns         map[uint64]*transaction
-	answers      [2][]token // of the cache and of the backup
-	attempt      int        // how many of the backup's there were when the transaction began
+	answers      map[string][]token // in the order in which they came, by what they are about
+	attempt      int                // how many of the backup's there were when the transaction began
 	breached     breachState
 	ended        context.Context // the request's
 	cancel       func()
 	largest      int    // bytes of the session that the backup has had since it began
-	target       string // the id that it moves the session to
+	target       string // the id that it moves the session to, or begins one under
+	isAlices     bool   // the session under that
 }
 
 func (a *actor) report(err error) {
@@ -298,9 +299,16 @@ func (a *actor) run() {
 		return
 	}
 	v := a.w.store.visit(ctx, a.tiers(), a.w.scenario, a.op, a.report, a.log)
-	if a.op.login {
+	switch {
+	case a.op.login:
 		a.w.id = v.create()
-	} else {
+	case a.op.enter:
+	case a.op.endall:
+		a.phase = saving
+		v.close()
+		a.phase = returned
+		return
+	default:
 		a.phase = loading
 		a.saw = v.load(a.w.id)
 		if a.w.second != "" {
@@ -313,7 +321,9 @@ func (a *actor) run() {
 	}
 	v.act(a.op, a.op.value(a.index))
 	v.close()
-	a.newID = v.moved()
+	if a.op.makes() {
+		a.newID = v.moved()
+	}
 	a.phase = returned
 }
 
@@ -378,6 +388,8 @@ func (a *actor) startsSaving() {
 	switch {
 	case a.op.login:
 		r.Sets = initial
+	case a.op.endall:
+		a.endsAll()
 	case a.op.attr != "" && !a.saw.none && a.saw.attrs[a.op.attr] != a.op.value(a.index):
 		r.Sets = map[string]string{a.op.attr: a.op.value(a.index)}
 	}

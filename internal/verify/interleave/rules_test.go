@@ -145,20 +145,20 @@ var rules = []rule{
 	// Owners.
 	{
 		name: "owner-lists", says: "a session is listed in the update in which it gets its owner",
-		test: "TestAllSessionsOfAnOwnerEnd",
+		scenario: "cached read+enter owned bare", events: "0",
 	},
 	{
 		name: "owner-ending", says: "sessions are ending in the index before they are removed",
-		test: "TestASessionThatIsEndingDoesNotMove",
+		scenario: "cached regenerate+endall owned bare", events: "0",
 	},
 	{
 		name: "owner-mover", says: "a session that is ending does not move",
-		test: "TestASessionThatIsEndingDoesNotMove",
+		scenario: "cached regenerate+endall owned bare", events: "0",
 	},
 	{
 		name: "owner-old", says: "the old id of a session that has moved stays listed until the cache knows",
-		by:   "x = slices.DeleteFunc(x, func(l listing) bool { return l.id == m.from })",
-		test: "TestTheOldIDOfASessionThatMovesEndsAsWell",
+		by:       "x = slices.DeleteFunc(x, func(l listing) bool { return l.id == m.from })",
+		scenario: "cached regenerate+endall owned bare", events: "1", kinds: "crash",
 	},
 }
 

@@ -73,6 +73,7 @@ func jobs(services []string) (all list) {
 	for _, on := range services {
 		if on == "" && !*fullFlag {
 			all.named(0,
+				"cached own+endall bare", "brief change:a+endall owned bare",
 				"cached change:a~ahead+change:a~behind", "cached async:a~ahead+async-delete:a~behind",
 				"cached old:a+change:a", "cached async:a~shared+change:a~shared", "old change:a+logout", "old-alone change:a+change:b",
 				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "old change:a+change:b cascade", "cached old:a+change:b cascade",
@@ -106,6 +107,7 @@ func jobs(services []string) (all list) {
 			all.withEvents(on, start)
 		}
 		all.withSizes(on)
+		all.withOwners(on)
 		for _, names := range [][]string{{"change:a", "change:a"}, {"async:a", "change:a"}, {"change:a", "logout"}, {"async:a", "read"}} {
 			all.add(1, newScenario(on+" two", ofRoot, cached, names...), newScenario(on+" two", ofRoot, evicted, names...))
 		}
@@ -183,6 +185,37 @@ func (l *list) withSizes(on string) {
 			{"change:a#5000", "change:b#5000", "async:a#5000"}, {"change:a#9000", "change:b#9000", "delete:a"},
 		} {
 			l.add(0, newScenario(on+" small", ofRoot, start, triple...))
+		}
+	}
+}
+
+// withOwners adds pairs of requests about owners, with an event, and three of
+// them without.
+func (l *list) withOwners(on string) {
+	add := func(where string, firsts []string, others ...string) {
+		for i, first := range firsts {
+			for _, second := range slices.Concat(firsts[i:], others) {
+				for _, start := range ownedStates {
+					if start != brief || strings.Contains(where, "owned") {
+						l.add(1, newScenario(where+" "+on, ofRoot, start, first, second))
+					}
+				}
+			}
+		}
+	}
+	add("owned bare", []string{"endall", "enter", "own:bob", "regenerate:a"}, "read", "change:a", "async:a", "logout")
+	add("bare", []string{"endall", "enter", "own", "claim"}, "read", "change:a", "async:a", "logout", "regenerate:a")
+	for _, start := range ownedStates {
+		for _, requests := range [][]string{
+			{"endall", "regenerate", "read"}, {"endall", "regenerate", "change:a"}, {"endall", "regenerate", "logout"}, {"endall", "regenerate", "enter"},
+			{"endall", "endall", "regenerate"}, {"endall", "change:a", "logout"}, {"endall", "own:bob", "read"}, {"regenerate", "enter", "logout"},
+		} {
+			l.add(0, newScenario("owned bare "+on, ofRoot, start, requests...))
+		}
+	}
+	for _, start := range []string{cached, evicted} {
+		for _, requests := range [][]string{{"endall", "own", "own"}, {"endall", "own", "logout"}, {"endall", "own", "read"}, {"endall", "claim", "own"}} {
+			l.add(0, newScenario("bare "+on, ofRoot, start, requests...))
 		}
 	}
 }
@@ -314,6 +347,10 @@ func randomScenario(random *rand.Rand, on string) scenario {
 	if (isBare || of == ofSCS) && (start == old || start == oldAlone) {
 		start = evicted // its sessions without a trailer do not say when they end
 	}
+	isOwned := isBare && random.IntN(2) == 0
+	if isOwned {
+		start = ownedStates[random.IntN(len(ownedStates))]
+	}
 	var able, names []string
 	for _, o := range ops {
 		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(of)) {
@@ -325,6 +362,9 @@ func randomScenario(random *rand.Rand, on string) scenario {
 	}
 	if !isBare && of == ofRoot && start != created && random.IntN(4) == 0 {
 		on = strings.TrimSpace(on + " two")
+	}
+	if isOwned {
+		on = strings.TrimSpace(on + " owned")
 	}
 	if isBare {
 		on = strings.TrimSpace(on + " bare")

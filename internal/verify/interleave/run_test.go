@@ -28,7 +28,7 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 			"1.txn-get 1.commit 1.cas:value 0.save 0.begin 0.txn-put fail(0.txn-get)",
 		"a move whose answer is lost, and a logout under the old id": "outlived regenerate+logout+regenerate bare: 0.get 2.get 2.save 0.save " +
 			"2.cas:sealed 1.get 2.add:lease 2.begin 0.cas:sealed 2.get 0.get 0.cas:sealed 2.txn-get 2.txn-put 0.add:lease 0.begin cut(2.commit) " +
-			"2.begin 0.txn-get 0.rollback 0.get 0.set:removed 1.save 1.ds-put 1.set:removed 1.set:removed",
+			"2.ds-get 0.txn-get 0.rollback 0.get 0.set:removed 1.save 1.ds-put 1.set:removed 1.set:removed",
 		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 0.save 1.get 1.save 1.cas:sealed 1.add:lease " +
 			"1.begin 1.txn-get 1.txn-put 0.cas:unsaved 0.get",
 	} {

@@ -53,6 +53,11 @@ type op struct {
 	again      bool // saves again when that has failed
 	old        bool // loads and saves as the library before this one
 
+	owner  string // whom the session belongs to that it saves
+	claims bool   // it says whose the session is that nobody's was, and moves nothing
+	enter  bool   // begins a session of its own
+	endall bool   // ends all of Alice's
+
 	skew   time.Duration // of its instance's clock
 	shared bool          // it is on one instance with others
 }
@@ -78,6 +83,11 @@ var ops = []op{
 	{name: "async:read", async: true},
 	{name: "purge", purge: true},
 	{name: "login", login: true},
+	{name: "own", regenerate: true, owner: "alice"},
+	{name: "own:bob", regenerate: true, owner: "bob"},
+	{name: "claim", attr: "a", owner: "alice", claims: true},
+	{name: "enter", owner: "alice", enter: true},
+	{name: "endall", endall: true},
 	{name: "old:a", attr: "a", old: true},
 	{name: "old:read", old: true},
 }
@@ -122,7 +132,15 @@ func (o op) value(i int) string {
 }
 
 // saves reports whether it changes the session, or ends it.
-func (o op) saves() bool { return o.attr != "" || o.refresh || o.logout || o.regenerate || o.login }
+func (o op) saves() bool {
+	return o.attr != "" || o.refresh || o.logout || o.regenerate || o.login || o.enter
+}
+
+// isOwners reports whether it is about owners.
+func (o op) isOwners() bool { return o.owner != "" || o.endall }
+
+// makes reports whether there is a session under an id of its own.
+func (o op) makes() bool { return o.regenerate || o.enter }
 
 // The stores, by the word for them in a scenario's name.
 const (
@@ -135,13 +153,15 @@ var stores = []string{ofRoot, ofCascade, ofSCS}
 
 // of reports whether a store can do this.
 func (o op) of(store string) bool {
-	switch store {
-	case ofCascade:
-		return !o.async
-	case ofSCS:
-		return !o.async && !o.regenerate && !o.old // a new token is a logout and a login
+	switch {
+	case store != ofRoot && (o.async || o.isOwners()):
+		return false
+	case store == ofCascade:
+		return true
+	case store == ofSCS:
+		return !o.regenerate && !o.old // a new token is a logout and a login
 	}
-	return !o.regenerate && !o.again // Close does not try again
+	return !o.regenerate && !o.again && !o.isOwners() // Close does not try again
 }
 
 // ofBare reports whether requests on the protocol alone can do this.
@@ -158,9 +178,13 @@ const (
 	outlived   = "outlived"    // as unsaved, and purged from Datastore meanwhile
 	old        = "old"         // in both services, written by the library before this one
 	oldAlone   = "old-alone"   // the same in Memcache alone
+	brief      = "brief"       // in both services, and listed for less time than a change makes it live
 )
 
 var states = []string{cached, evicted, unsaved, newUnsaved, created, idle, outlived, old, oldAlone}
+
+// ownedStates are those that a session may be in that has an owner.
+var ownedStates = []string{cached, evicted, unsaved, brief, created}
 
 // A scenario is a state and the requests that overlap.
 type scenario struct {
@@ -175,6 +199,7 @@ type scenario struct {
 	bare     bool   // the protocol alone
 	small    bool   // the services take small sessions alone
 	two      bool   // each request works on another session as well
+	owned    bool   // the session is Alice's
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -195,6 +220,9 @@ func (s scenario) String() string {
 	}
 	if s.two {
 		text += " two"
+	}
+	if s.owned {
+		text += " owned"
 	}
 	if s.of != ofRoot {
 		return text + " " + s.of
@@ -217,7 +245,7 @@ func parseScenario(text string) (scenario, error) {
 		return scenario{}, fmt.Errorf("a scenario is a state and requests, as in %q", "cached change:a+logout")
 	}
 	s := scenario{start: words[0], retries: 1}
-	if !slices.Contains(states, s.start) {
+	if !slices.Contains(states, s.start) && !slices.Contains(ownedStates, s.start) {
 		return scenario{}, fmt.Errorf("scenario %q: no such state", text)
 	}
 	for _, name := range strings.Split(words[1], "+") {
@@ -236,6 +264,8 @@ func parseScenario(text string) (scenario, error) {
 			s.bare = true
 		} else if w == "two" {
 			s.two = true
+		} else if w == "owned" {
+			s.owned = true
 		} else if w == "small" {
 			s.small = true
 		} else if w == "redis" {
@@ -254,6 +284,9 @@ func parseScenario(text string) (scenario, error) {
 	}
 	if s.two && (s.of != ofRoot || s.bare || s.start == created) {
 		return scenario{}, fmt.Errorf("scenario %q: two sessions are of one store of the root package", text)
+	}
+	if s.owned && (!s.bare || !slices.Contains(ownedStates, s.start)) || s.start == brief && !s.owned {
+		return scenario{}, fmt.Errorf("scenario %q: no session in that state has an owner there", text)
 	}
 	for _, o := range s.ops {
 		if o.old && s.on() != "" || o.size > 0 && !s.small {

@@ -56,6 +56,7 @@ func (w *world) state() stateKey {
 	}
 	tokens = append(tokens, w.recordTokens()...)
 	tokens = append(tokens, w.secondTokens()...)
+	tokens = append(tokens, w.ownerTokens()...)
 	for _, a := range w.actors {
 		tokens = append(tokens, a.tokens()...)
 	}
@@ -106,7 +107,7 @@ func hash(tokens []token) stateKey {
 // of another one.
 func (a *actor) tokens() []token {
 	w, r := a.w, a.judge
-	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Retried, r.Moved != 0, a.largest, shortened(r.Sets))
+	text := fmt.Sprint("| ", a.crashed, a.ended.Err() != nil, a.phase, a.hits, a.down, r.Saving != 0, r.Closed != 0, r.Ended != 0, r.Failed, r.Late, r.Kept, r.Gone, r.Saves, r.CacheOK, r.Blind, r.Retried, r.Moved != 0, a.largest, shortened(r.Sets))
 	for _, b := range w.session.Requests {
 		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving, b.Died != 0 && b.Died < r.Began)
 	}
@@ -121,8 +122,8 @@ func (a *actor) tokens() []token {
 		return tokens
 	}
 	tokens = append(tokens, word(fmt.Sprint(a.hasLogged(), a.fromCache, a.hurt, a.isStale())))
-	for _, answers := range a.answers {
-		tokens = append(append(tokens, word("/")), answers...)
+	for _, about := range slices.Sorted(maps.Keys(a.answers)) {
+		tokens = append(append(tokens, word("/"+about)), a.answers[about]...)
 	}
 	for _, c := range w.calls() {
 		if c.actor == a {
@@ -148,7 +149,7 @@ func (a *actor) movedTokens() []token {
 	if a.target == "" {
 		return nil
 	}
-	tokens := []token{word(fmt.Sprint("moved ", a.newID != ""))}
+	tokens := []token{word(fmt.Sprint("moved ", a.newID != "", a.isAlices))}
 	if it := a.w.cache.peek(a.target); it != nil {
 		tokens = append(tokens, a.w.itemTokens(it)...)
 	}
@@ -159,7 +160,7 @@ func (a *actor) movedTokens() []token {
 // about it.
 func (a *actor) movesTo(ids []string) {
 	for _, id := range ids {
-		if a.op.regenerate && id != a.w.id && a.target == "" {
+		if a.op.makes() && id != a.w.id && a.target == "" && !isIndex(id) {
 			a.target = id
 		}
 	}
@@ -183,22 +184,30 @@ func (w *world) recordTokensOf(ids []string) (tokens []token) {
 
 // remember adds the answer of a call to what the request knows.
 func (a *actor) remember(c *call) {
-	i := 1
-	if c.service == inCache {
-		i = 0
+	about := c.service
+	if len(c.ids) == 1 && (c.service == inCache || c.name == "ds-put" && a.op.endall) {
+		about += " " + a.w.place(c.ids[0])
 	}
 	if c.name == "begin" {
-		a.attempt = len(a.answers[1])
+		a.attempt = len(a.answers[inBackup])
 	}
 	if c.name == "commit" && c.err != nil && strings.Contains(c.err.Error(), "CONCURRENT_TRANSACTION") {
 		// The time of the change is fixed now: what was put says which it is.
-		put := slices.IndexFunc(a.answers[1][a.attempt:], func(t token) bool { return t.kind == plain && strings.HasPrefix(t.text, "txn-put") })
+		put := slices.IndexFunc(a.answers[inBackup][a.attempt:], func(t token) bool { return t.kind == plain && strings.HasPrefix(t.text, "txn-put") })
+		if a.op.endall {
+			put = len(a.answers[inBackup]) - a.attempt // it has no time
+		}
 		if put >= 0 {
-			a.answers[1] = slices.Delete(a.answers[1], a.attempt, a.attempt+put)
+			a.answers[inBackup] = slices.Delete(a.answers[inBackup], a.attempt, a.attempt+put)
 		}
 		return
 	}
-	h := append(a.answers[i], word(c.name+fmt.Sprint(a.w.isElsewhere(c.ids, 0))))
+	h := append(a.answers[about], word(c.name+fmt.Sprint(a.w.isElsewhere(c.ids, 0))))
+	if a.w.scenario.hasOwners() {
+		for _, id := range c.ids {
+			h = append(h, word(a.w.place(id)))
+		}
+	}
 	if c.item != nil {
 		h = append(h, word(fmt.Sprint(int(c.item.ttl.Minutes()))), ident("cas", c.item.cas))
 		h = append(h, a.w.itemTokens(c.item)...)
@@ -213,10 +222,15 @@ func (a *actor) remember(c *call) {
 	}
 	for i, value := range c.values {
 		if c.err == nil {
-			h = append(append(h, word(fmt.Sprint("of ", a.w.isElsewhere(c.ids, i)))), a.w.valueTokens(value)...)
+			h = append(h, word(fmt.Sprint("of ", a.w.isElsewhere(c.ids, i))))
+			if i < len(c.ids) && isIndex(c.ids[i]) {
+				h = append(h, a.w.indexTokens(value)...)
+			} else {
+				h = append(h, a.w.valueTokens(value)...)
+			}
 		}
 	}
-	a.answers[i] = h
+	a.answers[about] = h
 }
 
 func kindName(it *item) string {
@@ -265,8 +279,14 @@ func (w *world) valueTokens(b []byte) []token {
 	}
 	text := fmt.Sprint("used ", w.minutes(tr.used), " ends ", w.minutes(tr.ends), " born ", w.minutes(tr.born),
 		" swept ", w.minutes(tr.swept), " max ", tr.maxAge)
+	if w.scenario.hasOwners() {
+		text += fmt.Sprintf(" owner %x", tr.owner)
+	}
 	if tr.isItem {
 		text += fmt.Sprint(" marks ", tr.marks, " tries ", tr.tries, " next ", w.minutes(tr.next), time.Now().Before(tr.next))
+	}
+	if !tr.listed.IsZero() {
+		text += fmt.Sprint(" listed ", w.minutes(tr.listed))
 	}
 	tokens = append(tokens, word(text))
 	if tr.isSealed() {
@@ -341,6 +361,8 @@ func (w *world) recordTokensAt(id string) (tokens []token) {
 	case len(r.value) == 0:
 		// For how long it says so is drawn at random.
 		tokens = []token{word("emptied")}
+	case isIndex(id):
+		tokens = append([]token{word("expires " + w.minutes(r.expires))}, w.indexTokens(r.value)...)
 	default:
 		tokens = append([]token{word("expires " + w.minutes(r.expires))}, w.valueTokens(r.value)...)
 	}

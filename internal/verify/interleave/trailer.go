@@ -18,6 +18,7 @@ type trailer struct {
 	value                   []byte
 	isMissing               bool // the library before this one wrote the session
 	used, ends, born, swept time.Time
+	listed                  time.Time // until when the owner's index has the session
 	maxAge                  uint32
 	owner                   string
 	cells                   []cell
@@ -82,7 +83,7 @@ func parseTrailer(b []byte) (tr trailer, err error) {
 			}
 		}
 	}
-	tr.used, tr.ends, tr.born, tr.swept = at(), at(), at(), at()
+	tr.used, tr.ends, tr.born, tr.swept, tr.listed = at(), at(), at(), at(), at()
 	tr.maxAge = length()
 	_ = text(nameSize) // the key
 	tr.owner = text(nameSize)

@@ -54,7 +54,9 @@ type world struct {
 	timedOut bool // a call of the cache
 	unsure   bool // the backup may have what nobody was told of
 	down     map[string]bool
-	version  int // of the entity
+	version  int        // of the entity
+	indexed  int        // the version at which the indexes of owners were judged
+	claimed  judge.Time // when the session was Alice's for the first time
 	ttl      time.Duration
 	looks    int // requests that were not held
 
@@ -101,11 +103,15 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w.began = time.Now()
 	w.version = 1
 	w.textOf = 0
+	if sc.owned {
+		w.claimed = 1
+	}
 	for i, o := range sc.ops {
-		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), down: map[string]bool{}}
+		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), answers: map[string][]token{}, down: map[string]bool{}}
 		a.ended, a.cancel = context.WithCancel(context.Background())
 		a.judge = &judge.Request{
-			Creates: o.login, Removes: o.logout, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew, Gone: o.purge, CacheOK: true,
+			Creates: o.login, Removes: o.logout || o.endall && sc.owned, EndsAll: o.endall, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew,
+			Gone: o.purge || o.enter, CacheOK: true,
 		}
 		w.session.Requests = append(w.session.Requests, a.judge)
 		if sc.start == created && i > 0 {
@@ -212,7 +218,7 @@ func (w *world) settle() {
 	for _, a := range w.actors {
 		w.note(a)
 	}
-	if first := w.actors[0]; w.scenario.start == created && first.phase == returned {
+	if first := w.actors[0]; w.scenario.start == created && first.phase == returned && !w.isUntold() {
 		for _, a := range w.actors {
 			if a.gate != nil && a.phase == waiting && !isClosed(a.gate) {
 				close(a.gate)
@@ -239,11 +245,14 @@ func (w *world) note(a *actor) {
 	if r.Used = a.used; r.Latest.Before(a.used) {
 		r.Latest = a.used
 	}
+	if r.EndsAll && r.Began != 0 && r.Closed == 0 {
+		a.endsAll()
+	}
 	if a.phase == returned && r.Closed == 0 && !a.crashed {
 		if r.Saving == 0 {
 			r.Saving = w.clock // it had nothing to save
 		}
-		r.Closed, r.Failed = w.clock, a.err() != nil
+		r.Closed, r.Failed = w.clock, r.Failed || a.err() != nil
 		r.Kept = a.isKept()
 	}
 	if (a.op.again || a.op.old) && a.phase == saving {
@@ -321,6 +330,7 @@ func (w *world) apply(ch choice) error {
 	}
 	w.measure()
 	w.settle()
+	w.judgeIndex()
 	return nil
 }
 
@@ -346,6 +356,11 @@ func (w *world) ids() []string {
 	for _, a := range w.actors {
 		if a.target != "" {
 			ids = append(ids, a.target)
+		}
+	}
+	if w.scenario.hasOwners() {
+		for _, name := range ownerNames {
+			ids = append(ids, indexID(ownerNamed(name)))
 		}
 	}
 	return ids

@@ -39,6 +39,7 @@ func failed(r *judge.Request)  { r.Failed = true }
 func kept(r *judge.Request)    { r.Failed, r.Kept = true, true }
 func late(r *judge.Request)    { r.Late = true }
 func cacheOK(r *judge.Request) { r.CacheOK = true }
+func blindly(r *judge.Request) { r.Blind = true }
 func retried(r *judge.Request) { r.Retried = true }
 func gone(r *judge.Request)    { r.Gone = true }
 func idle(r *judge.Request)    { r.Saves = false }
@@ -155,6 +156,13 @@ func TestASentenceExcusesWhatItSaysAndNoMore(t *testing.T) {
 				"it had loaded it after":     of(set(10, 12, 13, 0, "a", async), set(14, 15, 16, 16, "b", behind)),
 				"the first was saved before": of(set(10, 12, 13, 14, "a", async), set(11, 15, 16, 16, "b", behind)),
 				"its clock is ahead":         of(set(10, 12, 13, 0, "a", async), set(11, 15, 16, 16, "b", ahead)),
+			}},
+		{judge.Clocks, "a second change whose clock is behind, and that could not ask the cache",
+			of(set(10, 11, 12, 0, "a", async), set(14, 15, 16, 16, "b", behind, blindly)), sees("a"), map[string]history{
+				"its cache get has not failed": of(set(10, 11, 12, 0, "a", async), set(14, 15, 16, 16, "b", behind)),
+				"the first was saved before":   of(set(10, 11, 12, 13, "a", async), set(14, 15, 16, 16, "b", behind, blindly)),
+				"its clock is ahead":           of(set(10, 11, 12, 0, "a", async), set(14, 15, 16, 16, "b", ahead, blindly)),
+				"the clocks do not differ":     of(set(10, 11, 12, 0, "a", async), set(14, 15, 16, 16, "b", blindly)),
 			}},
 		{judge.Clocks, "a second change whose clock is behind, tried again, that had loaded the session before",
 			of(set(10, 12, 13, 13, "a"), set(11, 15, 16, 16, "b", behind, retried)), sees("a"), map[string]history{

@@ -38,11 +38,11 @@ const (
 	Down Sentence = "Sessions go on living in the cache, the error is reported, and the next save of the session brings the backup up to date."
 
 	// Clocks excuses the order of two changes where the second could not see the
-	// first, which was in the cache alone: the cache was emptied between them, or
-	// the session was loaded for the second before. Or the second was loaded before
-	// and is tried again with its first time. And the time of the first may be
-	// ahead of the clock of the second.
-	Clocks Sentence = "Where the cache was emptied between two changes of the same attribute before the first was backed up, the clocks of the two instances decide which is the later."
+	// first, which was in the cache alone: the cache was emptied between them, the
+	// session was loaded for the second before, or its load could not ask the cache.
+	// Or the second was loaded before and is tried again with its first time. And the
+	// time of the first may be ahead of the clock of the second.
+	Clocks Sentence = "The clocks of two instances decide which of two changes of one attribute is the later, if the first was in the cache alone and the second could not see it there."
 
 	// FailedPublish excuses the order of two changes where the second was made
 	// from what the first had left in the cache.
@@ -95,6 +95,7 @@ type Request struct {
 	Creates bool
 	Removes bool
 	Moves   bool // gives it another id; Sets are what it has there
+	EndsAll bool // it ends all sessions of an owner
 	Async   bool // it counts as saved when it is in the cache
 	Old     bool // it is one of the library before this one
 	Saves   bool // it wrote something, if only when the session was used
@@ -116,6 +117,8 @@ type Request struct {
 	Kept bool
 	// CacheOK: no call to the cache failed that was made for it.
 	CacheOK bool
+	// Blind: the backup alone answered its load, as its cache get had failed.
+	Blind bool
 	// Retried: a call to save failed, so that the change keeps the time it had.
 	Retried bool
 	// Moved is when the backup has made a move: until then the session is under
@@ -374,7 +377,7 @@ func (s *Session) precedes(a, b *Request, l Load) bool {
 	if a.Ended != 0 && !a.Failed && !a.Late {
 		until = min(until, a.Ended)
 	}
-	return !(s.may(Clocks) && (a.Closed >= b.Began || s.lostSince(a.Saving, until))) &&
+	return !(s.may(Clocks) && (a.Closed >= b.Began || b.Blind || s.lostSince(a.Saving, until))) &&
 		!s.isRewritten(a, l)
 }
 
@@ -405,7 +408,7 @@ func (s *Session) overwritten(r *Request, l Load) bool {
 func (s *Session) gaveWay(r *Request, l Load) bool {
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
 		return o.Old && !o.Gone && o.Saving.within(l.Ended) && slices.ContainsFunc(s.Requests, func(b *Request) bool {
-			return b != r && !b.Old && !b.Gone && b.Began <= r.Closed && b.end() >= o.Saving
+			return b != r && !b.Old && !b.Gone && b.Began <= r.Closed && b.End() >= o.Saving
 		})
 	})
 }
@@ -415,13 +418,13 @@ func (s *Session) gaveWay(r *Request, l Load) bool {
 // that what the backup has counts.
 func (s *Session) isRewritten(r *Request, l Load) bool {
 	return slices.ContainsFunc(s.Requests, func(o *Request) bool {
-		return o.Old && o.Saving.within(l.Ended) && !o.Gone && o.end() >= r.Began &&
-			((!o.CacheOK || s.isRemoving(o.end())) && s.may(Old) || s.may(Timeless))
+		return o.Old && o.Saving.within(l.Ended) && !o.Gone && o.End() >= r.Began &&
+			((!o.CacheOK || s.isRemoving(o.End())) && s.may(Old) || s.may(Timeless))
 	})
 }
 
-// end is when a request makes its last call.
-func (r *Request) end() Time {
+// End is when a request makes its last call.
+func (r *Request) End() Time {
 	switch {
 	case r.Ended != 0:
 		return r.Ended
@@ -437,7 +440,7 @@ func (s *Session) overlap(a, b *Request) bool {
 	if a.Began > b.Began {
 		a, b = b, a
 	}
-	return b.Began <= a.end() || b.Used.Sub(a.Latest) < s.lead(a, b)
+	return b.Began <= a.End() || b.Used.Sub(a.Latest) < s.lead(a, b)
 }
 
 // owed returns a request that has saved the session so that the load has to

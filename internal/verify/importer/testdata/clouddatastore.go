@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log"
+	"time"
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/clouddatastore"
@@ -15,5 +16,9 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	visit(gaesession.MemcacheStoreOptions{Cache: tier.None, Backup: backup})
+	visit(gaesession.MemcacheStoreOptions{
+		Cache:         tier.None,
+		Backup:        backup,
+		BackupTimeout: time.Minute, // of an emulator that has just started
+	})
 }

@@ -40,6 +40,9 @@ func visit(options gaesession.MemcacheStoreOptions) {
 		}
 		answer = httptest.NewRecorder()
 		app.ServeHTTP(answer, r)
+		if answer.Code != http.StatusOK {
+			log.Fatal(answer.Code, " ", answer.Body)
+		}
 		cookies = append(cookies, answer.Result().Cookies()...)
 	}
 	fmt.Print(answer.Body)

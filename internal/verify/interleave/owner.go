@@ -1,0 +1,252 @@
+//go:build go1.25
+
+package interleave
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/internal/verify/judge"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// Owners. In a scenario with the word "owned" the session is Alice's from the
+// beginning, and listed; otherwise it is nobody's until somebody logs in. A request
+// "endall" removes all of Alice's sessions, whatever their ids.
+
+// ownerNames are those of the owners, as they are in scenarios.
+var ownerNames = []string{"alice", "bob"}
+
+func ownerNamed(name string) tiered.Owner { return tiered.OwnerOf("explore", name) }
+
+// indexID is that of the index of an owner.
+func indexID(o tiered.Owner) string {
+	return tier.OwnerPrefix + base64.RawURLEncoding.EncodeToString(o[:])
+}
+
+func isIndex(id string) bool { return strings.HasPrefix(id, tier.OwnerPrefix) }
+
+// hasOwners reports whether sessions have owners.
+func (s scenario) hasOwners() bool {
+	return s.owned || slices.ContainsFunc(s.ops, func(o op) bool { return o.owner != "" || o.endall })
+}
+
+// place says which of a world's records and items an id is of; "": the session's
+// where it was at first.
+func (w *world) place(id string) string {
+	switch {
+	case id == w.id:
+		return ""
+	case isIndex(id):
+		for _, name := range ownerNames {
+			if id == indexID(ownerNamed(name)) {
+				return name
+			}
+		}
+	case id == w.second:
+		return "second"
+	}
+	for _, a := range w.actors {
+		if id == a.target {
+			return fmt.Sprint(a.index)
+		}
+	}
+	return "?"
+}
+
+// A listing is what an index has of a session. The form of an index is described
+// in internal/tiered/owner.go, and read here from that description.
+type listing struct {
+	id           string
+	since, until time.Time
+	label        string
+	ending       bool
+}
+
+const indexMagic = "\x89gaeown\x01"
+
+var errIndex = errors.New("interleave: an index that cannot be read")
+
+func parseIndex(b []byte) (all []listing, err error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	if !bytes.HasPrefix(b, []byte(indexMagic)) {
+		return nil, errIndex
+	}
+	defer func() {
+		if recover() != nil {
+			err = errIndex
+		}
+	}()
+	r := b[len(indexMagic) : len(b)-4]
+	for len(r) > 0 {
+		l := listing{
+			ending: r[0] != 0,
+			since:  time.UnixMicro(int64(binary.BigEndian.Uint64(r[1:]))),
+			until:  time.UnixMicro(int64(binary.BigEndian.Uint64(r[9:]))),
+		}
+		id, label := int(binary.BigEndian.Uint16(r[17:])), int(r[19])
+		r = r[20:]
+		l.id, l.label = string(r[:id]), string(r[id:id+label])
+		all, r = append(all, l), r[id+label:]
+	}
+	return all, nil
+}
+
+// listed is what the index of an owner has.
+func (w *world) listed(o tiered.Owner) []listing {
+	r := w.backup.record(indexID(o))
+	if r == nil {
+		return nil
+	}
+	all, err := parseIndex(r.value)
+	if err != nil {
+		w.fail("the index of an owner: %v", err)
+	}
+	return all
+}
+
+// indexTokens are those of a stored index.
+func (w *world) indexTokens(b []byte) (tokens []token) {
+	all, err := parseIndex(b)
+	if err != nil {
+		return []token{word(err.Error())}
+	}
+	for _, l := range all {
+		place := w.place(l.id)
+		tokens = append(tokens, word(fmt.Sprint("lists ", place, l.ending, " since ", w.minutes(l.since), " until ", w.minutes(l.until))))
+		if place == "?" {
+			tokens = append(tokens, ident("id", l.id))
+		}
+	}
+	return tokens
+}
+
+// ownerTokens are what the backup has of all owners.
+func (w *world) ownerTokens() (tokens []token) {
+	if !w.scenario.hasOwners() {
+		return nil
+	}
+	for _, r := range w.session.Requests {
+		tokens = append(tokens, word(fmt.Sprint(w.claimed == 0, w.claimed < r.Began, w.claimed < r.Closed)))
+	}
+	for _, name := range ownerNames {
+		tokens = append(append(tokens, word(name)), w.recordTokensAt(indexID(ownerNamed(name)))...)
+	}
+	return tokens
+}
+
+// judgeIndex looks for a session that lives and that its owner's index does not
+// have, or not for as long as it lives: nobody could end it. (P10) It notes whose
+// the sessions are.
+func (w *world) judgeIndex() {
+	if !w.scenario.hasOwners() || w.indexed == w.version {
+		return
+	}
+	w.indexed = w.version
+	for _, id := range w.ids() {
+		r := w.backup.record(id)
+		if isIndex(id) || r == nil || len(r.value) == 0 {
+			continue
+		}
+		tr, err := parseTrailer(r.value)
+		if err != nil || tr.isMissing {
+			continue
+		}
+		o := tiered.Owner([]byte(tr.owner))
+		if o == (tiered.Owner{}) {
+			continue
+		}
+		isAlices := o == ownerNamed("alice")
+		if isAlices && id == w.id && w.claimed == 0 {
+			w.claimed = w.clock
+		}
+		for _, a := range w.actors {
+			a.isAlices = a.isAlices || isAlices && id == a.target
+		}
+		if time.Now().Before(r.expires) && !slices.ContainsFunc(w.listed(o), func(l listing) bool { return l.id == id && !l.until.Before(tr.ends) }) {
+			w.fail("P10: a session lives, under the id %q, that its owner's index does not have", w.place(id))
+		}
+	}
+}
+
+// login is when the login had returned to the session that a request has begun, or
+// given another id; Never: it has not, or it is not Alice's.
+func (a *actor) login() judge.Time {
+	switch {
+	case a.op.owner == "bob":
+		return judge.Never
+	case a.op.regenerate && a.w.scenario.owned:
+		return 0 // it had logged in before
+	case a.op.owner == "" || a.judge.Closed == 0 || a.judge.Failed:
+		return judge.Never
+	}
+	return a.judge.Closed
+}
+
+// isEnded reports whether all of Alice's sessions had ended before a time, this
+// one included that a request has begun or moved. (P10)
+func (a *actor) isEnded(at judge.Time) bool {
+	return slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
+		return r.EndsAll && r.Closed != 0 && !r.Failed && r.Closed < at && a.login() < r.Began
+	})
+}
+
+// mayBeEnded reports whether somebody may have ended the session that a request
+// has begun or moved.
+func (a *actor) mayBeEnded() bool {
+	return a.isAlices && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
+		return r.EndsAll && r.Began != 0 && r.End() >= a.judge.Began
+	})
+}
+
+// endsAll notes of a request that ends all of Alice's sessions whether that one
+// is among them which the others are about.
+func (a *actor) endsAll() {
+	if a.w.scenario.owned || a.w.claimed == 0 {
+		return
+	}
+	a.judge.Removes = true
+	// While it becomes hers it may be, or not.
+	a.judge.Failed = !slices.ContainsFunc(a.w.actors, func(b *actor) bool {
+		return b.op.claims && b.judge.Closed != 0 && !b.judge.Failed && b.judge.Closed < a.judge.Began
+	})
+}
+
+// judgeEnding has all of Alice's sessions ended, once the services answer, whatever
+// has happened before; none of them is left, also when the cache is lost. (P10)
+func (w *world) judgeEnding() {
+	if !w.scenario.hasOwners() {
+		return
+	}
+	w.judgeIndex()
+	w.clock++
+	r := w.newRequest("", op{endall: true})
+	r.act(op{endall: true}, "")
+	end := &judge.Request{EndsAll: true, Removes: w.claimed != 0, Began: w.clock, Saving: w.clock, Closed: w.clock, Ended: w.clock}
+	r.close()
+	for _, err := range r.errs {
+		w.fail("ending all reported %v", err)
+	}
+	w.session.Requests = append(w.session.Requests, end)
+	for _, when := range []string{"when all have ended", "when all have ended, after a flush"} {
+		_, v := w.look(when+" a load saw", op{})
+		if b := w.inBackup(); end.Removes && !(v.none && b.none) {
+			w.fail("P10: %s a load saw %v, the backup has %v", when, v, b)
+		}
+		w.judgeMoved(when)
+		w.lose()
+		w.cache.flush()
+	}
+	if left := w.listed(ownerNamed("alice")); len(left) > 0 {
+		w.fail("when all have ended %d sessions are listed", len(left))
+	}
+}
