@@ -45,7 +45,9 @@ func newShop(key []byte, secure bool, stage *demo.Stage) (*shop, error) {
 	store.Options.SameSite = http.SameSiteLaxMode
 	store.SetMaxAge(sessionDays * 24 * 3600)
 	store.Trace = stage.Trace()
-	return &shop{store, stage}, store.Err()
+	s := &shop{store, stage}
+	store.ErrorHandler = s.fail
+	return s, store.Err()
 }
 
 func (s *shop) handler() http.Handler {
@@ -58,7 +60,7 @@ func (s *shop) handler() http.Handler {
 	mux.HandleFunc("/purge", cascadestore.PurgeHandler())
 	s.stage.Register(mux)
 	// The middleware gives a request's context what App Engine's services want.
-	return appengine.Middleware(s.stage.Handler(demo.SameOrigin(mux)))
+	return appengine.Middleware(s.stage.Handler(demo.SameOrigin(s.sessions.Handler(mux))))
 }
 
 // session returns the request's session, a new one if it has none. An error means
@@ -90,7 +92,8 @@ func (s *shop) show(w http.ResponseWriter, r *http.Request) {
 	}
 	p.Flashes = session.Flashes()
 	if !session.IsNew {
-		p.Report = session.Save(r, w) // writes nothing while nothing has changed
+		// Handler would: this is now, so that the page can show what it took.
+		p.Report = session.Save(r, w)
 	}
 	if p.Problem() {
 		s.fail(w, r, p.Report)
@@ -99,18 +102,15 @@ func (s *shop) show(w http.ResponseWriter, r *http.Request) {
 	demo.Render(w, http.StatusOK, pageTemplate, p)
 }
 
-// do returns a handler that changes the session with f, saves it and goes back to
-// the page.
+// do returns a handler that changes the session with f, and goes back to the page.
+// Handler saves it before that.
 func (s *shop) do(f func(r *http.Request, session *sessions.Session) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		session, err := s.session(w, r)
 		if err != nil {
 			return
 		}
-		if err = f(r, session); err == nil {
-			err = session.Save(r, w)
-		}
-		if !isSaved(err) {
+		if err := f(r, session); err != nil {
 			s.fail(w, r, err)
 			return
 		}
@@ -154,24 +154,15 @@ func (s *shop) login(r *http.Request, session *sessions.Session) error {
 	return nil
 }
 
+// logout ends the session. Handler removes it before the answer leaves: if that
+// fails, fail answers instead, and the cookie stays, to try again with.
 func (s *shop) logout(w http.ResponseWriter, r *http.Request) {
 	session, err := s.session(w, r)
 	if err != nil {
 		return
 	}
 	session.Options.MaxAge = -1
-	if err := session.Save(r, w); !isSaved(err) {
-		w.Header().Del("Set-Cookie") // with which the user can try again
-		s.fail(w, r, err)
-		return
-	}
 	demo.Redirect(w, r, "/", "You are logged out, and the basket is gone.")
-}
-
-// isSaved reports whether a change is in one service at least, from where the
-// other one gets it.
-func isSaved(err error) bool {
-	return err == nil || errors.Is(err, cascadestore.ErrNotPublished) || errors.Is(err, cascadestore.ErrNotBackedUp)
 }
 
 // fail answers a request whose session cannot be loaded or saved.
