@@ -250,9 +250,10 @@
 //   - An instance of an older version of your app drops the fields that its
 //     types do not have, from every value of a session that it saves, even from
 //     values that it does not change.
-//   - With AsyncDatastoreSave: if Memcache was emptied between two changes of
-//     one attribute, before the first was in Datastore, the clocks of the two
-//     instances decide which is the later one.
+//   - With AsyncDatastoreSave: if the second of two changes of one attribute could
+//     not see the first, which only Memcache had, the clocks of the two instances
+//     decide which is the later one. Its request had loaded the session before, or
+//     Memcache was emptied, or did not answer it.
 //   - A request that is older than 24 hours may revive a removed session.
 //   - A request that is still at work half a minute after its session has ended
 //     cannot save it any more, and gets ErrRemoved.

@@ -281,6 +281,12 @@ func TestCookieIsAsTheAppWants(t *testing.T) {
 	}
 }
 
+// incomparable is a cache that must not be compared.
+type incomparable struct {
+	*memory
+	_ []int
+}
+
 func TestSettingThatCannotWorkIsAnErrorAndAnswers500(t *testing.T) {
 	for name, c := range map[string]struct {
 		sessions *gaesession.Sessions
@@ -299,6 +305,7 @@ func TestSettingThatCannotWorkIsAnErrorAndAnswers500(t *testing.T) {
 		"path":                       {&gaesession.Sessions{Cookie: gaesession.Cookie{Path: "/;"}}, false},
 		"domain":                     {&gaesession.Sessions{Cookie: gaesession.Cookie{Domain: "a b"}}, false},
 		"negative MaxAge":            {&gaesession.Sessions{Cookie: gaesession.Cookie{MaxAge: -1}}, false},
+		"cache that no == takes":     {&gaesession.Sessions{Options: options{Cache: incomparable{}}}, false},
 		"KeyPrefix that is too long": {&gaesession.Sessions{Options: options{KeyPrefix: strings.Repeat("x", 240)}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

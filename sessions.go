@@ -91,6 +91,9 @@ func (s *Sessions) Err() error {
 	}
 	var own services
 	own.open(context.Background(), &s.Options)
+	if err := own.live.Err(); err != nil {
+		return fmt.Errorf("gaesession: %w", err)
+	}
 	if !own.live.ValidID(s.idOf(session.NewSession())) {
 		return fmt.Errorf("gaesession: the services take no session's id, perhaps since KeyPrefix is too long: %w", ErrInvalidID)
 	}

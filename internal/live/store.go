@@ -82,6 +82,10 @@ func New(o Options) *Store {
 	return s
 }
 
+// Err says why the store cannot work: tier.ErrUnavailable if a service is not
+// comparable.
+func (s *Store) Err() error { return s.err }
+
 func isComparable(v any) (is bool) {
 	defer func() { _ = recover() }() // of the comparison; asking package reflect costs 2 us
 	same := v

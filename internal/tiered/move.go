@@ -457,31 +457,32 @@ const watchAfter = 30 * time.Second
 // client has been told: its record is emptied, so that no late commit puts one
 // there, and the cache learns what the old id's record says.
 func (m *Move) watch(ctx context.Context) {
-	background.start(func() {
-		free := context.WithoutCancel(ctx)
-		wait, cancel := context.WithTimeout(free, watchAfter)
-		defer cancel()
-		select {
-		case <-ctx.Done():
-		case <-wait.Done():
-		}
-		m.lock <- struct{}{}
-		defer func() { <-m.lock }()
-		if m.outcome != mayBeMoved || m.abandoned {
-			return
-		}
-		m.abandoned = true
-		s := m.store.background()
-		//rule: move-watched
-		err := s.inBackground(free, func(ctx context.Context) error { return s.remove(ctx, m.to, m.until) })
-		if m.from == "" {
-			return
-		}
-		if err == nil {
-			m.unseal(free, s)
-		}
-		s.owe(free, m.from, publication, time.Time{})
+	free, s := context.WithoutCancel(ctx), m.store.background()
+	ended, cancel := context.WithTimeout(ctx, watchAfter)
+	// Drain waits for what is done then, and not for the request.
+	context.AfterFunc(ended, func() {
+		cancel()
+		background.start(func() { m.abandon(free, s) })
 	})
+}
+
+// abandon removes what may have moved.
+func (m *Move) abandon(ctx context.Context, s *Store) {
+	m.lock <- struct{}{}
+	defer func() { <-m.lock }()
+	if m.outcome != mayBeMoved || m.abandoned {
+		return
+	}
+	m.abandoned = true
+	//rule: move-watched
+	err := s.inBackground(ctx, func(ctx context.Context) error { return s.remove(ctx, m.to, m.until) })
+	if m.from == "" {
+		return
+	}
+	if err == nil {
+		m.unseal(ctx, s)
+	}
+	s.owe(ctx, m.from, publication, time.Time{})
 }
 
 // inCache moves a session that only the cache keeps: first the new item, then the

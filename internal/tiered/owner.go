@@ -135,13 +135,11 @@ func (x index) find(id string) *listing {
 	return nil
 }
 
-// list notes that a session has begun, or that it lives for longer, and forgets
-// those that must have ended a day ago. The session needs no other update of the
-// index for as long again as it has still to live.
+// list notes that a session has begun, or that it lives for longer. The session
+// needs no other update of the index for as long again as it has still to live.
 func (x *index) list(id string, st *state, label string) {
 	now := time.Now()
 	st.listed = micros(now.Add(2 * st.ends.Sub(now)))
-	*x = slices.DeleteFunc(*x, func(l listing) bool { return l.id != id && now.Sub(l.until) > indexGrace })
 	if l := x.find(id); l != nil {
 		l.until = st.listed
 		return
@@ -343,21 +341,25 @@ func (s *Store) unlist(ctx context.Context, o Owner, match func(id string) bool)
 }
 
 // tidy ends, in the background, the sessions of which an owner has too many, and
-// has those forgotten that somebody was removing. A request that has moved one may
-// have died before it has told the cache, so it is removed once more.
+// has those forgotten that somebody was removing, or that must have ended a day
+// ago. A request that has moved one may have died before it has told the cache, so
+// it is removed once more.
 func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
-	var old []string
+	var old, over []string
 	live := 0
 	for _, l := range x {
 		switch {
-		case !l.ending:
-			live++
-		case l.id != but:
+		case l.ending && l.id != but:
 			old = append(old, l.id)
+		case l.ending:
+		case time.Since(l.until) > indexGrace:
+			over = append(over, l.id)
+		default:
+			live++
 		}
 	}
 	for _, l := range x {
-		if s.MaxPerOwner > 0 && live > s.MaxPerOwner && !l.ending {
+		if s.MaxPerOwner > 0 && live > s.MaxPerOwner && !l.ending && !slices.Contains(over, l.id) {
 			old = append(old, l.id)
 			live--
 		}
@@ -367,4 +369,26 @@ func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
 			return s.end(ctx, o, func(id string) bool { return slices.Contains(old, id) })
 		})
 	}
+	if len(over) > 0 {
+		s.saveInBackground(ctx, o.id(), func(ctx context.Context, s *Store) error { return s.forget(ctx, o, over) })
+	}
+}
+
+// forget has those of the sessions listed no more that have no record. That time
+// says they must have ended is not enough: the clock may be ahead.
+func (s *Store) forget(ctx context.Context, o Owner, ids []string) error {
+	var gone []string
+	for _, id := range ids {
+		rec, err := s.read(ctx, id)
+		if err != nil {
+			return err
+		}
+		if rec == nil || len(rec.Value) == 0 {
+			gone = append(gone, id)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return s.unlist(ctx, o, func(id string) bool { return slices.Contains(gone, id) })
 }

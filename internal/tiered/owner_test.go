@@ -397,7 +397,14 @@ func TestASessionThatMustHaveEndedIsForgotten(t *testing.T) {
 		s, _ := loggedIn(t)
 		time.Sleep(2*timeout + indexGrace + time.Minute)
 		must(t, s.request(t, "B").login(alice, ""))
-		expect(t, "listed", s.index(t, alice), "of-B")
+		drain(t)
+		expect(t, "listed while there is a record", s.index(t, alice), "of-A of-B")
+		s.mu.Lock()
+		delete(s.records, "of-A") // purged
+		s.mu.Unlock()
+		must(t, s.request(t, "C").login(alice, ""))
+		drain(t)
+		expect(t, "listed", s.index(t, alice), "of-B of-C")
 	})
 }
 

@@ -21,10 +21,10 @@ import (
 //
 // Without a session it answers 401, and 503 when the store returns an error.
 type app struct {
-	name    string
-	library library
-	ours    bool
-	beside  []string // what it is compared with
+	name   string
+	lib    library
+	ours   bool
+	beside []string // what it is compared with
 
 	handler http.Handler
 }
@@ -47,19 +47,19 @@ type values interface {
 }
 
 func newApp(name string, l library) *app {
-	a := &app{name: name, library: l}
+	a := &app{name: name, lib: l}
 	a.handler = l.around(http.HandlerFunc(a.serve))
 	return a
 }
 
 func (a *app) serve(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/login" {
-		answer(w, 0, a.library.login(w, r, map[string]any{
+		answer(w, 0, a.lib.login(w, r, map[string]any{
 			"user": "alice", "email": "alice@example.com", "level": 7, "visits": 0,
 		}))
 		return
 	}
-	sess, err := a.library.open(r)
+	sess, err := a.lib.open(r)
 	if err != nil {
 		answer(w, 0, err)
 		return
