@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/icza/session"
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
@@ -70,33 +69,6 @@ func TestGetBesideCloseSeesTheSession(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-	}
-}
-
-func TestTheCostOfNewAttributesIsNearlyLinear(t *testing.T) {
-	s := gaetest.Local(t)
-	cost := func(n int) time.Duration { // the least of five
-		least := time.Hour
-		for range 5 {
-			sess := session.NewSession()
-			for i := range n {
-				sess.SetAttr(fmt.Sprint("name", i), i)
-			}
-			r := newRequest(s, options{OnlyMemcache: true, Cache: tiertest.NewCache()})
-			r.Add(sess)
-			runtime.GC()
-			begin := time.Now()
-			r.Close()
-			least = min(least, time.Since(begin))
-			if err := r.errs.all(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return least
-	}
-	// 16 times as many would cost 256 times as much if the cost were quadratic.
-	if few, many := cost(3_000), cost(48_000); many > 100*few {
-		t.Errorf("48,000 attributes cost %v, and 3,000 cost %v", many, few)
 	}
 }
 
