@@ -175,3 +175,35 @@ func TestOwnersKeepTheirBudget(t *testing.T) {
 		}
 	})
 }
+
+// A hundred sessions are removed in seven rounds, between two changes of the list.
+func TestAHundredSessionsEndInAQuarterOfASecond(t *testing.T) {
+	s := gaetest.Local(t)
+	sessions := &gaesession.Sessions{Owner: userOf}
+	for range 100 {
+		r := httptest.NewRequestWithContext(s.Context(), http.MethodGet, "/", nil)
+		sessions.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if err := sessions.Add(r, session.NewSessionOptions(&session.SessOptions{Attrs: attrs{"user": "ada"}})); err != nil {
+				t.Error(err)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), r)
+	}
+	drain(t)
+	if all, err := sessions.SessionsOf(s.Context(), "ada"); err != nil || len(all) != 100 {
+		t.Fatalf("%d sessions, %v", len(all), err)
+	}
+	inSimulatedTime(t, func(t *testing.T) {
+		r, began := newSimulatedRequest(s, options{}), time.Now()
+		if err := sessions.RemoveAll(r.Context(), "ada"); err != nil {
+			t.Error(err)
+		}
+		took := time.Since(began)
+		t.Logf("%v, %d calls", took, len(r.Calls()))
+		if took > 250*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+	if all, err := sessions.SessionsOf(s.Context(), "ada"); err != nil || len(all) != 0 {
+		t.Errorf("%d sessions are left, %v", len(all), err)
+	}
+}

@@ -1,0 +1,168 @@
+package cascadestore_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/gorilla/sessions"
+
+	"github.com/gaesession/gaesession/cascadestore"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
+)
+
+// Owners.
+
+// onEachWithUsers runs f with an app that says whose its sessions are.
+func onEachWithUsers(t *testing.T, f func(t *testing.T, a *app, backends int)) {
+	onEach(t, cascadestore.DatastoreBackend, func(t *testing.T, a *app, backends int) {
+		a.store.Owner = func(s *sessions.Session) string { u, _ := s.Values["user"].(string); return u }
+		a.store.Label = func(s *sessions.Session) string { return fmt.Sprint(s.Values["browser"]) }
+		f(t, a, backends)
+	})
+}
+
+// sessionsOf is what SessionsOf returns to a request of the browser.
+func (b *browser) sessionsOf(t *testing.T, owner string) (all []cascadestore.SessionInfo) {
+	t.Helper()
+	b.visit(func(_ http.ResponseWriter, r *http.Request) {
+		s, err := b.app.store.Get(r, sessionName)
+		if err != nil {
+			t.Error(err)
+		}
+		if all, err = b.app.store.SessionsOf(r.Context(), sessionName, owner, s); err != nil {
+			t.Error(err)
+		}
+	})
+	return all
+}
+
+func TestALoginGetsANewIDByItself(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"basket": "apple"})
+		old := b.clone()
+		b.mustChange(t, values{"user": "ada"})
+		if b.cookie() == old.cookie() {
+			t.Error("the cookie is the same")
+		}
+		b.expect(t, backends, values{"basket": "apple", "user": "ada"})
+		old.expect(t, backends, nil)
+	})
+}
+
+func TestTheSessionsOfAUser(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		phone := a.login(t, values{"user": "ada", "browser": "phone"})
+		laptop := a.login(t, values{"user": "ada", "browser": "laptop"})
+		other := a.login(t, values{"user": "bob", "browser": "other"})
+		all := laptop.sessionsOf(t, "ada")
+		if len(all) != 2 || all[0].Label != "laptop" || !all[0].Current || all[1].Label != "phone" || all[1].Current || all[1].Since.IsZero() {
+			t.Fatalf("got %+v", all)
+		}
+		for _, err := range []error{
+			a.store.RemoveRefs(a.context(), sessionName, "ada"),
+			a.store.RemoveRefs(a.context(), sessionName, "bob", all[1].Ref),
+			a.store.RemoveRefs(a.context(), "another name", "ada", all[1].Ref),
+			a.store.RemoveAll(a.context(), sessionName, "nobody"),
+		} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		phone.expect(t, backends, values{"user": "ada", "browser": "phone"})
+		if err := a.store.RemoveRefs(a.context(), sessionName, "ada", all[1].Ref); err != nil {
+			t.Error(err)
+		}
+		phone.expect(t, backends, nil)
+		laptop.expect(t, backends, values{"user": "ada", "browser": "laptop"})
+		other.expect(t, backends, values{"user": "bob", "browser": "other"})
+	})
+}
+
+func TestLogOutEverywhereIsFinal(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		phone, laptop := a.login(t, values{"user": "ada"}), a.login(t, values{"user": "ada"})
+		flying := laptop.use(func(_ *http.Request, s *sessions.Session) {
+			s.Values["n"] = 1
+			if err := a.store.RemoveAll(a.context(), sessionName, "ada"); err != nil {
+				t.Error(err)
+			}
+		})
+		if !errors.Is(flying, cascadestore.ErrRemoved) {
+			t.Errorf("the request in flight: got %v", flying)
+		}
+		phone.expect(t, backends, nil)
+		laptop.expect(t, backends, nil)
+		drain(t)
+		if all := phone.sessionsOf(t, "ada"); len(all) != 0 {
+			t.Errorf("got %+v", all)
+		}
+	})
+}
+
+func TestLogOutEverywhereElse(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		phone, laptop := a.login(t, values{"user": "ada"}), a.login(t, values{"user": "ada"})
+		err := laptop.use(func(r *http.Request, s *sessions.Session) {
+			s.Values["n"] = 1
+			if err := a.store.RemoveOthers(r, s); err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		laptop.expect(t, backends, values{"user": "ada", "n": 1})
+		phone.expect(t, backends, nil)
+	})
+}
+
+func TestASecondLoginToASessionOfNobodysIsANewSession(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"basket": "apple"})
+		first := b.clone()
+		err := b.use(func(_ *http.Request, s *sessions.Session) {
+			first.mustChange(t, values{"user": "ada"})
+			s.Values["user"] = "ada"
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		b.expect(t, backends, values{"user": "ada"})
+		first.expect(t, backends, values{"basket": "apple", "user": "ada"})
+	})
+}
+
+func TestOwnersThatCannotWork(t *testing.T) {
+	owner := func(*sessions.Session) string { return "ada" }
+	s := gaetest.Local(t)
+	for name, store := range map[string]*cascadestore.CascadeStore{
+		"without a backup": {Owner: owner},
+		"too many":         {Owner: owner, MaxPerOwner: 5001},
+		"less than none":   {Owner: owner, MaxPerOwner: -1},
+	} {
+		backends := cascadestore.DistributedBackends
+		if name == "without a backup" {
+			backends = cascadestore.MemcacheBackend
+		}
+		made := cascadestore.NewCascadeStore(backends, hashKey)
+		made.Owner, made.MaxPerOwner = store.Owner, store.MaxPerOwner
+		if made.Err() == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	none := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, hashKey)
+	if err := none.RemoveAll(s.Context(), sessionName, "ada"); err == nil || strings.Contains(err.Error(), "ada") {
+		t.Errorf("without an Owner: got %v", err)
+	}
+	if err := none.RemoveOthers(&http.Request{}, nil); err == nil {
+		t.Error("without a session: no error")
+	}
+	a := newApp(t, s, cascadestore.DistributedBackends)
+	a.store.Owner = func(s *sessions.Session) string { return s.Values["user"].(string) }
+	if err := a.newBrowser().change(values{"n": 1}); err == nil || !strings.Contains(err.Error(), "panicked") {
+		t.Errorf("an Owner that panics: got %v", err)
+	}
+}
