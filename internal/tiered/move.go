@@ -302,15 +302,21 @@ func (m *Move) updateWith(ctx context.Context, parts []*part, owners []Owner) er
 			if err != nil {
 				return nil, err
 			}
+			var login listing
 			if l := x.find(m.from); l != nil && o == was {
 				//rule: owner-mover
 				if l.ending {
 					return nil, errEnding
 				}
+				login = *l
 				//rule: owner-old
 				l.ending = true
 			}
-			if o == next.owner {
+			switch {
+			case o != next.owner:
+			case login.id != "":
+				x.move(login, m.to, next)
+			default:
 				//rule: owner-lists
 				x.list(m.to, next, change.Owner.label())
 			}

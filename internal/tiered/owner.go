@@ -147,6 +147,14 @@ func (x *index) list(id string, st *state, label string) {
 	*x = append(*x, listing{id: id, since: micros(now), until: st.listed, label: cut(label)})
 }
 
+// move notes that a session which was listed gets another id: it is the same login.
+func (x *index) move(was listing, to string, st *state) {
+	i := slices.IndexFunc(*x, func(l listing) bool { return l.id == was.id })
+	was.id = to
+	*x = slices.Insert(*x, i+1, was)
+	x.list(to, st, was.label)
+}
+
 // listed returns the record of the owner's index with the session in it.
 func (s *Store) listed(current *tier.Record, id string, st *state, label string) (*tier.Record, error) {
 	x, err := openIndex(current)

@@ -313,6 +313,7 @@ func TestALoginWhoseAnswerIsLost(t *testing.T) {
 				expectErr(t, "login", err, tier.ErrNotSaved)
 				s.well()
 				time.Sleep(watchAfter)
+				synctest.Wait()
 				s.expectRemovedAs(t, "of-A")
 			})
 		})
