@@ -464,7 +464,7 @@ func TestWhoseSessionsLive(t *testing.T) {
 		for _, o := range all {
 			got = append(got, o.ID+" "+o.Label)
 		}
-		expect(t, "living", strings.Join(got, ", "), "of-D , of-B of B")
+		expect(t, "living", strings.Join(got, ", "), "of-B of B, of-D of A")
 		s.fail("E", "backup")
 		_, err = s.request(t, "E").st.Owned(context.WithValue(context.Background(), whoKey{}, "E"), alice)
 		expectErr(t, "with the backup down", err, tier.ErrUnavailable)
@@ -515,4 +515,23 @@ func (smallBackup) MaxValue(string) int { return 1000 }
 func TestALabelIsCutBetweenCharacters(t *testing.T) {
 	expect(t, "label", cut(strings.Repeat("x", 99)+"äöü"), strings.Repeat("x", 99))
 	expect(t, "label", cut("short"), "short")
+}
+
+func TestANewIDIsTheSameLogin(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, a := loggedIn(t)
+		since := micros(time.Now())
+		time.Sleep(time.Minute)
+		must(t, s.request(t, "B").login(alice, ""))
+		_, err := a.as("C").move("") // by an instance that does not know the option
+		must(t, err)
+		a.id = "of-C"
+		d := a.as("D")
+		must(t, d.login(alice, "u=alice"))
+		all, err := s.request(t, "E").st.Owned(context.Background(), alice)
+		must(t, err)
+		if len(all) != 2 || all[1] != (Owned{"of-D", since, "of A"}) {
+			t.Errorf("got %+v, want of-D, since %v", all, since)
+		}
+	})
 }
