@@ -440,7 +440,7 @@ var orphanMoveLease = &entry{orphanLease.Item, moveLeaseTTL}
 
 // unseal ends the seal after a move that was given up.
 func (m *Move) unseal(ctx context.Context, s *Store) {
-	if s.Cache == nil {
+	if s.Cache == nil || m.from == "" {
 		return
 	}
 	// A seal that stays makes asynchronous changes synchronous, and nothing else.

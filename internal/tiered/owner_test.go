@@ -280,6 +280,12 @@ func TestALoginThatTheBackupFailsIsNotSaved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
 		s.fail("", "backup")
+		s.hook(func(c step) error {
+			if c.id == "" {
+				t.Errorf("%s of a session without an id", c.op)
+			}
+			return nil
+		})
 		expectErr(t, "a new session", s.request(t, "A").login(alice, "u=alice"), tier.ErrNotSaved)
 		b := s.request(t, "B")
 		b.load()
