@@ -353,8 +353,7 @@ func (s *Store) unlist(ctx context.Context, o Owner, match func(id string) bool)
 // ago. A request that has moved one may have died before it has told the cache, so
 // it is removed once more.
 func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
-	var old, over []string
-	live := 0
+	var old, over, rest []string
 	for _, l := range x {
 		switch {
 		case l.ending && l.id != but:
@@ -363,23 +362,44 @@ func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
 		case time.Since(l.until) > indexGrace:
 			over = append(over, l.id)
 		default:
-			live++
+			rest = append(rest, l.id)
 		}
 	}
-	for _, l := range x {
-		if s.MaxPerOwner > 0 && live > s.MaxPerOwner && !l.ending && !slices.Contains(over, l.id) {
-			old = append(old, l.id)
-			live--
-		}
+	tooMany := 0
+	if s.MaxPerOwner > 0 {
+		tooMany = max(len(rest)-s.MaxPerOwner, 0)
 	}
-	if len(old) > 0 {
+	if len(old)+tooMany > 0 {
 		s.saveInBackground(ctx, o.id(), func(ctx context.Context, s *Store) error {
-			return s.end(ctx, o, func(id string) bool { return slices.Contains(old, id) })
+			ends := slices.Concat(old, s.first(ctx, rest, tooMany))
+			return s.end(ctx, o, func(id string) bool { return slices.Contains(ends, id) })
 		})
 	}
 	if len(over) > 0 {
 		s.saveInBackground(ctx, o.id(), func(ctx context.Context, s *Store) error { return s.forget(ctx, o, over) })
 	}
+}
+
+// first returns the n sessions that are to end first: those that do not live any
+// more, and then the oldest.
+func (s *Store) first(ctx context.Context, ids []string, n int) []string {
+	if n == 0 {
+		return nil
+	}
+	lives := make([]bool, len(ids))
+	inParallel(loadsAtOnce, indices(ids), func(i int) {
+		l, err := s.Load(ctx, ids[i])
+		lives[i] = l != nil || err != nil
+	})
+	var ended, living []string
+	for i, id := range ids {
+		if lives[i] {
+			living = append(living, id)
+		} else {
+			ended = append(ended, id)
+		}
+	}
+	return append(ended, living...)[:n]
 }
 
 // forget has those of the sessions listed no more that have no record. That time

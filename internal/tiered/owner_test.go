@@ -432,6 +432,27 @@ func TestTheOldestOfTooManySessionsEnds(t *testing.T) {
 	})
 }
 
+func TestOfTooManySessionsThoseThatDoNotLiveEndFirst(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, a := loggedIn(t)
+		for _, who := range []string{"B", "C", "D"} {
+			for range 3 { // A is used, and what has begun meanwhile is not
+				time.Sleep(timeout / 2)
+				r := a.as("R")
+				_, err := r.st.Update(r.ctx, r.id, r.l, r.owned(alice, ""))
+				must(t, err)
+			}
+			r := s.request(t, who)
+			r.st.MaxPerOwner = 2
+			must(t, r.login(alice, "u=alice"))
+			drain(t)
+		}
+		expect(t, "listed", s.index(t, alice), "of-A of-D")
+		s.expectKeptAs(t, "of-A", "u=alice")
+		s.expectKeptAs(t, "of-D", "u=alice")
+	})
+}
+
 func TestANewIDIsNoOtherSession(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newServices()
