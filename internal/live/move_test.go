@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gaesession/gaesession/tier"
@@ -217,7 +218,7 @@ func TestARequestThatEndsWithoutKnowingLeavesNoSession(t *testing.T) {
 		expectErr(t, "save", u.set("a=2").save(), tier.ErrNotSaved)
 		s.well()
 		cancel()
-		drain(t)
+		synctest.Wait()
 		expect(t, "under the old id", s.seen(t, id), "-")
 		expect(t, "under the new id", s.seen(t, "new"), "-")
 		if err := u.save(); !errors.Is(err, tier.ErrRemoved) && !errors.Is(err, tier.ErrNotSaved) {
