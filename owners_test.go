@@ -255,3 +255,32 @@ func TestOwnersAskForACopyAndHoldNoLock(t *testing.T) {
 	s.expect(attrs{"user": "ada"})
 	s.expectErrors()
 }
+
+func TestWhatOwnerRefusesIsReturnedOrReportedOnce(t *testing.T) {
+	s := newSite(t, &gaesession.Sessions{Owner: func(s session.Session) string {
+		if s.Attr("user") == nil {
+			return ""
+		}
+		return s.Attr("user").(string)
+	}})
+	s.login(attrs{"n": 0})
+	got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+		s.get(r).SetAttr("user", 1)
+		if s.sessions.Save(r) == nil {
+			t.Error("no error")
+		}
+		w.WriteHeader(http.StatusTeapot)
+	})
+	if got.StatusCode != http.StatusTeapot {
+		t.Errorf("%v", got.Status)
+	}
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		s.get(r).SetAttr("user", "ada")
+		if err := s.sessions.Save(r); !errors.Is(err, gaesession.ErrHeaderSent) {
+			t.Errorf("Save: %v", err)
+		}
+	})
+	s.expectErrors()
+	s.expect(attrs{"n": 0})
+}

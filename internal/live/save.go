@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 	"github.com/gaesession/gaesession/internal/values"
@@ -215,7 +216,12 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	}
 	if d.Owner != nil && c.store.tiers.Backup != nil && !c.isGone() {
 		if err := c.own(d, ch); err != nil {
+			c.tried = &ch.now
 			return nil, err
+		}
+		if c.loaded != nil && ch.Owner != nil && ch.Owner.Owner != ch.was {
+			l.Born = time.Now() // it begins again
+			ch.Ends = c.store.storedEnd(l)
 		}
 	}
 	return ch, nil
