@@ -98,7 +98,7 @@ func (s *Sessions) RemoveOthers(r *http.Request) error {
 	case v.owners == nil:
 		return describe(doing, "", errNoOwners)
 	}
-	owner, err := v.owners.of(v.sess)
+	owner, err := v.owner()
 	if err == nil && owner == "" {
 		err = errNoOwner
 	}
@@ -148,18 +148,37 @@ func (v *visit) ref() string {
 	return live.Ref(v.copy.Key())
 }
 
-// removeIf ends the request's session, if its owner matches.
+// removeIf ends the request's session, if its owner matches: the one whose it was,
+// or the one whose it is to be.
 func (v *visit) removeIf(match func(owner string) bool) {
 	v.lock()
 	defer v.unlock()
 	if sess, err := v.find(); sess == nil || err != nil || v.removed {
 		return
 	}
-	owner, err := v.owners.of(v.sess)
+	owner, err := v.copy.Owner(v.ownerOf)
 	v.later(err)
-	if err == nil && owner != "" && match(owner) {
+	if owner == "" || !match(owner) {
+		owner, err = v.owner()
+		v.later(err)
+	}
+	if owner != "" && match(owner) {
 		v.later(v.remove(v.sess))
 	}
+}
+
+// owner asks the app whose the request's session is, as it is now.
+func (v *visit) owner() (string, error) {
+	d, err := v.draft(v.sess)
+	if err != nil {
+		return "", err
+	}
+	value, _, err := d.Encode(v.copy.Key(), func(map[string]any) bool { return true })
+	if err != nil {
+		return "", err
+	}
+	owner, _, err := v.ownerOf(value)
+	return owner, err
 }
 
 // owners say whose sessions are.

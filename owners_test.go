@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/icza/session"
 
@@ -283,4 +284,53 @@ func TestWhatOwnerRefusesIsReturnedOrReportedOnce(t *testing.T) {
 	})
 	s.expectErrors()
 	s.expect(attrs{"n": 0})
+}
+
+func TestALogoutByHandAndEverywhereIsALogout(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"user": "ada"})
+	got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+		s.get(r).SetAttr("user", nil)
+		s.must(s.sessions.RemoveAll(r.Context(), "ada"))
+	})
+	if got.StatusCode != http.StatusOK || s.cookie() != "" {
+		t.Errorf("%v, cookie: %v", got.Status, s.cookie() != "")
+	}
+	s.expectErrors()
+}
+
+func TestLogOutEverywhereAsksForACopy(t *testing.T) {
+	s := newSite(t, &gaesession.Sessions{Owner: func(sess session.Session) string {
+		u := userOf(sess)
+		sess.SetAttr("user", "changed by Owner")
+		return u
+	}})
+	s.login(attrs{"user": "ada"})
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.get(r)
+		s.must(s.sessions.RemoveOthers(r))
+		s.must(s.sessions.RemoveAll(r.Context(), "bob"))
+		if u := userOf(sess); u != "ada" {
+			t.Errorf("got %q", u)
+		}
+	})
+	s.expectErrors()
+}
+
+func TestLogOutEverywhereDoesNotWaitForTheSessionsMutexForEver(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"user": "ada"})
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.get(r)
+		sess.Mutex().Lock()
+		done := make(chan error, 1)
+		go func() { done <- s.sessions.RemoveAll(r.Context(), "ada") }()
+		select {
+		case err := <-done:
+			s.must(err)
+		case <-time.After(5 * time.Second):
+			t.Error("it waits")
+		}
+		sess.Mutex().Unlock()
+	})
 }
