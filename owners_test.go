@@ -334,3 +334,16 @@ func TestLogOutEverywhereDoesNotWaitForTheSessionsMutexForEver(t *testing.T) {
 		sess.Mutex().Unlock()
 	})
 }
+
+func TestWhatTheFirstClickHadStaysItsOwn(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"basket": "apple"})
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		sess := s.get(r)
+		s.visit(s.set("user", "ada")) // the first click
+		sess.SetAttr("user", "ada")
+		s.must(s.sessions.Save(r))
+		sess.SetAttr("n", 1)
+	})
+	s.expect(attrs{"user": "ada", "n": 1})
+}

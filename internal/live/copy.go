@@ -54,6 +54,7 @@ type Copy struct {
 	was     snapshot       // the session at that time
 	tried   *snapshot      // what was saved last, if that failed
 	unsaved bool           // what was saved last may be nowhere
+	leftOut []string       // attributes that the app's session has and the stored one must not get
 	settled bool           // nothing is left to do while nothing changes
 
 	hadChange bool // the last Save had a change to save, and not only times

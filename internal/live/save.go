@@ -214,6 +214,13 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}
+	if len(c.leftOut) > 0 {
+		if ch.Value, err = d.Only(value, func(attribute string) bool {
+			return slices.Contains(ch.Set, attribute) || !slices.Contains(c.leftOut, attribute)
+		}); err != nil {
+			return nil, err
+		}
+	}
 	if d.Owner != nil && c.store.tiers.Backup != nil && !c.isGone() {
 		if err := c.own(d, ch); err != nil {
 			c.tried = &ch.now
@@ -324,6 +331,7 @@ func (c *Copy) saved(next *tiered.Loaded, ch *change, err error) {
 	c.tried, c.unsaved = nil, errors.Is(err, tier.ErrNotSaved)
 	if next != nil {
 		c.status, c.loaded, c.under, c.was, c.settled = stored, next, c.id, ch.now, true
+		c.leftOut = slices.DeleteFunc(c.leftOut, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	}
 }
 
@@ -387,6 +395,12 @@ func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
 	if err = c.applyMove(ctx, d, &again); c.loaded == nil {
 		// What may have been saved all the same is removed in the background.
 		c.id, c.key, c.next, c.move, c.loaded = id, Key(id), next, nil, loaded
+	} else if d.Adopt == nil {
+		for attribute := range ch.now.attrs {
+			if !slices.Contains(ch.Set, attribute) {
+				c.leftOut = append(c.leftOut, attribute)
+			}
+		}
 	}
 	return err
 }
