@@ -93,12 +93,19 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 	if cs.Owner == nil {
 		return describe(doing, session.ID, errNoOwners)
 	}
-	owner, err := call(cs.Owner, session)
+	req, ctx := requestOf(r), appengine.NewContext(r)
+	t := req.track(req.sessions(ctx, cs, session.Name()), cs, session)
+	f := form{cs, session.Name()}
+	value, err := f.encode(session, t.copy.Key())
 	if err != nil {
-		return describe(doing, session.ID, err)
+		return describe(doing, t.id, err)
 	}
-	own := live.Key(session.ID)
-	return cs.removeOwned(appengine.NewContext(r), session.Name(), owner, func(l live.Owned) bool { return l.Key != own })
+	owner, _, err := cs.ownerOf(f)(value)
+	if err != nil {
+		return describe(doing, t.id, err)
+	}
+	own, next := t.copy.Key(), live.Key(t.copy.NextID())
+	return cs.removeOwned(ctx, session.Name(), owner, func(l live.Owned) bool { return l.Key != own && l.Key != next })
 }
 
 func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, match func(live.Owned) bool) error {
