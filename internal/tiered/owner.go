@@ -164,7 +164,7 @@ func (x *index) list(id string, st *state, label string) {
 // move notes that a session which was listed gets another id: it is the same login.
 func (x *index) move(was listing, to string, st *state) {
 	i := slices.IndexFunc(*x, func(l listing) bool { return l.id == was.id })
-	was.id = to
+	was.id, was.ending = to, false
 	*x = slices.Insert(*x, i+1, was)
 	x.list(to, st, was.label)
 }
