@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/icza/session"
@@ -30,8 +31,8 @@ var (
 
 // SessionInfo is a session of an owner.
 type SessionInfo struct {
-	// Ref names the session, for RemoveRefs. It is no id: nobody can open a session
-	// with it.
+	// Ref names the session, for RemoveRefs, also when it gets a new id. It is no id:
+	// nobody can open a session with it.
 	Ref string
 	// Since is when the owner logged in.
 	Since time.Time
@@ -53,11 +54,11 @@ func (s *Sessions) SessionsOf(ctx context.Context, owner string) ([]SessionInfo,
 	listed, err := own.live.SessionsOf(own.ctx, owner)
 	current := ""
 	if v, ok := web.Inside[*visit](own.ctx, s); ok {
-		current = v.ref()
+		current = v.key()
 	}
 	all := make([]SessionInfo, len(listed))
 	for i, l := range listed {
-		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Ref == current}
+		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Key == current}
 	}
 	return all, describe("list sessions", "", err)
 }
@@ -65,7 +66,7 @@ func (s *Sessions) SessionsOf(ctx context.Context, owner string) ([]SessionInfo,
 // RemoveRefs removes, for good, those of the owner's sessions whose Ref is among
 // refs; without refs, none. It promises and returns what RemoveAll does.
 func (s *Sessions) RemoveRefs(ctx context.Context, owner string, refs ...string) error {
-	return s.removeOwned(ctx, owner, func(ref string) bool { return slices.Contains(refs, ref) })
+	return s.removeOwned(ctx, owner, func(l live.Owned) bool { return slices.Contains(refs, l.Ref) })
 }
 
 // RemoveAll removes all sessions of the owner for good: log out everywhere. Once it
@@ -78,7 +79,10 @@ func (s *Sessions) RemoveRefs(ctx context.Context, owner string, refs ...string)
 // ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
 // goes on removing them in the background.
 func (s *Sessions) RemoveAll(ctx context.Context, owner string) error {
-	return s.removeOwned(ctx, owner, func(string) bool { return true })
+	if v, ok := web.Inside[*visit](orBackground(ctx), s); ok && s.Owner != nil && owner != "" {
+		v.removeOf(owner)
+	}
+	return s.removeOwned(ctx, owner, func(live.Owned) bool { return true })
 }
 
 // RemoveOthers removes the sessions of the owner of the request's session, except
@@ -105,21 +109,32 @@ func (s *Sessions) RemoveOthers(r *http.Request) error {
 	if err != nil {
 		return describe(doing, v.sess.ID(), err)
 	}
-	own, next := live.Ref(v.copy.Key()), live.Ref(live.Key(v.copy.NextID()))
-	err = v.live.RemoveOwned(v.ctx, owner, func(ref string) bool { return ref != own && ref != next })
+	own, next := v.copy.Key(), live.Key(v.copy.NextID())
+	err = v.live.RemoveOwned(v.ctx, owner, func(l live.Owned) bool { return l.Key != own && l.Key != next })
 	return describe(doing, v.sess.ID(), err)
 }
 
-func (s *Sessions) removeOwned(ctx context.Context, owner string, match func(ref string) bool) error {
+func (s *Sessions) removeOwned(ctx context.Context, owner string, match func(live.Owned) bool) error {
 	const doing = "remove sessions"
 	own, err := s.owned(ctx, owner)
 	if err != nil {
 		return describe(doing, "", err)
 	}
-	if v, ok := web.Inside[*visit](own.ctx, s); ok {
-		v.removeIf(func(o string) bool { return o == owner && match(live.Ref(v.copy.Key())) })
+	v, inside := web.Inside[*visit](own.ctx, s)
+	if !inside {
+		return describe(doing, "", own.live.RemoveOwned(own.ctx, owner, match))
 	}
-	return describe(doing, "", own.live.RemoveOwned(own.ctx, owner, match))
+	key := v.key()
+	var found atomic.Bool // by what may go on when the request has ended
+	err = own.live.RemoveOwned(own.ctx, owner, func(l live.Owned) bool {
+		is := match(l)
+		found.Store(found.Load() || is && l.Key == key)
+		return is
+	})
+	if found.Load() {
+		v.removeOf(owner)
+	}
+	return describe(doing, "", err)
 }
 
 // owned returns a way to an owner's sessions.
@@ -138,31 +153,31 @@ func (s *Sessions) owned(ctx context.Context, owner string) (*services, error) {
 	return own, nil
 }
 
-// ref is the Ref of the request's session; empty: it has none.
-func (v *visit) ref() string {
+// key is what the services know the request's session by; empty: it has none.
+func (v *visit) key() string {
 	v.lock()
 	defer v.unlock()
 	if sess, err := v.find(); sess == nil || err != nil {
 		return ""
 	}
-	return live.Ref(v.copy.Key())
+	return v.copy.Key()
 }
 
-// removeIf ends the request's session, if its owner matches: the one whose it was,
-// or the one whose it is to be.
-func (v *visit) removeIf(match func(owner string) bool) {
+// removeOf ends the request's session, if it is that owner's: if it was, or is to
+// be.
+func (v *visit) removeOf(owner string) {
 	v.lock()
 	defer v.unlock()
 	if sess, err := v.find(); sess == nil || err != nil || v.removed {
 		return
 	}
-	owner, err := v.copy.Owner(v.ownerOf)
+	of, err := v.copy.Owner(v.ownerOf)
 	v.later(err)
-	if owner == "" || !match(owner) {
-		owner, err = v.owner()
+	if of != owner {
+		of, err = v.owner()
 		v.later(err)
 	}
-	if owner != "" && match(owner) {
+	if of == owner {
 		v.later(v.remove(v.sess))
 	}
 }

@@ -347,3 +347,21 @@ func TestWhatTheFirstClickHadStaysItsOwn(t *testing.T) {
 	})
 	s.expect(attrs{"user": "ada", "n": 1})
 }
+
+func TestASessionIsRemovedByTheRefThatItHadBeforeItMoved(t *testing.T) {
+	s := newSiteWithUsers(t)
+	phone, laptop := s.newBrowser(), s.newBrowser()
+	s.as(phone, func() { s.login(attrs{"user": "ada", "browser": "phone"}) })
+	s.as(laptop, func() {
+		s.login(attrs{"user": "ada", "browser": "laptop"})
+		all := s.sessionsOf("ada")
+		s.as(phone, func() {
+			s.visit(func(w http.ResponseWriter, r *http.Request) {
+				s.get(r)
+				s.must(s.sessions.RegenerateID(r))
+			})
+		})
+		s.must(s.sessions.RemoveRefs(s.service.Context(), "ada", all[1].Ref))
+		s.as(phone, func() { s.expect(nil) })
+	})
+}

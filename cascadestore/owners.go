@@ -29,8 +29,8 @@ var (
 
 // SessionInfo is a session of an owner.
 type SessionInfo struct {
-	// Ref names the session, for RemoveRefs. It is no id: nobody can open a session
-	// with it.
+	// Ref names the session, for RemoveRefs, also when it gets a new id. It is no id:
+	// nobody can open a session with it.
 	Ref string
 	// Since is when the owner logged in.
 	Since time.Time
@@ -51,14 +51,14 @@ func (cs *CascadeStore) SessionsOf(ctx context.Context, name, owner string, curr
 	if err != nil {
 		return nil, describe(doing, "", err)
 	}
-	ref := ""
+	key := ""
 	if current != nil {
-		ref = live.Ref(live.Key(current.ID))
+		key = live.Key(current.ID)
 	}
 	listed, err := s.SessionsOf(orBackground(ctx), owner)
 	all := make([]SessionInfo, len(listed))
 	for i, l := range listed {
-		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Ref == ref}
+		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Key == key}
 	}
 	return all, describe(doing, "", err)
 }
@@ -66,7 +66,7 @@ func (cs *CascadeStore) SessionsOf(ctx context.Context, name, owner string, curr
 // RemoveRefs removes, for good, those of the owner's sessions of that name whose Ref
 // is among refs; without refs, none. It promises and returns what RemoveAll does.
 func (cs *CascadeStore) RemoveRefs(ctx context.Context, name, owner string, refs ...string) error {
-	return cs.removeOwned(ctx, name, owner, func(ref string) bool { return slices.Contains(refs, ref) })
+	return cs.removeOwned(ctx, name, owner, func(l live.Owned) bool { return slices.Contains(refs, l.Ref) })
 }
 
 // RemoveAll removes all sessions of that name and owner for good: log out
@@ -80,7 +80,7 @@ func (cs *CascadeStore) RemoveRefs(ctx context.Context, name, owner string, refs
 // ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
 // goes on removing them in the background.
 func (cs *CascadeStore) RemoveAll(ctx context.Context, name, owner string) error {
-	return cs.removeOwned(ctx, name, owner, func(string) bool { return true })
+	return cs.removeOwned(ctx, name, owner, func(live.Owned) bool { return true })
 }
 
 // RemoveOthers removes the sessions of the session's owner and name, except that
@@ -93,15 +93,22 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 	if cs.Owner == nil {
 		return describe(doing, session.ID, errNoOwners)
 	}
-	owner, err := call(cs.Owner, session)
+	req, ctx := requestOf(r), appengine.NewContext(r)
+	t := req.track(req.sessions(ctx, cs, session.Name()), cs, session)
+	f := form{cs, session.Name()}
+	value, err := f.encode(session, t.copy.Key())
 	if err != nil {
-		return describe(doing, session.ID, err)
+		return describe(doing, t.id, err)
 	}
-	own := live.Ref(live.Key(session.ID))
-	return cs.removeOwned(appengine.NewContext(r), session.Name(), owner, func(ref string) bool { return ref != own })
+	owner, _, err := cs.ownerOf(f)(value)
+	if err != nil {
+		return describe(doing, t.id, err)
+	}
+	own, next := t.copy.Key(), live.Key(t.copy.NextID())
+	return cs.removeOwned(ctx, session.Name(), owner, func(l live.Owned) bool { return l.Key != own && l.Key != next })
 }
 
-func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, match func(ref string) bool) error {
+func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, match func(live.Owned) bool) error {
 	const doing = "remove sessions"
 	s, err := cs.owned(ctx, name, owner)
 	if err != nil {

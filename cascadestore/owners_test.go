@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/gorilla/sessions"
@@ -116,6 +117,59 @@ func TestLogOutEverywhereElse(t *testing.T) {
 		}
 		laptop.expect(t, backends, values{"user": "ada", "n": 1})
 		phone.expect(t, backends, nil)
+	})
+}
+
+func TestLogOutEverywhereElseAsksForACopy(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+	a.store.Owner = func(s *sessions.Session) string {
+		u, _ := s.Values["user"].(string)
+		s.Values["user"] = "changed by Owner"
+		return u
+	}
+	b := a.login(t, values{"user": "ada"})
+	err := b.use(func(r *http.Request, s *sessions.Session) {
+		if err := a.store.RemoveOthers(r, s); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	b.expect(t, cascadestore.DistributedBackends, values{"user": "ada"})
+}
+
+func TestLogOutEverywhereElseSparesASessionThatMayHaveItsNewID(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"user": "ada"})
+		var down, committed atomic.Bool
+		lose := gaetest.FailAfter(func(c gaetest.Call) bool {
+			is := down.Load() && c.Method == "Commit"
+			committed.Store(committed.Load() || is)
+			return is
+		})
+		fail := gaetest.Fail(func(c gaetest.Call) bool { return down.Load() && committed.Load() && gaetest.Datastore(c) })
+		b.visit(func(w http.ResponseWriter, r *http.Request) {
+			s, err := a.store.Get(r, sessionName)
+			if err != nil {
+				t.Error(err)
+			}
+			if err := a.store.RegenerateID(r, s); err != nil {
+				t.Error(err)
+			}
+			down.Store(true)
+			if err := a.store.Save(r, w, s); !errors.Is(err, cascadestore.ErrNotSaved) {
+				t.Errorf("Save: %v", err)
+			}
+			down.Store(false)
+			if err := a.store.RemoveOthers(r, s); err != nil {
+				t.Error(err)
+			}
+			if err := a.store.Save(r, w, s); err != nil {
+				t.Errorf("another Save: %v", err)
+			}
+		}, lose, fail)
+		b.expect(t, backends, values{"user": "ada"})
 	})
 }
 

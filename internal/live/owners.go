@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"time"
 
@@ -11,15 +10,10 @@ import (
 
 // An Owned is a session of an owner.
 type Owned struct {
-	Ref   string // names the session, and opens nothing
+	Key   string // what the services know the session by
+	Ref   string // names the session, also when it gets another id, and opens nothing
 	Since time.Time
 	Label string
-}
-
-// Ref names the session that the services know by that key.
-func Ref(key string) string {
-	sum := sha256.Sum256([]byte("ref:" + key))
-	return base64.RawURLEncoding.EncodeToString(sum[:12])
 }
 
 // SessionsOf returns the sessions of an owner that live, the latest login first.
@@ -32,20 +26,24 @@ func (s *Store) SessionsOf(ctx context.Context, owner string) ([]Owned, error) {
 	listed, err := s.tiers.Owned(ctx, of)
 	all := make([]Owned, len(listed))
 	for i, l := range listed {
-		all[i] = Owned{Ref(l.ID), l.Since, l.Label}
+		all[i] = owned(l)
 	}
 	return all, err
 }
 
-// RemoveOwned removes the sessions of an owner whose Ref matches, for good. Without
+func owned(l tiered.Owned) Owned {
+	return Owned{l.ID, base64.RawURLEncoding.EncodeToString(l.Ref[:]), l.Since, l.Label}
+}
+
+// RemoveOwned removes the sessions of an owner that match, for good. Without
 // an error none of them lives that had begun before: under no id, in no request in
 // flight. With one it may be repeated; the errors are those of Copy.Remove.
-func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(ref string) bool) error {
+func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(Owned) bool) error {
 	of := tiered.OwnerOf(s.ownerScope, owner)
 	if of == (tiered.Owner{}) || s.tiers.Backup == nil {
 		return nil
 	}
-	return s.tiers.End(ctx, of, func(key string) bool { return match(Ref(key)) })
+	return s.tiers.End(ctx, of, func(l tiered.Owned) bool { return match(owned(l)) })
 }
 
 // Owner returns whose the session is, as Draft.Owner says of the bytes that were

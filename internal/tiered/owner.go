@@ -2,6 +2,7 @@ package tiered
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -37,9 +38,19 @@ type Ownership struct {
 	Label string // in the list of the owner's sessions; cut after 100 bytes
 }
 
+// A Ref names a session of an owner, and opens nothing. A session keeps it when it
+// gets another id.
+type Ref [12]byte
+
+func refOf(id string) Ref {
+	sum := sha256.Sum256([]byte("ref:" + id))
+	return Ref(sum[:len(Ref{})])
+}
+
 // A listing is what an owner's index has of one session.
 type listing struct {
 	id    string
+	ref   Ref
 	since time.Time // of the login
 	until time.Time // the session ends then at the latest, unless its next save says otherwise
 	label string
@@ -55,6 +66,7 @@ type listing struct {
 //	magic            8 bytes
 //	for each session:
 //	  ending         1 byte, 0 or 1
+//	  ref            12 bytes
 //	  since, until   8 bytes each
 //	  lengths        of the id, 2 bytes, and of the label, 1 byte
 //	  id, label
@@ -63,7 +75,7 @@ type index []listing
 
 const (
 	indexMagic  = "\x89gaeown\x01"
-	listingHead = 1 + 8 + 8 + 2 + 1
+	listingHead = 1 + len(Ref{}) + 8 + 8 + 2 + 1
 	// maxLabel is how many bytes a label has.
 	maxLabel = 100
 	// indexGrace is how long a session stays listed after it must have ended.
@@ -86,6 +98,7 @@ func openIndex(r *tier.Record) (x index, err error) {
 			return nil, fmt.Errorf("%w: the list of the owner's sessions: %w", tier.ErrUndecodable, errDamaged)
 		}
 		l.ending = in.bytes(1)[0] != 0
+		l.ref = Ref(in.bytes(len(l.ref)))
 		l.since, l.until = in.time(), in.time()
 		id, label := binary.BigEndian.Uint16(in.bytes(2)), in.bytes(1)[0]
 		l.id, l.label = string(in.bytes(int(id))), string(in.bytes(int(label)))
@@ -120,6 +133,7 @@ func (s *Store) indexRecord(o Owner, x index) (*tier.Record, error) {
 		} else {
 			b = append(b, 0)
 		}
+		b = append(b, l.ref[:]...)
 		b = appendTime(appendTime(b, l.since), l.until)
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(l.id))), byte(len(l.label)))
 		b = append(append(b, l.id...), l.label...)
@@ -144,13 +158,13 @@ func (x *index) list(id string, st *state, label string) {
 		l.until = st.listed
 		return
 	}
-	*x = append(*x, listing{id: id, since: micros(now), until: st.listed, label: cut(label)})
+	*x = append(*x, listing{id: id, ref: refOf(id), since: micros(now), until: st.listed, label: cut(label)})
 }
 
 // move notes that a session which was listed gets another id: it is the same login.
 func (x *index) move(was listing, to string, st *state) {
 	i := slices.IndexFunc(*x, func(l listing) bool { return l.id == was.id })
-	was.id = to
+	was.id, was.ending = to, false
 	*x = slices.Insert(*x, i+1, was)
 	x.list(to, st, was.label)
 }
@@ -235,9 +249,12 @@ func (s *Store) changeIndex(ctx context.Context, o Owner, f func(x *index)) erro
 // Owned is a session of an owner.
 type Owned struct {
 	ID    string
+	Ref   Ref
 	Since time.Time // of the login
 	Label string
 }
+
+func (l *listing) owned() Owned { return Owned{l.id, l.ref, l.since, l.label} }
 
 // loadsAtOnce is how many sessions are loaded, or removed, at once.
 const loadsAtOnce = 16
@@ -271,7 +288,7 @@ func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
 	var all []Owned
 	for i, l := range slices.Backward(x) {
 		if lives[i] {
-			all = append(all, Owned{l.id, l.since, l.label})
+			all = append(all, l.owned())
 		}
 	}
 	return all, nil
@@ -281,7 +298,7 @@ func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
 // it ends, also when the request has ended. Without an error no such session
 // lives that had begun before: under no id, in no request in flight. With one End
 // may be called again. The errors are those of Remove, for any of them.
-func (s *Store) End(ctx context.Context, o Owner, match func(id string) bool) error {
+func (s *Store) End(ctx context.Context, o Owner, match func(Owned) bool) error {
 	ended, err := s.detached(ctx, func(ctx context.Context) error { return s.end(ctx, o, match) })
 	if !ended {
 		return fmt.Errorf("%w: it goes on in the background: %w", tier.ErrNotSaved, err)
@@ -289,12 +306,12 @@ func (s *Store) End(ctx context.Context, o Owner, match func(id string) bool) er
 	return err
 }
 
-func (s *Store) end(ctx context.Context, o Owner, match func(id string) bool) error {
+func (s *Store) end(ctx context.Context, o Owner, match func(Owned) bool) error {
 	var ending index
 	if err := s.changeIndex(ctx, o, func(x *index) {
 		ending = nil
 		for i := range *x {
-			if l := &(*x)[i]; match(l.id) {
+			if l := &(*x)[i]; match(l.owned()) {
 				//rule: owner-ending
 				l.ending = true
 				ending = append(ending, *l)
@@ -372,7 +389,7 @@ func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
 	if len(old)+tooMany > 0 {
 		s.saveInBackground(ctx, o.id(), func(ctx context.Context, s *Store) error {
 			ends := slices.Concat(old, s.first(ctx, rest, tooMany))
-			return s.end(ctx, o, func(id string) bool { return slices.Contains(ends, id) })
+			return s.end(ctx, o, func(l Owned) bool { return slices.Contains(ends, l.ID) })
 		})
 	}
 	if len(over) > 0 {

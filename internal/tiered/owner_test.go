@@ -48,7 +48,7 @@ func (r *request) login(o Owner, edits string) error {
 }
 
 func (r *request) end(o Owner) error {
-	return r.st.End(r.ctx, o, func(string) bool { return true })
+	return r.st.End(r.ctx, o, func(Owned) bool { return true })
 }
 
 // index is what an owner's index has: of each session the id, behind it a ! if it
@@ -181,7 +181,7 @@ func TestSomeSessionsOfAnOwnerEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, _ := loggedIn(t)
 		must(t, s.request(t, "B").login(alice, "u=alice"))
-		must(t, s.request(t, "C").st.End(context.Background(), alice, func(id string) bool { return id == "of-A" }))
+		must(t, s.request(t, "C").st.End(context.Background(), alice, func(l Owned) bool { return l.ID == "of-A" }))
 		s.expectRemovedAs(t, "of-A")
 		s.expectKeptAs(t, "of-B", "u=alice")
 		expect(t, "listed", s.index(t, alice), "of-B")
@@ -557,7 +557,7 @@ func TestANewIDIsTheSameLogin(t *testing.T) {
 		must(t, d.login(alice, "u=alice"))
 		all, err := s.request(t, "E").st.Owned(context.Background(), alice)
 		must(t, err)
-		if len(all) != 2 || all[1] != (Owned{"of-D", since, "of A"}) {
+		if len(all) != 2 || all[1] != (Owned{"of-D", refOf("of-A"), since, "of A"}) {
 			t.Errorf("got %+v, want of-D, since %v", all, since)
 		}
 	})

@@ -156,7 +156,7 @@ func (v *bareVisit) close() {
 	var err error
 	switch {
 	case v.op.endall:
-		err = v.End(v.ctx, ownerNamed("alice"), func(string) bool { return true })
+		err = v.End(v.ctx, ownerNamed("alice"), func(tiered.Owned) bool { return true })
 	case v.none:
 	case v.op.logout:
 		err = v.Remove(v.ctx, v.id, v.loaded)

@@ -90,11 +90,11 @@ func parseIndex(b []byte) (all []listing, err error) {
 	for len(r) > 0 {
 		l := listing{
 			ending: r[0] != 0,
-			since:  time.UnixMicro(int64(binary.BigEndian.Uint64(r[1:]))),
-			until:  time.UnixMicro(int64(binary.BigEndian.Uint64(r[9:]))),
+			since:  time.UnixMicro(int64(binary.BigEndian.Uint64(r[13:]))),
+			until:  time.UnixMicro(int64(binary.BigEndian.Uint64(r[21:]))),
 		}
-		id, label := int(binary.BigEndian.Uint16(r[17:])), int(r[19])
-		r = r[20:]
+		id, label := int(binary.BigEndian.Uint16(r[29:])), int(r[31])
+		r = r[32:]
 		l.id, l.label = string(r[:id]), string(r[id:id+label])
 		all, r = append(all, l), r[id+label:]
 	}
