@@ -940,6 +940,16 @@ func (s *services) expectKeptAs(t *testing.T, id, want string) {
 }
 
 // expectRemoved expects that the session is gone, now and after a flush.
+// expectNone expects that there is no session under an id: no record, or one that
+// was emptied so that nothing comes late.
+func (s *services) expectNone(t *testing.T, id string) {
+	t.Helper()
+	synctest.Wait()
+	if got := s.backedUpAs(id); got != "-" && got != "removed" {
+		t.Errorf("under %s: got %s, want nothing", id, got)
+	}
+}
+
 func (s *services) expectRemoved(t *testing.T) {
 	t.Helper()
 	s.expectRemovedAs(t, id)
