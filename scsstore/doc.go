@@ -61,6 +61,10 @@
 // saves, even from values that it does not change. With scs.GobCodec it cannot load
 // a session that holds a type which it has not registered.
 //
+// With any store scs commits once: at the first WriteHeader or Write, or when the
+// handler returns. What a handler changes after that is not saved, and a Flush
+// before it sends the header without the cookie of a new session.
+//
 // # Errors
 //
 // The manager's ErrorFunc gets the errors of a load and of a commit; Destroy,
