@@ -53,7 +53,7 @@ func newHandler(p demo.Place) (http.Handler, error) {
 		return nil, err
 	}
 	s, err := newShop(key, p.HTTPS, &demo.Stage{
-		Library: "cascadestore", Where: p.Services, Cache: "Memcache", Backup: "Datastore", Cookie: cookieName, Faults: p.Faults,
+		Package: "cascadestore", Where: p.Services, Cache: "Memcache", Backup: "Datastore", Cookie: cookieName, Faults: p.Faults,
 		Still: "Your basket is still here",
 		Footer: "A message like “Pears were put into your basket” is a flash: to show it once, the session has to be changed, in a Datastore " +
 			"transaction. A page without one makes one call to Memcache.",

@@ -77,7 +77,7 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	stage := &demo.Stage{
-		Library: "gaesession", Where: s.where, Cache: s.cacheName, Backup: s.backupName, Cookie: cookieName,
+		Package: "gaesession", Where: s.where, Cache: s.cacheName, Backup: s.backupName, Cookie: cookieName,
 		Still:  "You are still logged in",
 		Footer: "A page that only looks makes one call to the cache. A page that changes the session makes one commit: requests that overlap lose nothing.",
 	}

@@ -37,7 +37,7 @@ var sessionDemo = demo.Demo{
 // newHandler returns the web app for where it runs.
 func newHandler(p demo.Place) (http.Handler, error) {
 	a := newApp(&demo.Stage{
-		Library: "gaesession", Where: p.Services, Cache: "Memcache", Backup: "Datastore", Cookie: cookieName, Faults: p.Faults,
+		Package: "gaesession", Where: p.Services, Cache: "Memcache", Backup: "Datastore", Cookie: cookieName, Faults: p.Faults,
 		Still: "You are still logged in",
 		Footer: "A page that only looks makes one call to Memcache. A page that changes the session saves it in Datastore, in one transaction, " +
 			"where the later change of each attribute wins: requests that overlap lose nothing.",

@@ -34,7 +34,7 @@ const (
 // A Stage is what a demo is shown on: the frame of its pages, where its session
 // came from and what that took, and buttons that make its cache fail.
 type Stage struct {
-	Library       string // which the demo is of
+	Package       string // which the demo is of
 	Where         string // it runs
 	Cache, Backup string // the services' names
 	Cookie        string // name of the session's

@@ -22,7 +22,7 @@ type testPage struct {
 }
 
 func newStage(f *Faults) *Stage {
-	return &Stage{Library: "test", Where: "here", Cache: "Fast", Backup: "Slow", Cookie: "id", Still: "Still there", Faults: f}
+	return &Stage{Package: "test", Where: "here", Cache: "Fast", Backup: "Slow", Cookie: "id", Still: "Still there", Faults: f}
 }
 
 // visit has a page made by a request that does what do says, and returns it.
