@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -162,24 +163,27 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 		committing bool
 	)
 	err = datastore.RunInTransaction(ctx, func(ctx context.Context) error {
-		early := make(chan error, 1)
+		var (
+			early    sync.WaitGroup
+			earlyErr error
+		)
 		if guess != nil {
 			next = []*tier.Record{guess.Next}
+			earlyErr = errNoAnswer // remains when the goroutine is ended
+			early.Add(1)
 			go func() {
-				err := errNoAnswer
-				defer func() { early <- err }() // also when the goroutine is ended
-				defer recoverNoAppID(&err)
+				defer early.Done()
+				defer recoverNoAppID(&earlyErr)
 				growStack()
-				err = d.put(ctx, keys, next)
+				earlyErr = d.put(ctx, keys, next)
 			}()
-		} else {
-			early <- nil
+			// The put uses the transaction, which must not end before it, not
+			// even when the get panics.
+			defer early.Wait()
 		}
 		current, err := d.get(ctx, keys)
-		if perr := <-early; err == nil {
-			err = perr
-		}
-		if err != nil {
+		early.Wait()
+		if err = cmp.Or(err, earlyErr); err != nil {
 			return err
 		}
 		if guess == nil || !guessed(guess, current[0]) {
