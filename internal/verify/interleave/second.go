@@ -57,6 +57,8 @@ func (w *world) judgeSecond(what string) {
 		r.Removes, r.Gone, r.Sets = false, a.sawSecond == nil || a.sawSecond.none, nil
 		if a.op.attr != "" {
 			r.Sets = map[string]string{secondAttr: secondValue(a.index)}
+		} else {
+			r.Saves = false // what it saved was the first session
 		}
 		s.Requests = append(s.Requests, &r)
 	}
