@@ -29,6 +29,9 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 		"a move whose answer is lost, and a logout under the old id": "outlived regenerate+logout+regenerate bare: 0.get 2.get 2.save 0.save " +
 			"2.cas:sealed 1.get 2.add:lease 2.begin 0.cas:sealed 2.get 0.get 0.cas:sealed 2.txn-get 2.txn-put 0.add:lease 0.begin cut(2.commit) " +
 			"2.ds-get 0.txn-get 0.rollback 0.get 0.set:removed 1.save 1.ds-put 1.set:removed 1.set:removed",
+		"what a dead instance had changed in the other session, and a refresh of the first": "cached async-reset:a~shared+async:a#9000+refresh small two " +
+			"retries=2: 0.get 0.get' 0.save 0.cas:unsaved' 0.begin 2.get crash(0) 2.get' 2.save 2.begin 1.get 1.get' 2.txn-get 2.txn-put 1.save " +
+			"1.begin 2.commit 2.cas:value 1.cas:unsaved' 1.begin 1.txn-get 1.txn-put 1.txn-get' 1.txn-put' crash(1)'",
 		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 0.save 1.get 1.save 1.cas:sealed 1.add:lease " +
 			"1.begin 1.txn-get 1.txn-put 0.cas:unsaved 0.get",
 	} {
