@@ -8,6 +8,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scscodec"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -27,6 +28,7 @@ func (s *Store) setDefaults() {
 	if s.opt.Codec == nil {
 		s.opt.Codec = scs.GobCodec{}
 	}
+	s.opt.Codec = scscodec.Faster(s.opt.Codec)
 	if s.opt.OnError == nil {
 		s.opt.OnError = logError
 	}
