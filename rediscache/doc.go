@@ -50,9 +50,14 @@
 // its promises with any other options, but a silent server then holds connections
 // for longer, and a failed connection takes longer to be noticed.
 //
-// A call returns when its context ends, even if the client or its dialer does not.
-// If it holds a connection at that moment, it continues in the background until the
-// server answers or until the client's timeout: the context's deadline with
+// If the client is that of one server and has ContextTimeoutEnabled, a call whose
+// context has a deadline returns by then, and leaves nothing behind. If its context
+// is cancelled earlier, while the server is silent, it still waits for the deadline or
+// for the client's timeout. The session stores give every call a deadline.
+//
+// Any other call returns when its context ends, even if the client or its dialer does
+// not. If it holds a connection at that moment, it continues in the background until
+// the server answers or until the client's timeout: the context's deadline with
 // ContextTimeoutEnabled, ReadTimeout without. If it waits for a connection or between
 // two attempts of the client, it ends at once. So the goroutines left behind are
 // never more than the client's connections: PoolSize (by default 10 per CPU), and
