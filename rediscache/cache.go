@@ -119,10 +119,15 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 	return call(ctx, c, "get", id, func(key string) (*tier.Item, error) { return c.get(ctx, key) })
 }
 
-// get reads the key and the server's fence in one transaction, so that both come
-// from one server at one moment, even in a Cluster.
+// get reads the key, and then asks the server for its fence. An item with that fence
+// was valid when it was read: a server that was no master for a while, and may have
+// had older items meanwhile, has another fence since. In a Cluster, which may send
+// commands to several servers, both are one transaction.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
-	p := c.client.TxPipeline()
+	p := c.client.Pipeline()
+	if c.cluster {
+		p = c.client.TxPipeline()
+	}
 	reading, asking := redis.NewStringCmd(ctx, "get", key), c.ask(ctx, key)
 	_ = p.BatchProcess(ctx, reading, asking) // which queues them
 	err := exec(ctx, p)
@@ -139,7 +144,7 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 		}
 	}
 	// The script handles the rest: an item with another fence, anything but an item,
-	// a replica, and a full server, which takes no transactions.
+	// a replica, and a full Cluster, which takes no transactions.
 	answer, err := readScript.Run(ctx, c.client, []string{key}).Text()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil

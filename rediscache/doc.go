@@ -105,10 +105,12 @@
 //
 // So every item carries a fence: the replication id of the server that took it. Redis
 // draws a new id when a server starts, whatever it has loaded, and when a replica is
-// promoted, even if it was a master before. A call that reads or replaces an item asks
-// for the id in the same transaction or script, and compares. An item with another
-// fence is invalid, and the call deletes it. (The id of the process, run_id, would not
-// do: a server that is demoted and promoted again keeps it.)
+// promoted, even if it was a master before. A call that replaces an item asks for the id
+// in the same transaction or script, and compares. A Get asks right after it has read
+// the item, on the same connection: the id that a master has then, it had when the item
+// with that id was read. An item with another fence is invalid, and the call deletes it.
+// (The id of the process, run_id, would not do: a server that is demoted and promoted
+// again keeps it.)
 //
 // The price is that a restart or a failover empties the whole cache. Redis also draws a
 // new id when the first replica connects, and again when the last one has been gone for
@@ -131,6 +133,9 @@
 //     was replaced meanwhile.
 //   - A write that takes effect after its call has returned an error may undo what came
 //     in between.
+//   - A proxy that spreads the commands of one connection over several servers, to have
+//     replicas answer reads for example, shows older items. Let the client connect to
+//     the master itself.
 //   - A [redis.Ring] is refused: it gives the keys of a server that it cannot reach to
 //     another one.
 //   - Values have at most [MaxValue] bytes.
