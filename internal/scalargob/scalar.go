@@ -31,9 +31,10 @@ func scalars() (types map[string]reflect.Type, ids map[string]int64) {
 	return types, ids
 }
 
-// AreScalars reports whether all attributes are booleans, numbers or strings.
-func AreScalars(attrs map[string]any) bool {
-	for _, v := range attrs {
+// AreScalars reports whether all values are booleans, numbers or strings, and of no
+// type of the app's.
+func AreScalars[K comparable](m map[K]any) bool {
+	for _, v := range m {
 		if !isScalar(v) {
 			return false
 		}
