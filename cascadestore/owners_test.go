@@ -216,7 +216,7 @@ func TestOwnersThatCannotWork(t *testing.T) {
 	}
 	a := newApp(t, s, cascadestore.DistributedBackends)
 	a.store.Owner = func(s *sessions.Session) string { return s.Values["user"].(string) }
-	if err := a.newBrowser().change(values{"n": 1}); err == nil || !strings.Contains(err.Error(), "panicked") {
+	if err := a.newBrowser().change(values{"n": 1}); err == nil || !strings.Contains(err.Error(), "panic: ") {
 		t.Errorf("an Owner that panics: got %v", err)
 	}
 }
