@@ -49,8 +49,7 @@ func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(Owned)
 // Owner returns whose the session is, as Draft.Owner says of the bytes that were
 // loaded or saved last.
 func (c *Copy) Owner(of func(value []byte) (owner, label string, err error)) (string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	if len(c.was.value) == 0 {
 		return "", nil
 	}

@@ -80,8 +80,7 @@ func (ch *change) isLogin() bool {
 // and of tiered.Move. tier.ErrUnavailable and tier.ErrUndecodable: nothing may be
 // saved, since there may be another session under the id.
 func (c *Copy) Save(ctx context.Context, d Draft) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	c.hadChange = false
 	switch {
 	case c.why != nil:
@@ -147,8 +146,7 @@ func (c *Copy) refused(d Draft, why error) error {
 // HasUnsaved reports whether there is a change of a session that the services have,
 // which nobody has tried to save.
 func (c *Copy) HasUnsaved(d Draft) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	switch {
 	case c.why != nil:
 		return false
