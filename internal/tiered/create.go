@@ -69,13 +69,6 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 	}
 	ctx, cancel := s.finishing(ctx)
 	defer cancel()
-	switch _, kerr := s.keep(ctx, id, []*part{p}, false); {
-	case kerr == nil:
-		err = with(tier.ErrNotBackedUp, err)
-	case errors.Is(kerr, errNotCached), errors.Is(kerr, errSkipped):
-		err = with(tier.ErrNotSaved, err)
-	default:
-		err = with(tier.ErrNotSaved, errors.Join(err, kerr))
-	}
+	err = s.keepAlone(ctx, id, []*part{p}, err)
 	return s.outcome(p, err), errors.Join(err, cacheErr)
 }

@@ -93,14 +93,14 @@ func (p *part) try(seen stamp) (*state, error) {
 	if c.MaxAge != nil {
 		st.maxAge = *c.MaxAge
 	}
-	if used := micros(c.Used); used.After(st.used) {
+	if used := microsOf(c.Used); used > st.used {
 		st.used, st.unsavedUse = used, true
 	}
-	if ends := micros(c.Ends); ends.After(st.ends) {
+	if ends := microsOf(c.Ends); ends > st.ends {
 		st.ends, st.unsavedUse = ends, true
 	}
-	if st.born.IsZero() {
-		st.born = micros(c.Born)
+	if st.born == 0 {
+		st.born = microsOf(c.Born)
 	}
 	p.tried, p.at = st, at
 	return st, nil

@@ -204,7 +204,7 @@ func TestWhatIsSavedIsNotMarkedThoughOthersHaveChangedMoreSince(t *testing.T) {
 		must(t, s.opened(t, "B").updateAsync("b=1"))
 		publish()
 		expect(t, "cached", s.cached(), "unsaved a=1 b=1")
-		expect(t, "is due in", time.Until(s.state(t).next), saveAfter)
+		expect(t, "is due in", time.Until(s.state(t).next.time()), saveAfter)
 		save()
 		s.expectKept(t, "a=1 b=1")
 	})
