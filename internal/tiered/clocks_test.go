@@ -66,7 +66,7 @@ func TestTheTimesOfAClockAheadAreWrittenAgainWhateverElseChanges(t *testing.T) {
 				r := s.opened(t, "A")
 				r.st.Retries = 1
 				s.at("A", "backup.commit", false, func() error { return test.answer })
-				_, err := r.st.Update(r.ctx, id, r.l, Change{Value: r.l.Value()})
+				_, err := r.st.Update(r.ctx, id, r.l, &Change{Value: r.l.Value()})
 				expectErr(t, "change", err, test.want)
 				ends := microsOf(time.Now().Add(timeout)).time()
 				expect(t, "the item ends", s.state(t).ends, microsOf(ends))

@@ -12,8 +12,8 @@ import (
 // Create saves a session that has no owner under an id that nobody else knows
 // yet, and returns what a further change starts from, as Update does.
 // tier.ErrRemoved: somebody has the id, or has had it.
-func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error) {
-	p := newPart(ctx, Unknown(), &c)
+func (s *Store) Create(ctx context.Context, id string, c *Change) (*Loaded, error) {
+	p := newPart(ctx, Unknown(), c)
 	st, err := p.state(0)
 	if err != nil {
 		return nil, err

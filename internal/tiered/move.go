@@ -84,7 +84,7 @@ func (m *Move) MayBeMoved() bool {
 // has not moved, or nobody can tell. Then the old id is the one to keep; another
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
-func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
+func (m *Move) Run(ctx context.Context, l *Loaded, c *Change) (*Moved, error) {
 	select {
 	case m.lock <- struct{}{}:
 	case <-ctx.Done():
@@ -108,7 +108,7 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 			return nil, notSaved(err)
 		}
 	}
-	own := moveRun{newPart(ctx, l, &c), n}
+	own := moveRun{newPart(ctx, l, c), n}
 	var err error
 	switch {
 	case m.outcome == isMoved: // by an earlier attempt

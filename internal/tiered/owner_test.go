@@ -20,7 +20,7 @@ import (
 var alice, bob = OwnerOf("sessid", "alice"), OwnerOf("sessid", "bob")
 
 // owned is a change that says whose the session is.
-func (r *request) owned(o Owner, edits string) Change {
+func (r *request) owned(o Owner, edits string) *Change {
 	c := r.change(edits)
 	c.Owner = &Ownership{Owner: o, Label: "of " + r.who()}
 	return c

@@ -71,7 +71,7 @@ func TestALaterAccessStaysUnsavedInAPublish(t *testing.T) {
 				ended := started(func() error { return a.update("a=1") })
 				time.Sleep(time.Minute)
 				c := b.change("")
-				access(&c)
+				access(c)
 				s.fail("B", "backup")
 				_, err := b.st.Update(b.ctx, id, b.l, c)
 				expectErr(t, "access", err, errDown)

@@ -113,6 +113,9 @@ type state struct {
 	// loaded the session: its bytes may have attributes that are in no cell.
 	isOld bool
 
+	// of is the state that this one was made of, and which it contains; nil: not known.
+	of *state
+
 	// In an item only.
 	// legacy says that the bytes had no trailer, and that no request has changed
 	// them since. Somebody else's bytes may lie under the id.
@@ -137,10 +140,12 @@ func (st *state) find(n name) (int, bool) {
 	return slices.BinarySearchFunc(st.cells, n, func(c cell, n name) int { return c.name.compare(n) })
 }
 
-// set puts cells, in any order, in place of those with their names. Of several
-// with one name the last one counts.
-func (st *state) set(cells []cell) {
-	all := slices.Concat(st.cells, cells)
+// set puts cells, in any order, in place of those with their names.
+func (st *state) set(cells []cell) { st.cells = ordered(slices.Concat(st.cells, cells)) }
+
+// ordered returns cells by name, in the same array. Of several with one name the
+// last one counts.
+func ordered(all []cell) []cell {
 	slices.SortStableFunc(all, func(a, b cell) int { return a.name.compare(b.name) })
 	last := all[:0]
 	for _, c := range all {
@@ -150,7 +155,7 @@ func (st *state) set(cells []cell) {
 		}
 		last = append(last, c)
 	}
-	st.cells = last
+	return last
 }
 
 // latest returns the latest stamp in the state.

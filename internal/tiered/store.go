@@ -144,7 +144,7 @@ func (l *Loaded) token() []byte { return l.state.token }
 func Unknown() *Loaded { return &Loaded{state: &state{unsavedAll: true}} }
 
 // Private is a session that no service has, and none will have.
-func Private(c Change) *Loaded {
+func Private(c *Change) *Loaded {
 	st := &state{value: c.Value, used: microsOf(c.Used), ends: microsOf(c.Ends), born: microsOf(c.Born)}
 	if c.MaxAge != nil {
 		st.maxAge = *c.MaxAge

@@ -25,14 +25,14 @@ const overdue = tier.PurgeGrace - tier.UpdateTime
 // surely not saved. With tier.ErrNotBackedUp and tier.ErrNotPublished the change
 // is saved in one of the services; with tier.ErrNotSaved it is in none, or nobody
 // can tell.
-func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
+func (s *Store) Update(ctx context.Context, id string, l *Loaded, c *Change) (*Loaded, error) {
 	switch {
 	case l.err != nil:
 		return nil, l.err
 	case !s.fits(id, c):
 		return nil, tier.ErrTooLarge
 	}
-	p := newPart(ctx, l, &c)
+	p := newPart(ctx, l, c)
 	err := s.run(ctx, id, p)
 	return s.outcome(p, err), err
 }
@@ -54,7 +54,7 @@ func (s *Store) outcome(p *part, err error) *Loaded {
 
 // fits reports whether a change is not too large for the service that has to
 // take it, whatever else is there.
-func (s *Store) fits(id string, c Change) bool {
+func (s *Store) fits(id string, c *Change) bool {
 	if s.Backup == nil {
 		return s.Cache.Fits(id, len(c.Value))
 	}
@@ -212,6 +212,7 @@ func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Gue
 		return st, nil, nil
 	}
 	st.sweep(false)
+	st.of = l.state
 	next := st.markSaved().record(id)
 	return st, next, &tier.Guess{Token: l.token(), Next: next}
 }

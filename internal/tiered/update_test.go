@@ -64,7 +64,7 @@ func TestAChangeThatChangesNothingWritesNothing(t *testing.T) {
 		r := s.opened(t, "A")
 		s.forgetCalls()
 		l := r.l
-		_, err := r.st.Update(r.ctx, id, l, Change{Value: l.Value()})
+		_, err := r.st.Update(r.ctx, id, l, &Change{Value: l.Value()})
 		must(t, err)
 		expect(t, "commits", s.count("backup.commit"), 0)
 		expect(t, "swaps", s.count("cache.swap"), 0)
@@ -388,7 +388,7 @@ func TestWhatCannotBeMergedIsRefusedAndChangesNothing(t *testing.T) {
 }
 
 func TestARequestAnHourOldDoesNotEndASessionThatWasUsedSince(t *testing.T) {
-	type method func(st *Store, ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error)
+	type method func(st *Store, ctx context.Context, id string, l *Loaded, c *Change) (*Loaded, error)
 	for name, change := range map[string]method{"synchronous": (*Store).Update, "asynchronous": (*Store).UpdateAsync} {
 		for when, reload := range map[string]bool{"loaded then": false, "loaded now": true} {
 			t.Run(name+" "+when, func(t *testing.T) {
@@ -644,7 +644,7 @@ func TestNothingIsGuessedWithoutAnythingToChange(t *testing.T) {
 		must(t, s.opened(t, "A").update("a=1"))
 		r := s.opened(t, "A")
 		s.forgetCalls()
-		_, err := r.st.Update(r.ctx, id, r.l, Change{Value: r.l.Value()})
+		_, err := r.st.Update(r.ctx, id, r.l, &Change{Value: r.l.Value()})
 		must(t, err)
 		s.guessed(t, false)
 		expect(t, "commits", s.count("backup.commit"), 0)
