@@ -137,9 +137,6 @@ func (l *Loaded) ClockWasAhead() bool { return l.state.clockWasAhead }
 // isOld reports whether deletions that were made since may be forgotten.
 func (l *Loaded) isOld() bool { return !l.at.IsZero() && time.Since(l.at) > sweepTime }
 
-// token is that of the record which the loaded state contains; empty: not known.
-func (l *Loaded) token() []byte { return l.state.token }
-
 // Unknown is a session that the services may have, or may have had.
 func Unknown() *Loaded { return &Loaded{state: &state{unsavedAll: true}} }
 

@@ -92,7 +92,10 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	case err == nil && committed == nil:
 		return nil
 	case err == nil:
-		return errors.Join(s.publish(ctx, id, seen, committed, loaded.state), s.reportSkips(id, leaseErr))
+		if leaseErr != nil && !errors.Is(leaseErr, errSkipped) {
+			s.Report(id, leaseErr) // the change is published, and the next load refills the cache
+		}
+		return s.publish(ctx, id, seen, committed, loaded.state)
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.markOrOwe(ctx, id))
 	case isRefusal(err):
@@ -117,15 +120,6 @@ func (s *Store) keepAlone(ctx context.Context, id string, parts []*part, err err
 	default:
 		return with(tier.ErrNotSaved, errors.Join(err, kerr))
 	}
-}
-
-// reportSkips reports the failure of a lease: the change was published, and the
-// next load refills the cache.
-func (s *Store) reportSkips(id string, err error) error {
-	if err != nil && !errors.Is(err, errSkipped) {
-		s.Report(id, err)
-	}
-	return nil
 }
 
 // markOrOwe sets the removal marker of a session whose record was emptied by
@@ -201,7 +195,7 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 // but a state, where the owner's index has to be changed as well.
 func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Guess) {
 	l := parts[0].loaded
-	if len(l.token()) == 0 || l.state.ends != 0 && time.Since(l.state.ends.time()) >= overdue {
+	if len(l.state.token) == 0 || l.state.ends != 0 && time.Since(l.state.ends.time()) >= overdue {
 		return nil, nil, nil
 	}
 	st, changed, err := s.joinAll(l.state, parts, id)
@@ -214,7 +208,7 @@ func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Gue
 	st.sweep(false)
 	st.of = l.state
 	next := st.markSaved().record(id)
-	return st, next, &tier.Guess{Token: l.token(), Next: next}
+	return st, next, &tier.Guess{Token: l.state.token, Next: next}
 }
 
 // record returns the state as the backup is to keep it.
