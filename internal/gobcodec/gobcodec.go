@@ -25,7 +25,6 @@ package gobcodec
 
 import (
 	"bytes"
-	"maps"
 	"reflect"
 	"time"
 
@@ -45,8 +44,7 @@ func Marshal(v any) ([]byte, error) {
 	return memcache.Gob.Marshal(v)
 }
 
-// Scalars returns a copy of the session's attributes as Marshal has them, and
-// when it was accessed, unless an attribute is more than a boolean, a number or
+// Scalars returns the session's own attributes as Marshal has them, and when it was accessed, unless an attribute is more than a boolean, a number or
 // a string. The session must not be changed meanwhile.
 func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok bool) {
 	if !sessions.has(sess) {
@@ -57,7 +55,7 @@ func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok
 	if !allScalars(attrs) {
 		return nil, time.Time{}, false
 	}
-	return maps.Clone(attrs), *addr[time.Time](v.Field(sessions.accessed)), true
+	return attrs, *addr[time.Time](v.Field(sessions.accessed)), true
 }
 
 // UnmarshalSession decodes a session as memcache.Gob does, whatever follows it in
