@@ -19,7 +19,6 @@
 package gobcodec
 
 import (
-	"maps"
 	"reflect"
 	"time"
 
@@ -40,9 +39,9 @@ func Marshal(v any) ([]byte, error) {
 	return memcache.Gob.Marshal(v)
 }
 
-// Scalars returns a copy of the session's attributes as Marshal has them, and
-// when it was accessed, unless an attribute is more than a boolean, a number or
-// a string. The session must not be changed meanwhile.
+// Scalars returns the session's own attributes as Marshal has them, and when it was
+// accessed, unless an attribute is more than a boolean, a number or a string. The
+// session must not be changed meanwhile.
 func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok bool) {
 	if !sessions.has(sess) {
 		return nil, time.Time{}, false
@@ -52,7 +51,7 @@ func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok
 	if !scalargob.AreScalars(attrs) {
 		return nil, time.Time{}, false
 	}
-	return maps.Clone(attrs), *v.Field(sessions.accessed).Addr().Interface().(*time.Time), true
+	return attrs, *v.Field(sessions.accessed).Addr().Interface().(*time.Time), true
 }
 
 // UnmarshalSession decodes a session as memcache.Gob does, whatever follows it in

@@ -14,8 +14,8 @@ import (
 // A request holds what the store knows of the sessions of one HTTP request. It
 // lives in the request's context. Without Handler there is one for each call.
 type request struct {
-	codec scs.Codec
-	live  *live.Store
+	form form
+	live *live.Store
 
 	mu     sync.Mutex
 	copies map[string]*live.Copy // by token
@@ -34,12 +34,12 @@ func (s *Store) request(ctx context.Context) *request {
 	return s.newRequest(ctx, s.opt.Codec)
 }
 
-func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {
-	return &request{codec: codec, live: s.liveStore(ctx, form{codec}), copies: make(map[string]*live.Copy)}
-}
-
-// copy returns the request's copy of a session, and whether the token is new.
+// copy returns the request's copy of a session, and whether the token is new; nil: no
+// session can have that token.
 func (req *request) copy(token string) (c *live.Copy, isNew bool) {
+	if !req.live.ValidID(token) {
+		return nil, false
+	}
 	req.mu.Lock()
 	defer req.mu.Unlock()
 	if c = req.copies[token]; c != nil {
@@ -67,7 +67,7 @@ func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler 
 		next.ServeHTTP(w, r)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		faster := *sm // whose sessions are those of sm
+		faster := *sm // it finds sm's session in a context, and sm finds its
 		faster.Codec = scscodec.Faster(sm.Codec)
 		ctx := r.Context()
 		if _, nested := ctx.Value(requestKey{s}).(*request); !nested {
