@@ -152,3 +152,26 @@ func TestALongRequestDoesNotGrow(t *testing.T) {
 		runtime.KeepAlive(r)
 	})
 }
+
+// A save keeps what it has saved, to find out what the next one has to save.
+func TestAValueThatIsChangedInPlaceAfterASaveIsSavedByTheNextOne(t *testing.T) {
+	onEach(t, 0, func(t *testing.T, a *app, backends int) {
+		b := a.login(t, values{"user": "alice"})
+		list := []any{"a"}
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
+			s, err := a.store.Get(r, sessionName)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.Values["list"] = list
+			for range 2 {
+				if err := s.Save(r, w); err != nil {
+					t.Error(err)
+				}
+				list[0] = "b"
+			}
+		})
+		b.expect(t, backends, values{"user": "alice", "list": []any{"b"}})
+	})
+}
