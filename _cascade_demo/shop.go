@@ -172,15 +172,12 @@ func (s *shop) fail(w http.ResponseWriter, r *http.Request, err error) {
 		demo.Redirect(w, r, "/", "Your session has ended.")
 		return
 	}
-	p := page{Page: s.stage.Page(w, r), Failed: true}
-	p.Report = err
-	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, page{Page: s.stage.Failed(w, r, err)})
 }
 
 // page is what page.html shows.
 type page struct {
 	demo.Page
-	Failed  bool // what the user wanted was not done
 	Name    string
 	Flashes []any
 	Fruit   []string
@@ -196,6 +193,3 @@ type item struct {
 var pageHTML string
 
 var pageTemplate = demo.Template(pageHTML)
-
-// MaxNameLength is how many characters a name may have.
-func (page) MaxNameLength() int { return demo.MaxNameLength }
