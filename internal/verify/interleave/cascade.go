@@ -175,8 +175,10 @@ func (v *cascadeVisit) act(o op, value string) {
 		v.session.Values[ownerAttr] = o.owner
 	case o.regenerate:
 		err = v.cs.RegenerateID(v.request, v.session)
+	}
+	switch {
 	case o.others:
-		err = v.cs.RemoveOthers(v.request, v.session)
+		err = errors.Join(err, v.cs.RemoveOthers(v.request, v.session))
 	case o.endall:
 		err = v.cs.RemoveAll(v.ctx, cookieName, alice)
 	}

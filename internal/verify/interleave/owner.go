@@ -245,18 +245,21 @@ func (a *actor) isEnded(at judge.Time) bool {
 // mayBeEnded reports whether somebody may have ended the session that a request
 // has begun or moved.
 func (a *actor) mayBeEnded() bool {
-	return a.isAlices && (a.w.mayBeTooMany(a) || slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
-		return r.EndsAll && r.Began != 0 && r.End() >= a.judge.Began
-	}))
+	return a.w.mayBeTooMany(a) || a.isAlices && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
+		return r.EndsAll && r != a.judge && r.Began != 0 && r.End() >= a.judge.Began
+	})
 }
 
-// mayBeTooMany reports whether Alice may have so many sessions that the one which a
-// request has begun or moved is to end, or the one that was there at first (nil):
-// whether as many logins as she may have sessions did not end before it began.
+// mayBeTooMany reports whether an owner may have so many sessions that the one which
+// a request has begun or moved is to end, or the one that was there at first (nil):
+// whether as many logins as there may be sessions did not end before it began.
 func (w *world) mayBeTooMany(a *actor) bool {
-	n := 0
+	n, owner := 0, alice
+	if a != nil && a.op.owner != "" {
+		owner = a.op.owner
+	}
 	for _, b := range w.actors {
-		if b != a && b.op.owner == alice && b.judge.Saving != 0 && (a == nil || b.judge.End() >= a.judge.Began) {
+		if b != a && b.op.owner == owner && b.judge.Saving != 0 && (a == nil || b.judge.End() >= a.judge.Began) {
 			n++
 		}
 	}
@@ -298,6 +301,12 @@ func (w *world) judgeEnding() {
 		return
 	}
 	w.judgeIndex()
+	living := slices.DeleteFunc(w.listed(ownerNamed(alice)), func(l listing) bool { return l.ending })
+	// A session that moves meanwhile may be left until the next login.
+	moves := slices.ContainsFunc(w.scenario.ops, func(o op) bool { return o.regenerate && o.owner == "" })
+	if most := w.scenario.most; most > 0 && len(living) > most && w.events == 0 && !moves {
+		w.fail("Alice has %d sessions, and may have %d", len(living), most)
+	}
 	w.clock++
 	r := w.newRequest("", op{endall: true})
 	r.act(op{endall: true}, "")

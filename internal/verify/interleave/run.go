@@ -242,7 +242,7 @@ func (l *list) withOwners(on string, events int) {
 	}
 	others := []string{"read", "change:a", "async:a", "refresh", "logout", "purge"}
 	for _, start := range ownedStates {
-		pairs("owned", start, []string{"endall", "logout-all", "others", "enter", "own:bob", "regenerate:a"}, others...)
+		pairs("owned", start, []string{"endall", "logout-all", "others", "regenerate-others", "enter", "own:bob", "regenerate:a"}, others...)
 		if start != brief {
 			pairs("", start, []string{"endall", "enter", "own", "own:a", "claim"}, append(others, "regenerate:a")...)
 		}
@@ -260,7 +260,7 @@ func (l *list) withOwners(on string, events int) {
 		for _, names := range [][]string{
 			{"endall", "regenerate", "read"}, {"endall", "regenerate", "change:a"}, {"endall", "regenerate", "logout"}, {"endall", "regenerate", "enter"},
 			{"endall", "endall", "regenerate"}, {"endall", "change:a", "logout"}, {"endall", "own:bob", "read"}, {"regenerate", "enter", "logout"},
-			{"others", "regenerate", "enter"}, {"logout-all", "regenerate", "enter"}, {"others", "change:a", "logout"},
+			{"others", "regenerate", "enter"}, {"regenerate-others", "enter", "logout"}, {"logout-all", "regenerate", "enter"}, {"others", "change:a", "logout"},
 		} {
 			requests("owned", start, names...)
 		}

@@ -92,6 +92,7 @@ var ops = []op{
 	{name: "endall", endall: true},
 	{name: "logout-all", logout: true, endall: true}, // by a request of the session
 	{name: "others", others: true},
+	{name: "regenerate-others", regenerate: true, others: true},
 	{name: "old:a", attr: "a", old: true},
 	{name: "old:read", old: true},
 }

@@ -157,10 +157,10 @@ func (a *actor) movedTokens() []token {
 }
 
 // movesTo notes the id that the request moves the session to, as its calls are
-// about it.
+// about it: the first one that is nobody's.
 func (a *actor) movesTo(ids []string) {
 	for _, id := range ids {
-		if a.op.makes() && id != a.w.id && a.target == "" && !isIndex(id) {
+		if a.op.makes() && a.target == "" && a.w.place(id) == "?" {
 			a.target = id
 		}
 	}
