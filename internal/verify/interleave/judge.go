@@ -99,13 +99,13 @@ func (w *world) judgeEnded(a *actor) {
 				w.fail("request %d was refused for its size, and %d bytes were there: %v", a.index, a.largest, err)
 			}
 		case failing || a.op.old:
+		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
 		case !a.op.loads() && !a.op.login:
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		case errors.Is(err, gaesession.ErrRemoved):
 			if jerr := w.session.CheckRefusal(a.judge, time.Now()); jerr != nil {
 				w.fail("request %d reported %v: %w", a.index, err, jerr)
 			}
-		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
 		default:
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		}
