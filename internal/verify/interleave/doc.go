@@ -61,7 +61,8 @@
 // they come up, the times of changes by their rank, and other times are told to
 // the minute. A call that nobody else can notice (the beginning of a transaction,
 // a put inside of it, a rollback, and what fails anyway as its service is down) is
-// made as soon as it can be made; but the first call of a save is not hidden, as it
+// made as soon as it can be made. With owners a "~" behind a call says that a request
+// has left it to the background. But the first call of a save is not hidden, as it
 // tells when the save began. On a Database that call may have the time of the
 // change in it already: there a request pauses before it saves.
 //

@@ -237,7 +237,7 @@ func (a *actor) login() judge.Time {
 // one included that a request has begun or moved. (P10)
 func (a *actor) isEnded(at judge.Time) bool {
 	return slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
-		isSpared := r.Spares && a.op.regenerate // it may be what that request was about
+		isSpared := r.Spares && a.op.regenerate // "everywhere but here"
 		return r.EndsAll && !isSpared && r.Closed != 0 && !r.Failed && r.Closed < at && a.login() < r.Began
 	})
 }
@@ -252,7 +252,8 @@ func (a *actor) mayBeEnded() bool {
 
 // mayBeTooMany reports whether an owner may have so many sessions that the one which
 // a request has begun or moved is to end, or the one that was there at first (nil):
-// whether as many logins as there may be sessions did not end before it began.
+// whether as many logins as there may be sessions did not end before it began. "Beyond
+// MaxPerOwner the oldest is ended."
 func (w *world) mayBeTooMany(a *actor) bool {
 	n, owner := 0, alice
 	if a != nil && a.op.owner != "" {
@@ -274,7 +275,8 @@ func (w *world) logsIn() {
 	}
 }
 
-// isAgain reports whether a request has logged in to a session that was gone.
+// isAgain reports whether a request has logged in to a session that was gone: "a new
+// session with what this request has set; the rest is reported".
 func (a *actor) isAgain() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
