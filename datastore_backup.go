@@ -140,11 +140,10 @@ func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[st
 		return nil, false, err
 	}
 	defer sess.Mutex().RUnlock()
-	if ok && f.codec.isGob {
-		attrs, _, exact = gobcodec.Scalars(sess)
-	}
-	if ok && !exact {
-		attrs = maps.Clone(*fields)
+	if ok {
+		attrs = *fields
+		_, _, exact = gobcodec.Scalars(sess)
+		exact = exact && f.codec.isGob
 	}
 	if !worth(attrs) {
 		return nil, exact, nil
@@ -162,7 +161,7 @@ func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[st
 func scalarsOf(sess session.Session) map[string]any {
 	// Scalars is the same for less work.
 	if attrs, _, ok := gobcodec.Scalars(sess); ok {
-		return attrs
+		return maps.Clone(attrs)
 	}
 	if attrs := sess.Attrs(); values.AreScalars(attrs) {
 		return attrs

@@ -11,6 +11,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scalargob"
 	"github.com/gaesession/gaesession/internal/values"
 )
 
@@ -41,8 +42,10 @@ func (f form) encode(session *sessions.Session, key string) (b []byte, err error
 func (f form) decode(b []byte, session *sessions.Session) (err error) {
 	defer live.Wrap(&err, errSerializer)
 	session.Values = make(valueMap)
-	// A serializer may keep what it is given.
-	err = f.store.serializer.Deserialize(bytes.Clone(b), session)
+	if _, isGob := f.store.serializer.(GobSerializer); !isGob {
+		b = bytes.Clone(b) // a serializer may keep what it is given
+	}
+	err = f.store.serializer.Deserialize(b, session)
 	if session.Values == nil {
 		session.Values = make(valueMap)
 	}
@@ -100,6 +103,17 @@ func scalarsOf(all valueMap) map[string]any {
 		return nil
 	}
 	return byName(all)
+}
+
+// isExact reports whether a session's bytes certainly say what its Values are, and
+// none of them can be changed in place.
+func (f form) isExact(all valueMap) bool {
+	_, isGob := f.store.serializer.(GobSerializer)
+	for key := range all {
+		_, isText := key.(string)
+		isGob = isGob && isText
+	}
+	return isGob && scalargob.AreScalars(all)
 }
 
 // byName returns values by the names of their keys. Where several keys have one

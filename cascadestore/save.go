@@ -123,7 +123,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 				return nil, false, nil
 			}
 			value, err := f.encode(session, key)
-			return value, false, err
+			return value, f.isExact(session.Values), err
 		},
 		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),

@@ -8,6 +8,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scscodec"
 )
 
 // A request holds what the store knows of the sessions of one HTTP request. It
@@ -56,7 +57,7 @@ func (req *request) copy(token string) (c *live.Copy, isNew bool) {
 //
 // Errors go to sm.ErrorFunc, as those of LoadAndSave do.
 func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler {
-	loadAndSave := sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		req := s.request(r.Context())
 		req.mu.Lock()
 		// A session that the request has, and has not asked for, comes from a
@@ -64,12 +65,14 @@ func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler 
 		req.drawsTokens = len(req.copies) > 0 || sm.Token(r.Context()) == ""
 		req.mu.Unlock()
 		next.ServeHTTP(w, r)
-	}))
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		faster := *sm // whose sessions are those of sm
+		faster.Codec = scscodec.Faster(sm.Codec)
 		ctx := r.Context()
 		if _, nested := ctx.Value(requestKey{s}).(*request); !nested {
-			ctx = context.WithValue(ctx, requestKey{s}, s.newRequest(ctx, sm.Codec))
+			ctx = context.WithValue(ctx, requestKey{s}, s.newRequest(ctx, faster.Codec))
 		}
-		loadAndSave.ServeHTTP(w, r.WithContext(ctx))
+		faster.LoadAndSave(inner).ServeHTTP(w, r.WithContext(ctx))
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scscodec"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -77,7 +78,7 @@ type Store struct {
 // effect on them. The options are copied; nil stands for the defaults.
 func New(cache tier.Cache, backup tier.Backup, o *Options) *Store {
 	s := &Store{opt: *cmp.Or(o, &Options{})}
-	s.opt.Codec = cmp.Or[scs.Codec](s.opt.Codec, scs.GobCodec{})
+	s.opt.Codec = scscodec.Faster(cmp.Or[scs.Codec](s.opt.Codec, scs.GobCodec{}))
 	prefix, kind := cmp.Or(s.opt.KeyPrefix, DefaultKeyPrefix), cmp.Or(s.opt.DSEntityName, DefaultDSEntityName)
 	s.cache, s.backup = gae.Services(cache, backup,
 		gae.Memcache{Prefix: prefix},

@@ -98,8 +98,7 @@ func (c *Copy) Others() func(Owned) bool {
 // Owner returns whose the session is, as Draft.Owner says of the bytes that were
 // loaded or saved last.
 func (c *Copy) Owner(of func(value []byte) (owner, label string, err error)) (string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	if len(c.was.value) == 0 {
 		return "", nil
 	}
