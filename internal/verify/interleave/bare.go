@@ -133,13 +133,13 @@ func (v *bareVisit) act(o op, value string) {
 	}
 }
 
-func (v *bareVisit) change() tiered.Change {
+func (v *bareVisit) change() *tiered.Change {
 	value, err := json.Marshal(v.attrs)
 	if err != nil {
 		v.returned(err)
 	}
 	now := time.Now()
-	c := tiered.Change{Value: value, Set: v.set, Deleted: v.deleted, Used: now, Ends: now.Add(timeout + timeout/10)}
+	c := &tiered.Change{Value: value, Set: v.set, Deleted: v.deleted, Used: now, Ends: now.Add(timeout + timeout/10)}
 	if v.sc.start == brief && v.move != nil && v.id == v.move.To() {
 		c.Ends = now.Add(briefly)
 	}
