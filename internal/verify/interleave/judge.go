@@ -155,15 +155,15 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
+	w.mu.Lock()
+	w.free = true
+	w.mu.Unlock()
 	for range 300 {
 		if w.database == nil || w.database.Locks() == w.unlocked {
 			break
 		}
 		time.Sleep(time.Second) // a transaction that could not be rolled back ends by itself
 	}
-	w.mu.Lock()
-	w.free = true
-	w.mu.Unlock()
 	backup := func(what string) *view {
 		return w.check(what+" the backup has", w.inBackup(), w.clock, time.Now(), true)
 	}
@@ -311,7 +311,7 @@ func (w *world) judgeMoved(when string) {
 		}
 		r := w.newRequest("", op{})
 		loaded, inBackup := r.load(a.newID), w.inBackupAt(a.newID)
-		if w.ended[a.newID] && !loaded.none && !w.hurt && !w.unsure {
+		if w.ended[a.newID] && !loaded.none && !w.hurt && !w.unsure && !w.hasOld() {
 			w.fail("P2: %s under the id that request %d made is %v, which had ended", when, a.index, loaded)
 		}
 		for _, v := range []*view{loaded, inBackup} {

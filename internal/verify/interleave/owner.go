@@ -192,7 +192,7 @@ func (w *world) judgeIndex() {
 		}
 		if w.ended[id] = w.ended[id] || len(r.value) == 0; len(r.value) == 0 {
 			continue
-		} else if w.ended[id] {
+		} else if w.ended[id] && !w.hasOld() {
 			w.fail("P2: the backup has a session again, under the id %q, that had ended", w.place(id))
 		}
 		tr, err := parseTrailer(r.value)

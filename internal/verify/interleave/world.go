@@ -276,7 +276,7 @@ func (w *world) note(a *actor) {
 		r.Gone = r.Gone || a.isAgain() // what it saved is another session
 		r.Kept = a.isKept()
 	}
-	if (a.op.again || a.op.old) && a.phase == saving {
+	if (a.op.again || a.op.old || a.op.others) && a.phase == saving {
 		r.Latest = time.Now() // it saves when it was used once more
 	}
 	if r.Closed != 0 && r.Ended == 0 && !a.crashed && !slices.ContainsFunc(w.actors, func(b *actor) bool {
