@@ -169,7 +169,7 @@ func (c *Copy) IsChanged() bool { defer c.lock().Unlock(); return c.hadChange }
 // Open loads the session, if nobody has, and has read called with its bytes: the
 // cache's or, where read cannot read them, the backup's. read returns the
 // attributes that it has found if none of them can be changed in place, otherwise
-// nil.
+// nil. A nil read reads nothing.
 //
 // Exists tells whether there is a session then. Without one an error says why
 // that cannot be told (tier.ErrUnavailable), or that it cannot be read
@@ -225,6 +225,9 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 // read has the bytes read that were loaded.
 func (c *Copy) read(l *tiered.Loaded, read func([]byte) (map[string]any, error)) (map[string]any, error) {
 	err := l.Err()
+	if err == nil && read == nil {
+		return nil, nil
+	}
 	if err == nil {
 		var scalars map[string]any
 		if scalars, err = read(l.Value()); err == nil {
@@ -258,10 +261,14 @@ func (c *Copy) Add(isNew bool) error {
 }
 
 // Settle does what is left to do for a session that was loaded and does not
-// change, once.
+// change, once. If the session turns out to be removed, that is no error: Exists
+// tells.
 func (c *Copy) Settle(ctx context.Context) error {
 	defer c.lock().Unlock()
-	return c.settle(ctx)
+	if err := c.settle(ctx); c.status != ended {
+		return err
+	}
+	return nil
 }
 
 func (c *Copy) settle(ctx context.Context) error {

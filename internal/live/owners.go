@@ -1,12 +1,54 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 )
+
+const (
+	standardPerOwner = 100
+	maxPerOwner      = 5000 // what an entity of Datastore has place for
+)
+
+// What is wrong with an owner, or with what an app has set for them.
+var (
+	ErrNoOwners  = errors.New("Owner is not set")
+	ErrNoOwner   = errors.New("no owner")
+	ErrNoBackup  = errors.New("the sessions of owners need a backup, and there is none")
+	ErrOwnerFunc = errors.New("Owner or Label of the app")
+
+	errPerOwner = fmt.Errorf("MaxPerOwner is not between 0 and %d", maxPerOwner)
+)
+
+// CheckOwners says why an app's sessions cannot have owners.
+func CheckOwners(hasBackup bool, perOwner int) error {
+	switch {
+	case !hasBackup:
+		return ErrNoBackup
+	case perOwner < 0 || perOwner > maxPerOwner:
+		return errPerOwner
+	}
+	return nil
+}
+
+// PerOwner is how many sessions an owner may have where the app has set n.
+func PerOwner(n int) int { return cmp.Or(n, standardPerOwner) }
+
+// AskOwner asks the app for the owner of a session and, if it has one, for its
+// label. A nil label is none.
+func AskOwner[S any](sess S, owner, label func(S) string) (of, called string, err error) {
+	defer Wrap(&err, ErrOwnerFunc)
+	if of = owner(sess); of != "" && label != nil {
+		called = label(sess)
+	}
+	return of, called, nil
+}
 
 // An Owned is a session of an owner.
 type Owned struct {
@@ -44,6 +86,13 @@ func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(Owned)
 		return nil
 	}
 	return s.tiers.End(ctx, of, func(l tiered.Owned) bool { return match(owned(l)) })
+}
+
+// Others returns a function that matches all sessions but this one, under its id and
+// under the one that it is to have.
+func (c *Copy) Others() func(Owned) bool {
+	own, next := c.Key(), Key(c.NextID())
+	return func(l Owned) bool { return l.Key != own && l.Key != next }
 }
 
 // Owner returns whose the session is, as Draft.Owner says of the bytes that were

@@ -267,6 +267,7 @@ func (c *Copy) own(d Draft, ch *change) error {
 	case d.NoNewID != nil:
 		return d.NoNewID
 	default:
+		//rule: login-moves
 		c.next, err = d.NewID()
 	}
 	return err
@@ -388,6 +389,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 // has logged in twice, for example: as a new session with what this request has
 // set. What the old one had stays removed.
 func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
+	//rule: login-again
 	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
 		value, err = c.store.form.Rename(value, Key(c.next))

@@ -398,6 +398,7 @@ func (s *Store) first(ctx context.Context, ids []string, n int) []string {
 			ended = append(ended, id)
 		}
 	}
+	//rule: owner-oldest
 	return append(ended, living...)[:n]
 }
 
