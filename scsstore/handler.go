@@ -55,6 +55,9 @@ func (req *request) copy(token string) (c *live.Copy, isNew bool) {
 // and overlapping requests lose nothing. Use it instead of LoadAndSave, inside
 // appengine.Middleware.
 //
+// In place of scs.GobCodec, Handler uses a codec of the same bytes that takes less
+// time for booleans, numbers and strings.
+//
 // Errors go to sm.ErrorFunc, as those of LoadAndSave do.
 func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler {
 	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,7 +70,7 @@ func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler 
 		next.ServeHTTP(w, r)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		faster := *sm // whose sessions are those of sm
+		faster := *sm // it finds sm's session in a context, and sm finds its
 		faster.Codec = scscodec.Faster(sm.Codec)
 		ctx := r.Context()
 		if _, nested := ctx.Value(requestKey{s}).(*request); !nested {
