@@ -75,7 +75,7 @@ func (v *visit) find() (session.Session, error) {
 	if !v.looked {
 		v.looked = true
 		for _, id := range web.CookieValues(v.request, v.sessions.Cookie.withDefaults().Name) {
-			if v.look(id) {
+			if id == "" || v.look(id) {
 				break
 			}
 		}
@@ -89,10 +89,10 @@ func (v *visit) find() (session.Session, error) {
 // look loads the session of that id, and reports whether there is one, or nobody
 // can tell.
 func (v *visit) look(id string) bool {
-	if !v.live.ValidID(id) {
+	c := v.live.Copy(id)
+	if !c.HasValidID() {
 		return false
 	}
-	c := v.live.Copy(id)
 	err := describe("load session", id, v.load(c, id, func(sess session.Session) { v.sess = newNamed(sess, id) }))
 	switch {
 	case c.Err() != nil:

@@ -138,7 +138,7 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 // Finish implements web.Hook: it saves what was changed after the header had left.
 func (v *visit) Finish() {
 	if len(v.lost) == 0 {
-		v.report(v.save(saving{header: http.Header{}, sent: true, onlyChanges: true}))
+		v.report(v.save(saving{sent: true, onlyChanges: true}))
 	}
 	v.known.visit = v.around // which may still have the header
 }

@@ -214,8 +214,11 @@ func (n *named) keep(cs *CascadeStore, t *track) {
 	}
 }
 
-// setCookie sets the cookie of a session in place of one that was set before.
+// setCookie sets the cookie of a session in place of one that was set before. A nil
+// header has left.
 func (n *named) setCookie(header http.Header, c *http.Cookie) {
 	n.cookie = c
-	web.ReplaceCookie(header, c)
+	if header != nil {
+		web.ReplaceCookie(header, c)
+	}
 }

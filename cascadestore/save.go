@@ -48,7 +48,7 @@ func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *se
 
 // A saving says how a session is saved.
 type saving struct {
-	header      http.Header // of the response
+	header      http.Header // of the response; nil: it has left
 	sent        bool        // Handler has seen it leave
 	onlyChanges bool        // by Handler: that the app has not saved itself
 }
@@ -111,7 +111,7 @@ func (cs *CascadeStore) ask(ctx context.Context, t *track) error {
 }
 
 func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Session, t *track, how saving) error {
-	if !n.live.ValidID(t.id) {
+	if !t.copy.HasValidID() {
 		return errInvalidID
 	}
 	f := form{cs, session.Name()}

@@ -127,6 +127,13 @@ func (c *Copy) ID() string {
 	return c.id
 }
 
+// HasValidID is Store.ValidID of the session's id. It hashes nothing.
+func (c *Copy) HasValidID() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.store.takes(c.id, c.key)
+}
+
 // NextID is the id that the session is to have once it is saved.
 func (c *Copy) NextID() string {
 	c.mu.Lock()
@@ -328,7 +335,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if was == fresh && c.move == nil || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
-	if !c.store.ValidID(c.id) {
+	if !c.store.takes(c.id, c.key) {
 		return tier.ErrInvalidID
 	}
 	l := c.loaded
