@@ -192,8 +192,7 @@ func (v *visit) owner() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	owner, _, err := v.ownerOf(value)
-	return owner, err
+	return v.ownerOf(value)
 }
 
 // owners say whose sessions are.
@@ -223,39 +222,31 @@ func (o *owners) max() int {
 	return cmp.Or(o.sessions.MaxPerOwner, defaultMaxPerOwner)
 }
 
-// of asks the app whose a session is.
-func (o *owners) of(sess session.Session) (owner string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
-		}
-	}()
-	return o.sessions.Owner(sess), nil
+// ownerOf asks the app whose the session is that is in value.
+func (s *services) ownerOf(value []byte) (string, error) {
+	return s.askApp(s.owners.sessions.Owner, value)
 }
 
-// label asks the app for the label of a session.
-func (o *owners) label(sess session.Session) (label string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
-		}
-	}()
-	if o.sessions.Label == nil {
+// labelOf asks the app for the label of the session that is in value.
+func (s *services) labelOf(value []byte) (string, error) {
+	if s.owners.sessions.Label == nil {
 		return "", nil
 	}
-	return o.sessions.Label(sess), nil
+	return s.askApp(s.owners.sessions.Label, value)
 }
 
-// ownerOf asks the app for the owner and the label of the session that is in value.
-func (s *services) ownerOf(value []byte) (owner, label string, err error) {
+// askApp calls a function of the app with the session that is in value.
+func (s *services) askApp(f func(session.Session) string, value []byte) (answer string, err error) {
 	sess, err := s.form.codec.decode(value)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	if owner, err = s.owners.of(sess); err == nil && owner != "" {
-		label, err = s.owners.label(sess)
-	}
-	return owner, label, err
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
+		}
+	}()
+	return f(sess), nil
 }
 
 // check returns why the settings of owners cannot work.

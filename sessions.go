@@ -64,8 +64,10 @@ type Sessions struct {
 	Owner func(session.Session) string
 
 	// Label is what a session is called in SessionsOf, 100 bytes at most: the browser
-	// that is to be seen in an attribute, for example. It is asked at login, as Owner
-	// is. The default is no label.
+	// that is to be seen in an attribute, for example. It is asked with a copy, as Owner
+	// is, when the list of the owner's sessions is to be changed: at login, with a new
+	// id, and at a save after which the session may live for longer than was listed. A
+	// listed session keeps the label of its login. The default is no label.
 	Label func(session.Session) string
 
 	// MaxPerOwner is how many sessions an owner may have; a login beyond that ends the

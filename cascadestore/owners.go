@@ -100,7 +100,7 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
-	owner, _, err := cs.ownerOf(f)(value)
+	owner, err := f.ask(cs.Owner)(value)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
@@ -130,33 +130,25 @@ func (cs *CascadeStore) owned(ctx context.Context, name, owner string) (*live.St
 	return cs.liveStore(orBackground(ctx), name), nil
 }
 
-// ownerOf returns a function that asks the app for the owner and the label of the
-// session that is in value; nil: sessions have no owners.
-func (cs *CascadeStore) ownerOf(f form) func(value []byte) (owner, label string, err error) {
-	if cs.Owner == nil {
+// ask returns a function that calls one of the app with the session that is in value;
+// nil: the app has none.
+func (f form) ask(app func(*sessions.Session) string) func(value []byte) (string, error) {
+	if app == nil {
 		return nil
 	}
-	return func(value []byte) (owner, label string, err error) {
-		session := cs.blank(f.name)
+	return func(value []byte) (answer string, err error) {
+		session := f.store.blank(f.name)
 		session.IsNew = false
 		if err := f.decode(value, session); err != nil {
-			return "", "", err
+			return "", err
 		}
-		if owner, err = call(cs.Owner, session); err == nil && owner != "" && cs.Label != nil {
-			label, err = call(cs.Label, session)
-		}
-		return owner, label, err
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%w: %v", errOwnerFunc, p)
+			}
+		}()
+		return app(session), nil
 	}
-}
-
-// call calls a function of the app.
-func call(f func(*sessions.Session) string, session *sessions.Session) (s string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
-		}
-	}()
-	return f(session), nil
 }
 
 // checkOwners returns why the settings of owners cannot work.

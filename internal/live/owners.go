@@ -48,12 +48,11 @@ func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(Owned)
 
 // Owner returns whose the session is, as Draft.Owner says of the bytes that were
 // loaded or saved last.
-func (c *Copy) Owner(of func(value []byte) (owner, label string, err error)) (string, error) {
+func (c *Copy) Owner(of func(value []byte) (string, error)) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.was.value) == 0 {
 		return "", nil
 	}
-	owner, _, err := of(c.was.value)
-	return owner, err
+	return of(c.was.value)
 }
