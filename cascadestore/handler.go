@@ -3,6 +3,8 @@ package cascadestore
 import (
 	"errors"
 	"net/http"
+	"slices"
+	"sync"
 
 	"google.golang.org/appengine/v2"
 
@@ -19,6 +21,9 @@ type visit struct {
 
 	sent bool    // the header has left
 	lost []error // why changes are nowhere; an error response went out then
+
+	mu    sync.Mutex // of what follows, since RemoveAll may be called by any goroutine
+	ended []string   // the keys of sessions that RemoveAll and RemoveRefs have ended
 }
 
 // Handler returns a handler that has next serve requests, and saves the sessions that
@@ -38,6 +43,8 @@ type visit struct {
 //     header is what it was when Handler was entered, what the app writes fails, and
 //     no cookie is set for what was not saved. With ErrNotBackedUp and
 //     ErrNotPublished the app's response goes out, and Logger gets the error.
+//   - A session that RemoveAll or RemoveRefs has ended, with the request's context, is
+//     not saved any more, and its cookie ends.
 //   - What Save has returned an error for is not saved again, unless it changes again:
 //     the app has answered for it.
 //   - A response that sets a session's cookie has Cache-Control: no-store unless it
@@ -92,6 +99,9 @@ func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
 // changes are nowhere, and logs other errors.
 func (v *visit) save(how saving) (lost []error) {
 	v.known.adopt()
+	v.mu.Lock()
+	how.ended = slices.Clone(v.ended)
+	v.mu.Unlock()
 	for _, m := range v.known.got {
 		if m.store != v.store {
 			continue
@@ -104,6 +114,13 @@ func (v *visit) save(how saving) (lost []error) {
 		}
 	}
 	return lost
+}
+
+// end notes that sessions with those keys have ended.
+func (v *visit) end(keys []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ended = append(v.ended, keys...)
 }
 
 // complete gives a response what it needs because of the sessions that were used:

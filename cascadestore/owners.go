@@ -12,6 +12,7 @@ import (
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/web"
 )
 
 const (
@@ -72,9 +73,13 @@ func (cs *CascadeStore) RemoveRefs(ctx context.Context, name, owner string, refs
 // RemoveAll removes all sessions of that name and owner for good: log out
 // everywhere. Once it has returned without an error no session lives that had logged
 // in before it began: under no id, in no request in flight, and not after Memcache
-// is emptied. A login that overlaps it may come after it. A request whose own
-// session it is gets ErrRemoved from Save, and should end the cookie by a Save with
-// an Options.MaxAge below zero.
+// is emptied. A login that overlaps it may come after it.
+//
+// If ctx is that of a request inside Handler, and Get has returned one of those
+// sessions to it, Handler ends the cookie, and does not save what the request has
+// changed in the session. Without Handler, or with another context, the client keeps
+// a cookie that opens nothing, and Save returns ErrRemoved; a Save with an
+// Options.MaxAge below zero ends the cookie.
 //
 // With an error call RemoveAll again. ErrNotSaved: some sessions may live.
 // ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
@@ -114,7 +119,19 @@ func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, mat
 	if err != nil {
 		return describe(doing, "", err)
 	}
-	return describe(doing, "", s.RemoveOwned(orBackground(ctx), owner, match))
+	v, inside := web.Inside[*visit](orBackground(ctx), cs)
+	var keys []string
+	err = s.RemoveOwned(orBackground(ctx), owner, func(l live.Owned) bool {
+		is := match(l)
+		if is && inside {
+			keys = append(keys, l.Key)
+		}
+		return is
+	})
+	if inside && live.IsSaved(err) { // otherwise match may still be called
+		v.end(keys)
+	}
+	return describe(doing, "", err)
 }
 
 // owned returns a way to an owner's sessions.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -51,6 +52,7 @@ type saving struct {
 	header      http.Header // of the response; nil: it has left
 	sent        bool        // Handler has seen it leave
 	onlyChanges bool        // by Handler: that the app has not saved itself
+	ended       []string    // by Handler: the keys of sessions that RemoveAll has ended
 }
 
 func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sessions.Session, how saving) error {
@@ -58,6 +60,10 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
+	if slices.Contains(how.ended, t.copy.Key()) {
+		n.endCookie(how.header, session)
+		return nil
+	}
 	if session.Options.MaxAge < 0 {
 		if how.onlyChanges && (t.removed || !t.copy.IsStored() && len(r.CookiesNamed(session.Name())) == 0) {
 			return nil
@@ -91,7 +97,7 @@ func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.
 	t.removed = true
 	n.keep(cs, t)
 	if !how.onlyChanges || live.IsSaved(err) {
-		n.setCookie(how.header, sessions.NewCookie(session.Name(), "", session.Options))
+		n.endCookie(how.header, session)
 	}
 	return err
 }
