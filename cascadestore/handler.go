@@ -38,7 +38,11 @@ type visit struct {
 //     only reads is left alone, and gets no cookie.
 //   - Handler saves before the first byte of the header leaves, whatever sends it:
 //     WriteHeader, Write, Flush or Hijack, or the end of next. So the next request
-//     sees every change. It does what Save does, the cookie included.
+//     sees every change.
+//   - The cookie is set when a session is new, has a new id, or has other Options than
+//     the store's and its own MaxAge; and again with the first change in each tenth of
+//     its MaxAge, not with every change. So a browser may drop the cookie by a tenth of
+//     MaxAge before the session ends. Save, where the app calls it, always sets it.
 //   - If a change is saved nowhere, ErrorHandler answers instead of the app: the
 //     header is what it was when Handler was entered, what the app writes fails, and
 //     no cookie is set for what was not saved. With ErrNotBackedUp and

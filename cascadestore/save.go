@@ -73,6 +73,7 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	if how.onlyChanges && cs.isUnchanged(session, t) {
 		return nil
 	}
+	was, isKnown := t.copy.Used(), *session.Options == cs.storedOptions(t)
 	err := cs.save(ctx, n, session, t, how)
 	err = describe("save session", t.id, err) // the new id, if it has moved
 	switch {
@@ -81,7 +82,8 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	case how.sent && err == nil && !t.copy.IsChanged():
 		err = describe("save session", t.id, cs.ask(ctx, t))
 	}
-	if live.IsSaved(err) {
+	isKnown = isKnown && t.id == t.cookieID && !cs.isLaterUse(session, was, t.copy.Used())
+	if live.IsSaved(err) && !(how.onlyChanges && isKnown) {
 		cookie, cerr := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
 		if cerr != nil {
 			return describe("write cookie of session", session.ID, describeCookie(cerr))
@@ -228,6 +230,24 @@ func (cs *CascadeStore) hasEnded(t *track) bool {
 	}
 	maxAge, used := cs.maxAge(seconds), t.copy.Used()
 	return seconds >= 0 && !used.IsZero() && time.Since(used) > maxAge+refreshInterval(maxAge)
+}
+
+// isLaterUse reports whether a session that was saved at a time, and is now, has come
+// to another refresh interval, counted by the clock: that happens once in each of
+// them, however often the session is saved.
+func (cs *CascadeStore) isLaterUse(session *sessions.Session, was, now time.Time) bool {
+	interval := refreshInterval(cs.maxAge(session.Options.MaxAge))
+	return now.Truncate(interval).After(was.Truncate(interval))
+}
+
+// storedOptions are those of a session of which the app chooses no others in this
+// request.
+func (cs *CascadeStore) storedOptions(t *track) sessions.Options {
+	o := *cs.defaultOptions()
+	if maxAge, ok := t.copy.MaxAge(); ok {
+		o.MaxAge = int(maxAge)
+	}
+	return o
 }
 
 // isUnchanged reports whether a session certainly is what it was: all of it are
