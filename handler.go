@@ -233,7 +233,7 @@ func (v *visit) setCookie(header http.Header) error {
 	c := v.sessions.Cookie.withDefaults()
 	switch {
 	case !v.removed && v.saved != "":
-		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse()) {
+		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse(c) && !v.endsFirst(c)) {
 			return nil
 		}
 		if err := web.SetCookie(header, c.cookie(v.saved, v.maxAge(c))); err != nil {
@@ -247,11 +247,19 @@ func (v *visit) setCookie(header http.Header) error {
 }
 
 // isLaterUse reports whether the stored access time has come to another
-// RefreshInterval, counted by the clock: that happens once in each of them, however
-// often the session is changed.
-func (v *visit) isLaterUse() bool {
-	interval := v.opt.refreshInterval(v.sess.Timeout())
+// RefreshInterval, or tenth of MaxAge, counted by the clock: that happens once in each
+// of them, however often the session is changed.
+func (v *visit) isLaterUse(c Cookie) bool {
+	interval := min(v.opt.refreshInterval(v.sess.Timeout()), c.MaxAge/10)
 	return v.used.Truncate(interval).After(v.was.Truncate(interval))
+}
+
+// endsFirst reports whether the client's cookie would end before the session, though
+// the session is used: no access time is written close to MaxLifetime, and seldom if
+// RefreshInterval is long. Nothing says when the cookie was set, only that it was not
+// before the access time that was stored.
+func (v *visit) endsFirst(c Cookie) bool {
+	return !v.was.IsZero() && v.was.Add(c.MaxAge).Before(v.copy.Ends()) && time.Since(v.was) >= c.MaxAge/10
 }
 
 // maxAge is how long the client is to keep the cookie.

@@ -43,7 +43,8 @@ type SessionInfo struct {
 }
 
 // SessionsOf returns the owner's sessions that live, the latest login first. It
-// makes a call to Datastore, and one to Memcache for each session.
+// makes a call to Datastore, and one to Memcache for each session. What a RemoveAll was
+// to end whose process has died is not listed, and is removed in the background.
 //
 // ErrUnavailable: nobody can tell.
 func (s *Sessions) SessionsOf(ctx context.Context, owner string) ([]SessionInfo, error) {

@@ -115,8 +115,8 @@ func (s *Sessions) Err() error {
 //     ErrNotPublished, and when only the access time could not be written, the app's
 //     response goes out, and Options.OnError gets the error.
 //   - The cookie is set when a session is new or has a new id, and again when the
-//     access time has been written, once per RefreshInterval. It ends with Remove
-//     only. A response has one Set-Cookie of the cookie's name at most, with
+//     access time has been written, once per RefreshInterval; for a short MaxAge see
+//     Cookie. It ends with Remove only. A response has one Set-Cookie of the cookie's name at most, with
 //     Cache-Control: no-store unless it has a Cache-Control; one of a request that
 //     used its session has Vary: Cookie.
 //   - If next panics, nothing is saved that was not saved before. A middleware that

@@ -43,7 +43,8 @@ type SessionInfo struct {
 
 // SessionsOf returns the owner's sessions of that name that live, the latest login
 // first. current, which may be nil, is the session to be marked as such. SessionsOf
-// makes a call to Datastore, and one to Memcache for each session.
+// makes a call to Datastore, and one to Memcache for each session. What a RemoveAll was
+// to end whose process has died is not listed, and is removed in the background.
 //
 // ErrUnavailable: nobody can tell.
 func (cs *CascadeStore) SessionsOf(ctx context.Context, name, owner string, current *sessions.Session) ([]SessionInfo, error) {
