@@ -89,7 +89,7 @@ func wireCall(t *testing.T, service, method string, request proto.Message) strin
 	return fmt.Sprintf("POST /rpc_http HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// startOn starts a server that has little patience. The test closes it.
+// startOn starts a server with that much patience, and closes it after the test.
 func startOn(t *testing.T, l net.Listener, patience time.Duration) *gaelocal.Server {
 	t.Helper()
 	s, err := gaelocal.StartOn(l, gaelocal.Options{}, patience)
