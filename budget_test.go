@@ -81,7 +81,7 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 // before Close returned and the time it took.
 func simulate(t *testing.T, s *gaetest.Service, o options, do func(*request)) (calls []gaetest.Call, took time.Duration) {
 	t.Helper()
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		begin := time.Now()
 		r := newSimulatedRequest(s, o)
 		do(r)
@@ -153,7 +153,7 @@ func TestOwnersKeepTheirBudget(t *testing.T) {
 					})
 					drain(t)
 				}
-				inSimulatedTime(t, func(t *testing.T) {
+				gaetest.InSimulatedTime(t, func(t *testing.T) {
 					began := time.Now()
 					r := newSimulatedRequest(s, options{})
 					serve(r.Context(), func(r *http.Request) error { return test.do(sessions, r) })
@@ -192,7 +192,7 @@ func TestAHundredSessionsEndInAQuarterOfASecond(t *testing.T) {
 	if all, err := sessions.SessionsOf(s.Context(), "ada"); err != nil || len(all) != 100 {
 		t.Fatalf("%d sessions, %v", len(all), err)
 	}
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		r, began := newSimulatedRequest(s, options{}), time.Now()
 		if err := sessions.RemoveAll(r.Context(), "ada"); err != nil {
 			t.Error(err)

@@ -128,7 +128,7 @@ func TestAChangeAfterTheLastStampIsRefused(t *testing.T) {
 func TestASaveAfterTheEndIsReported(t *testing.T) {
 	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
 		id := login(t, s, o, attrs{"n": 0})
-		inSimulatedTime(t, func(t *testing.T) {
+		gaetest.InSimulatedTime(t, func(t *testing.T) {
 			r := newSimulatedRequest(s, o)
 			r.Get(id).SetAttr("paid", true)
 			time.Sleep(45 * time.Minute)

@@ -24,6 +24,12 @@ type SessEntity struct {
 	Value   []byte    `datastore:"val"`
 }
 
+// The properties of a SessEntity.
+const (
+	valueProperty   = "val"
+	expiresProperty = "exp"
+)
+
 // A form knows what the bytes of a session mean. It is a live.Form.
 type form struct{ codec codec }
 
@@ -83,17 +89,20 @@ func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, err
 	if o.Accessed().After(i.Accessed()) {
 		merged, other, takeOther = o, i, func(name string) bool { return !take(name) }
 	}
-	for name := range merged.Attrs() {
-		if takeOther(name) && other.Attr(name) == nil {
-			merged.SetAttr(name, nil)
-		}
-	}
-	for name, v := range other.Attrs() {
-		if takeOther(name) {
-			merged.SetAttr(name, v)
-		}
-	}
+	setAttrs(merged, values.Merge(merged.Attrs(), other.Attrs(), takeOther))
 	return f.codec.encode(merged)
+}
+
+// setAttrs makes attrs the attributes of a session, and deletes all others.
+func setAttrs(sess session.Session, attrs map[string]any) {
+	for name := range sess.Attrs() {
+		if attrs[name] == nil {
+			sess.SetAttr(name, nil)
+		}
+	}
+	for name, v := range attrs {
+		sess.SetAttr(name, v)
+	}
 }
 
 // Rename implements live.Form. What it calls the id is a key.
@@ -114,11 +123,7 @@ func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name := range sess.Attrs() {
-		if !keep(name) {
-			sess.SetAttr(name, nil)
-		}
-	}
+	setAttrs(sess, values.Merge(nil, sess.Attrs(), keep))
 	return f.codec.encode(sess)
 }
 
@@ -135,11 +140,10 @@ func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[st
 		return nil, false, err
 	}
 	defer sess.Mutex().RUnlock()
-	if ok && f.codec.isGob {
-		attrs, _, exact = gobcodec.Scalars(sess)
-	}
-	if ok && !exact {
-		attrs = maps.Clone(*fields)
+	if ok {
+		attrs = *fields
+		_, _, exact = gobcodec.Scalars(sess)
+		exact = exact && f.codec.isGob
 	}
 	if !worth(attrs) {
 		return nil, exact, nil
@@ -157,7 +161,7 @@ func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[st
 func scalarsOf(sess session.Session) map[string]any {
 	// Scalars is the same for less work.
 	if attrs, _, ok := gobcodec.Scalars(sess); ok {
-		return attrs
+		return maps.Clone(attrs)
 	}
 	if attrs := sess.Attrs(); values.AreScalars(attrs) {
 		return attrs
@@ -184,33 +188,22 @@ func newCodec(c *memcache.Codec) codec {
 }
 
 func (c codec) decode(value []byte) (sess session.Session, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("decode session: panic: %v", p)
-		}
-	}()
-	if sess, err = c.unmarshal(value); err != nil {
-		return nil, fmt.Errorf("decode session: %w", err)
-	}
-	return sess, nil
+	defer live.Wrap(&err, errDecode)
+	return c.unmarshal(value)
 }
 
 // encode encodes a session that is not changed meanwhile.
 func (c codec) encode(sess session.Session) (value []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: panic: %v", errEncode, p)
-		}
-	}()
+	defer live.Wrap(&err, errEncode)
 	if value, err = c.marshal(sess); err == nil && len(value) == 0 {
 		err = errors.New("codec returned no bytes")
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errEncode, err)
-	}
-	return value, nil
+	return value, err
 }
 
 // errEncode means that the codec could not encode a session, or what several
 // requests have made of it together.
-var errEncode = errors.New("encode session")
+var (
+	errEncode = errors.New("encode session")
+	errDecode = errors.New("decode session")
+)

@@ -285,7 +285,7 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	v.notify(err)
-	web.Fail(w, err, errEncode, errOwnerFunc)
+	web.Fail(w, err, errEncode, live.ErrOwnerFunc)
 }
 
 // Finish implements web.Hook: it saves what was changed after the header had left.

@@ -301,11 +301,3 @@ func RemoveID(ctx context.Context, id string, o *MemcacheStoreOptions) error {
 // A save that does not end in time is lost only if Memcache loses the session
 // before its next request, which saves it again.
 func Drain(ctx context.Context) error { return live.Drain(ctx) }
-
-// orBackground makes a nil context one that has no end.
-func orBackground(ctx context.Context) context.Context {
-	if ctx == nil {
-		return context.Background()
-	}
-	return ctx
-}

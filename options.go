@@ -1,6 +1,7 @@
 package gaesession
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -10,11 +11,7 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
-const (
-	defaultRetries      = 3
-	maxRetries          = 100
-	defaultDSEntityName = "sess_"
-)
+const defaultDSEntityName = "sess_"
 
 // MemcacheStoreOptions are the options of a store. Zero values select the
 // defaults.
@@ -115,27 +112,12 @@ func (o *MemcacheStoreOptions) withDefaults() MemcacheStoreOptions {
 	if o != nil {
 		c = *o
 	}
-	if c.Retries <= 0 {
-		c.Retries = defaultRetries
-	}
-	c.Retries = min(c.Retries, maxRetries)
-	if c.DSEntityName == "" {
-		c.DSEntityName = defaultDSEntityName
-	}
-	if c.Cache == nil {
-		c.Cache = gae.Memcache{Prefix: c.KeyPrefix}
-	}
-	switch {
-	case c.Cache == tier.None:
-		c.Cache, c.OnlyMemcache = nil, false
-	case c.OnlyMemcache:
+	c.DSEntityName = cmp.Or(c.DSEntityName, defaultDSEntityName)
+	c.Cache, c.Backup = gae.Services(c.Cache, c.Backup,
+		gae.Memcache{Prefix: c.KeyPrefix},
+		gae.Datastore{Kind: c.DSEntityName, Value: valueProperty, Expires: expiresProperty})
+	if c.OnlyMemcache = c.OnlyMemcache && c.Cache != nil; c.OnlyMemcache {
 		c.Backup = nil
-	}
-	if c.Backup == nil && !c.OnlyMemcache {
-		c.Backup = gae.Datastore{Kind: c.DSEntityName, Value: "val", Expires: "exp"}
-	}
-	if c.OnError == nil {
-		c.OnError = logError
 	}
 	return c
 }

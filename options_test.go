@@ -20,7 +20,7 @@ import (
 func TestNoSessionOutlivesMaxLifetime(t *testing.T) {
 	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
 		o.MaxLifetime = time.Hour
-		inSimulatedTime(t, func(t *testing.T) {
+		gaetest.InSimulatedTime(t, func(t *testing.T) {
 			r := newSimulatedRequest(s, o)
 			sess := session.NewSessionOptions(&session.SessOptions{Timeout: 20 * time.Minute})
 			r.Add(sess)
@@ -47,7 +47,7 @@ func TestTheCacheHasTheTimeThatCacheTimeoutSays(t *testing.T) {
 	s := gaetest.Local(t)
 	id := login(t, s, options{}, attrs{"n": 0})
 	for timeout, want := range map[time.Duration]time.Duration{0: 500 * time.Millisecond, 50 * time.Millisecond: 50 * time.Millisecond} {
-		inSimulatedTime(t, func(t *testing.T) {
+		gaetest.InSimulatedTime(t, func(t *testing.T) {
 			r := newSimulatedRequest(s, options{CacheTimeout: timeout}, (&silence{match: gaetest.Memcache}).hook())
 			begin := time.Now()
 			if r.Get(id) == nil {

@@ -71,7 +71,7 @@ func TestARequestAnswersInTimeWhileMemcacheIsSilent(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			id := login(t, s, options{}, attrs{"n": 0})
-			inSimulatedTime(t, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
 				memcache := &silence{match: gaetest.Memcache}
 				begin := time.Now()
 				r := newRequestIn(s, options{}, func(ctx context.Context) context.Context {
@@ -103,7 +103,7 @@ func TestARequestAnswersInTimeWhileMemcacheIsSilent(t *testing.T) {
 func TestAReadWithADeadlineFindsItsSessionWhileMemcacheIsSilent(t *testing.T) {
 	s := gaetest.Local(t)
 	id := login(t, s, options{}, attrs{"n": 0})
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		for _, deadline := range []time.Duration{50 * time.Millisecond, 600 * time.Millisecond, 2 * time.Second, time.Minute} {
 			r := newRequestIn(s, options{}, func(ctx context.Context) context.Context {
 				ctx, cancel := context.WithTimeout(ctx, deadline)
@@ -125,7 +125,7 @@ func TestAChangeEndsInTimeWhileDatastoreIsSilent(t *testing.T) {
 		{BackupTimeout: 7 * time.Second}: gaesession.ErrNotBackedUp,
 	} {
 		id := login(t, s, options{}, attrs{"n": 0})
-		inSimulatedTime(t, func(t *testing.T) {
+		gaetest.InSimulatedTime(t, func(t *testing.T) {
 			r := newSimulatedRequest(s, *o, (&silence{match: gaetest.Datastore}).hook())
 			begin := time.Now()
 			r.Get(id).SetAttr("n", 1)
@@ -155,7 +155,7 @@ func TestADeadlineIsOverrunByASecondAtMost(t *testing.T) {
 		for _, o := range []options{{}, {AsyncDatastoreSave: true}, {CacheTimeout: time.Minute, BackupTimeout: time.Minute}} {
 			t.Run(fmt.Sprintf("%s, asynchronous: %t, %v", name, o.AsyncDatastoreSave, o.CacheTimeout), func(t *testing.T) {
 				id := login(t, s, o, attrs{"n": 0})
-				inSimulatedTime(t, func(t *testing.T) {
+				gaetest.InSimulatedTime(t, func(t *testing.T) {
 					services := &silence{match: func(c gaetest.Call) bool { return c.Index > 1 && match(c) }}
 					r := newRequestIn(s, o, func(ctx context.Context) context.Context {
 						ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -207,7 +207,7 @@ func TestASecondCloseReportsNothingAgain(t *testing.T) {
 func TestARequestThatWaitsForOthersKeepsItsDeadline(t *testing.T) {
 	s := gaetest.Local(t)
 	id := login(t, s, options{}, attrs{"n": 0})
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		// The first transaction takes 0.4 s, so that the others wait; the next one
 		// takes four seconds.
 		var begun atomic.Int64
@@ -260,7 +260,7 @@ func TestBackgroundSavesAreBounded(t *testing.T) {
 	for i := range ids {
 		ids[i] = login(t, s, o, attrs{"n": 0})
 	}
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		var now, most, saves atomic.Int64
 		slow := gaetest.Hook{Before: func(_ context.Context, c gaetest.Call) error {
 			if c.Method == "BeginTransaction" {
@@ -295,7 +295,7 @@ func TestBackgroundSavesAreBounded(t *testing.T) {
 // net/http ends the context of a request whose client has gone away.
 func TestALogoutIsFinishedWhenTheClientIsGone(t *testing.T) {
 	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
-		atEachCall(t, func(t *testing.T, k int) bool {
+		gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 			id := login(t, s, o, attrs{"n": 0})
 			ctx, cancel := context.WithCancel(s.Context())
 			defer cancel()

@@ -1,10 +1,7 @@
 package gaesession
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -14,19 +11,6 @@ import (
 
 	"github.com/gaesession/gaesession/internal/live"
 	"github.com/gaesession/gaesession/internal/web"
-)
-
-const (
-	defaultMaxPerOwner = 100
-	maxMaxPerOwner     = 5000 // what an entity of Datastore has place for
-)
-
-var (
-	errNoOwners  = errors.New("Sessions.Owner is not set")
-	errNoOwner   = errors.New("no owner")
-	errNoBackup  = errors.New("an owner's sessions need a backup, and OnlyMemcache says that there is none")
-	errPerOwner  = fmt.Errorf("MaxPerOwner is not between 0 and %d", maxMaxPerOwner)
-	errOwnerFunc = errors.New("the app's Owner or Label panicked")
 )
 
 // SessionInfo is a session of an owner.
@@ -80,7 +64,7 @@ func (s *Sessions) RemoveRefs(ctx context.Context, owner string, refs ...string)
 // ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
 // goes on removing them in the background.
 func (s *Sessions) RemoveAll(ctx context.Context, owner string) error {
-	if v, ok := web.Inside[*visit](orBackground(ctx), s); ok && s.Owner != nil && owner != "" {
+	if v, ok := web.Inside[*visit](live.OrBackground(ctx), s); ok && s.Owner != nil && owner != "" {
 		v.removeOf(owner)
 	}
 	return s.removeOwned(ctx, owner, func(live.Owned) bool { return true })
@@ -101,18 +85,16 @@ func (s *Sessions) RemoveOthers(r *http.Request) error {
 	case sess == nil:
 		return describe(doing, "", errNoSession)
 	case v.owners == nil:
-		return describe(doing, "", errNoOwners)
+		return describe(doing, "", live.ErrNoOwners)
 	}
 	owner, err := v.owner()
 	if err == nil && owner == "" {
-		err = errNoOwner
+		err = live.ErrNoOwner
 	}
 	if err != nil {
 		return describe(doing, v.sess.ID(), err)
 	}
-	own, next := v.copy.Key(), live.Key(v.copy.NextID())
-	err = v.live.RemoveOwned(v.ctx, owner, func(l live.Owned) bool { return l.Key != own && l.Key != next })
-	return describe(doing, v.sess.ID(), err)
+	return describe(doing, v.sess.ID(), v.live.RemoveOwned(v.ctx, owner, v.copy.Others()))
 }
 
 func (s *Sessions) removeOwned(ctx context.Context, owner string, match func(live.Owned) bool) error {
@@ -142,14 +124,14 @@ func (s *Sessions) removeOwned(ctx context.Context, owner string, match func(liv
 func (s *Sessions) owned(ctx context.Context, owner string) (*services, error) {
 	switch {
 	case s.Owner == nil:
-		return nil, errNoOwners
+		return nil, live.ErrNoOwners
 	case owner == "":
-		return nil, errNoOwner
+		return nil, live.ErrNoOwner
 	}
 	own := &services{owners: s.owners()}
 	own.open(ctx, &s.Options)
 	if s.Options.OnlyMemcache {
-		return nil, errNoBackup
+		return nil, live.ErrNoBackup
 	}
 	return own, nil
 }
@@ -220,7 +202,7 @@ func (o *owners) max() int {
 	if o == nil {
 		return 0
 	}
-	return cmp.Or(o.sessions.MaxPerOwner, defaultMaxPerOwner)
+	return live.PerOwner(o.sessions.MaxPerOwner)
 }
 
 // ownerOf asks the app whose the session is that is in value.
@@ -237,30 +219,20 @@ func (s *services) labelOf(value []byte) (string, error) {
 }
 
 // askApp calls a function of the app with the session that is in value.
-func (s *services) askApp(f func(session.Session) string, value []byte) (answer string, err error) {
+func (s *services) askApp(f func(session.Session) string, value []byte) (string, error) {
 	sess, err := s.form.codec.decode(value)
 	if err != nil {
 		return "", err
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errOwnerFunc, p)
-		}
-	}()
-	return f(sess), nil
+	return live.Ask(sess, f)
 }
 
-// check returns why the settings of owners cannot work.
+// checkOwners returns why the settings of owners cannot work.
 func (s *Sessions) checkOwners() error {
-	switch {
-	case s.Owner == nil:
+	if s.Owner == nil {
 		return nil
-	case s.Options.OnlyMemcache:
-		return errNoBackup
-	case s.MaxPerOwner < 0 || s.MaxPerOwner > maxMaxPerOwner:
-		return errPerOwner
 	}
-	return nil
+	return live.CheckOwners(!s.Options.OnlyMemcache, s.MaxPerOwner)
 }
 
 // idForOwner returns an id for the request's session, as its owner has changed.

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"net/http"
+	"net/http/httptest"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,13 +13,184 @@ import (
 	"github.com/icza/session"
 
 	"github.com/gaesession/gaesession"
-	"github.com/gaesession/gaesession/internal/retry"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest/promises"
 )
 
-// The promises of the package documentation, one section each. Where a test
-// goes through the calls of a request one by one, it holds the request at its
-// first call, then at its second, and so on until the request has no such call.
+// The promises that every adapter keeps, and what the package documentation says of
+// this one.
+
+func TestPromises(t *testing.T) { promises.Test(t, adapters()...) }
+
+// adapters are a store for each request, in every mode, and Sessions.
+func adapters() (all []promises.Adapter) {
+	for _, mode := range modes {
+		for _, kind := range []string{"store", "Sessions"} {
+			all = append(all, promises.Adapter{
+				Name: kind + ", " + mode.name, Drain: gaesession.Drain, Moves: true, Async: mode.o.AsyncDatastoreSave,
+				Memcache: true, Datastore: !mode.o.OnlyMemcache,
+				New: func(tb testing.TB, s *gaetest.Service, simulated, inTime bool) promises.App {
+					o := mode.o
+					if !inTime { // a busy machine may take longer than the default
+						o.CacheTimeout, o.BackupTimeout = time.Minute, time.Minute
+					}
+					if kind == "store" {
+						return storeApp{o}
+					}
+					return newSessionsApp(o)
+				},
+			})
+		}
+	}
+	return all
+}
+
+// A storeApp opens a store for each request.
+type storeApp struct{ o options }
+
+func (a storeApp) NewVisitor() promises.Visitor { return &storeGuest{app: a} }
+
+// A storeGuest is somebody who sends an id.
+type storeGuest struct {
+	app storeApp
+	id  string
+}
+
+func (g *storeGuest) Clone() promises.Visitor { c := *g; return &c }
+func (g *storeGuest) Cookie() string          { return g.id }
+func (g *storeGuest) Name(id string)          { g.id = id }
+
+func (g *storeGuest) Request(on *gaetest.Request, use func(promises.Session)) promises.Answer {
+	errs, o := &errorLog{}, g.app.o
+	o.OnError = errs.add
+	s := &storeSession{Store: gaesession.NewMemcacheStoreOptions(on.Context(), &o)}
+	if g.id != "" {
+		s.sess = s.Get(g.id)
+	}
+	use(s)
+	s.Close()
+	if s.isNew && errs.all() == nil {
+		g.id = s.sess.ID()
+	}
+	return promises.Answer{Reported: errs.all}
+}
+
+type storeSession struct {
+	session.Store
+	sess  session.Session
+	isNew bool
+}
+
+func (s *storeSession) Values() attrs {
+	if s.sess == nil {
+		return nil
+	}
+	return s.sess.Attrs()
+}
+
+func (s *storeSession) Set(name string, v any) {
+	if s.sess == nil {
+		s.sess, s.isNew = session.NewSession(), true
+		s.Add(s.sess)
+	}
+	s.sess.SetAttr(name, v)
+}
+
+func (s *storeSession) Remove() {
+	if s.sess != nil {
+		s.Store.Remove(s.sess)
+	}
+}
+
+func (s *storeSession) Move() {
+	if next, err := gaesession.RegenerateID(s.Store, s.sess); err == nil {
+		s.sess, s.isNew = next, true
+	}
+}
+
+// A sessionsApp uses Sessions.
+type sessionsApp struct{ *gaesession.Sessions }
+
+func newSessionsApp(o options) sessionsApp {
+	s := &gaesession.Sessions{Options: o}
+	s.Options.OnError = func(ctx context.Context, err error) {
+		if errs, ok := ctx.Value(errorLogKey{}).(*errorLog); ok {
+			errs.add(ctx, err)
+		}
+	}
+	return sessionsApp{s}
+}
+
+type errorLogKey struct{}
+
+func (a sessionsApp) NewVisitor() promises.Visitor { return &cookieGuest{app: a} }
+
+// A cookieGuest is somebody who sends a cookie.
+type cookieGuest struct {
+	app   sessionsApp
+	value string
+}
+
+func (g *cookieGuest) Clone() promises.Visitor { c := *g; return &c }
+func (g *cookieGuest) Cookie() string          { return g.value }
+func (g *cookieGuest) Name(id string)          { g.value = id }
+
+func (g *cookieGuest) Request(on *gaetest.Request, use func(promises.Session)) promises.Answer {
+	errs := &errorLog{}
+	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(context.WithValue(on.Context(), errorLogKey{}, errs))
+	if g.value != "" {
+		r.AddCookie(&http.Cookie{Name: "sessid", Value: g.value})
+	}
+	w := httptest.NewRecorder()
+	s := &sessionsSession{app: g.app}
+	g.app.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s.r = r
+		use(s)
+	})).ServeHTTP(w, r)
+	cookies := w.Result().Cookies()
+	for _, c := range cookies {
+		g.value = c.Value
+	}
+	return promises.Answer{Err: s.err, Reported: errs.all, Cookies: cookies}
+}
+
+type sessionsSession struct {
+	app sessionsApp
+	r   *http.Request
+	err error // of the methods of Sessions
+}
+
+func (s *sessionsSession) get() session.Session {
+	sess, err := s.app.Get(s.r)
+	s.note(err)
+	return sess
+}
+
+func (s *sessionsSession) note(err error) { s.err = errors.Join(s.err, err) }
+
+func (s *sessionsSession) Values() attrs {
+	if sess := s.get(); sess != nil {
+		return sess.Attrs()
+	}
+	return nil
+}
+
+func (s *sessionsSession) Set(name string, v any) {
+	sess := s.get()
+	if sess == nil {
+		sess = session.NewSession()
+		s.note(s.app.Add(s.r, sess))
+	}
+	sess.SetAttr(name, v)
+}
+
+func (s *sessionsSession) Remove() {
+	if sess := s.get(); sess != nil {
+		s.note(s.app.Sessions.Remove(s.r, sess))
+	}
+}
+
+func (s *sessionsSession) Move() { s.note(s.app.RegenerateID(s.r)) }
 
 type attrs = map[string]any
 
@@ -63,108 +235,11 @@ func expectSession(t testing.TB, s *gaetest.Service, o options, id string, want 
 	expectAttrs(t, "after refill", read(t, s, o, id), want)
 }
 
-// atEachCall calls try with 1, 2, … until it says that the request has no such
-// call.
-func atEachCall(t *testing.T, try func(t *testing.T, k int) (reached bool)) {
-	t.Helper()
-	for k := 1; ; k++ {
-		reached := false // as after -failfast, which runs no further subtests
-		t.Run(fmt.Sprintf("call %d", k), func(t *testing.T) { reached = try(t, k) })
-		if !reached {
-			if k < 2 {
-				t.Error("the request made no call")
-			}
-			return
-		}
-	}
-}
-
-// P1: no lost update.
-
-func TestOverlappingChangesOfDifferentAttributesAllSurvive(t *testing.T) {
-	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
-		id := login(t, s, o, attrs{"n": 0})
-		want := attrs{"n": 0}
-		var loaded, saved sync.WaitGroup
-		const requests = 6
-		loaded.Add(requests)
-		for i := range requests {
-			name := fmt.Sprintf("attr%d", i)
-			want[name] = i
-			saved.Add(1)
-			go func() {
-				defer saved.Done()
-				r := newRequest(s, o)
-				sess := r.Get(id)
-				loaded.Done()
-				loaded.Wait() // nobody saves before all have loaded
-				sess.SetAttr(name, i)
-				r.Close()
-				if err := r.errs.all(); err != nil {
-					t.Errorf("request %d: %v", i, err)
-				}
-			}()
-		}
-		saved.Wait()
-		expectSession(t, s, o, id, want)
-	})
-}
-
-func TestChangeSurvivesAnotherOneAtAnyOfItsCalls(t *testing.T) {
-	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
-		for _, evicted := range []bool{false, true} {
-			if evicted && o.OnlyMemcache {
-				continue
-			}
-			t.Run(fmt.Sprintf("evicted=%v", evicted), func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) bool {
-					id := login(t, s, o, attrs{"n": 0, "gone": true})
-					if evicted {
-						s.Flush()
-					}
-					reached, hook := gaetest.Interpose(k, func() {
-						change(t, s, o, id, attrs{"theirs": "b", "gone": nil})
-					})
-					r := newRequest(s, o, hook)
-					r.Get(id).SetAttr("mine", "a")
-					r.Close()
-					if err := r.errs.all(); err != nil {
-						t.Error(err)
-					}
-					drain(t)
-					if !reached.Load() {
-						return false
-					}
-					expectSession(t, s, o, id, attrs{"n": 0, "theirs": "b", "mine": "a"})
-					return true
-				})
-			})
-		}
-	})
-}
-
-func TestOnTheSameAttributeTheLastOneSavedWins(t *testing.T) {
-	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
-		id := login(t, s, o, attrs{"k": 0})
-		first, last := newRequest(s, o), newRequest(s, o)
-		one, two := first.Get(id), last.Get(id)
-		two.SetAttr("k", 2)
-		one.SetAttr("k", 1)
-		first.Close()
-		drain(t)
-		last.Close()
-		if err := errors.Join(first.errs.all(), last.errs.all()); err != nil {
-			t.Error(err)
-		}
-		expectSession(t, s, o, id, attrs{"k": 2})
-	})
-}
-
 func TestALateBackgroundSaveDoesNotUndoALaterChange(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		o := options{AsyncDatastoreSave: true}
 		// Held at each call of the background save in turn.
-		atEachCall(t, func(t *testing.T, k int) bool {
+		gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 			id := login(t, s, o, attrs{"k": 0})
 			gate, hook := gaetest.Hold(gaetest.At(2 + k)) // after a get and a compare-and-swap
 			early := newRequest(s, o, hook)
@@ -226,7 +301,7 @@ func TestRemovedSessionStaysRemovedWhenARequestIsInFlight(t *testing.T) {
 					o.RefreshInterval = -1
 				}
 				t.Run(fmt.Sprintf("%s, evicted=%v", name, evicted), func(t *testing.T) {
-					atEachCall(t, func(t *testing.T, k int) bool {
+					gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 						id := login(t, s, o, attrs{"n": 0})
 						other := login(t, s, o, attrs{"n": 0})
 						if evicted {
@@ -260,156 +335,6 @@ func TestRemovedSessionStaysRemovedWhenARequestIsInFlight(t *testing.T) {
 				})
 			}
 		}
-	})
-}
-
-// P4 and P6: Memcache may vanish, requests may die, between any two calls.
-
-func TestNothingSavedIsLostWhenMemcacheIsFlushedAtAnyCall(t *testing.T) {
-	backedUp(t, func(t *testing.T, s *gaetest.Service, o options) {
-		atEachCall(t, func(t *testing.T, k int) bool {
-			id := login(t, s, o, attrs{"n": 0})
-			reached, hook := gaetest.Interpose(k, s.Flush)
-			r := newRequest(s, o, hook)
-			r.Get(id).SetAttr("n", 1)
-			r.Close()
-			drain(t)
-			if err := r.errs.all(); err != nil {
-				t.Error(err)
-			}
-			expectSession(t, s, o, id, attrs{"n": 1})
-			return reached.Load()
-		})
-	})
-}
-
-func TestACrashAtAnyCallLosesNothingThatWasSaved(t *testing.T) {
-	requests := []struct {
-		name    string
-		evicted bool
-		do      func(r *request, id string)
-	}{
-		{"change", false, func(r *request, id string) { r.Get(id).SetAttr("mine", 1) }},
-		{"change, evicted", true, func(r *request, id string) { r.Get(id).SetAttr("mine", 1) }},
-		{"read, evicted", true, func(r *request, id string) { r.Get(id) }},
-		{"logout", false, func(r *request, id string) { r.Remove(r.Get(id)) }},
-	}
-	backedUp(t, func(t *testing.T, s *gaetest.Service, o options) {
-		for _, req := range requests {
-			t.Run(req.name, func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) bool {
-					id := login(t, s, o, attrs{"n": 0})
-					change(t, s, o, id, attrs{"saved": "before"})
-					drain(t)
-					if req.evicted {
-						s.Flush()
-					}
-					crash, hook := gaetest.CrashAt(k)
-					hook = forGood(hook)
-					done := make(chan struct{})
-					go func() {
-						defer close(done)
-						defer func() { recover() }() // the request may go on with nil
-						r := newRequest(s, o, hook)
-						req.do(r, id)
-						r.Close()
-						if err := gaesession.Drain(context.Background()); err != nil {
-							t.Error(err)
-						}
-					}()
-					var crashed bool
-					select {
-					case <-crash.Crashed():
-						crashed = true
-					case <-done:
-					}
-
-					now := read(t, s, o, id)
-					switch {
-					case now == nil && req.name == "logout":
-					case now == nil || now["saved"] != "before" || now["n"] != 0:
-						t.Errorf("after the crash: got %v, want what was saved before", now)
-					default:
-						// Others go on, and what they save is there.
-						if req.name == "logout" {
-							break // or find it removed
-						}
-						change(t, s, o, id, attrs{"saved": "after"})
-						for _, from := range []string{"Memcache", "Datastore"} {
-							if from == "Datastore" && !o.AsyncDatastoreSave {
-								s.Flush()
-							}
-							if got := read(t, s, o, id); got["saved"] != "after" || got["n"] != 0 {
-								t.Errorf("from %s: got %v, want saved: after", from, got)
-							}
-						}
-					}
-					if now != nil {
-						logout(t, s, o, id)
-						expectAttrs(t, "after logout", read(t, s, o, id), nil)
-						s.Flush()
-						expectAttrs(t, "after logout and flush", read(t, s, o, id), nil)
-					}
-					crash.Release()
-					<-done
-					drain(t)
-					if now != nil {
-						expectAttrs(t, "after the crashed request's end", read(t, s, o, id), nil)
-					}
-					return crashed
-				})
-			})
-		}
-	})
-}
-
-// forGood makes the errors of a hook ones that nobody retries: a request that has
-// died makes no further attempts, and nothing goes on in the background.
-func forGood(h gaetest.Hook) gaetest.Hook {
-	return gaetest.Hook{
-		Before: func(ctx context.Context, c gaetest.Call) error {
-			if err := h.Before(ctx, c); err != nil {
-				return retry.Permanent(err)
-			}
-			return nil
-		},
-		After: h.After,
-	}
-}
-
-// P5: Datastore may be down.
-
-func TestSessionsLiveOnInMemcacheWhileDatastoreIsDown(t *testing.T) {
-	backedUp(t, func(t *testing.T, s *gaetest.Service, o options) {
-		down := gaetest.Fail(gaetest.Datastore)
-		id := login(t, s, o, attrs{"n": 0, "gone": true})
-		up := s.Break(gaetest.Datastore)
-		during := func(what string, change attrs, want attrs) {
-			t.Helper()
-			r := newRequest(s, o, down)
-			sess := r.Get(id)
-			if sess == nil {
-				t.Fatalf("%s: no session: %v", what, r.errs.all())
-			}
-			for name, v := range change {
-				sess.SetAttr(name, v)
-			}
-			r.Close()
-			drain(t)
-			if r.errs.all() == nil {
-				t.Errorf("%s: no error was reported", what)
-			}
-			r = newRequest(s, options{RefreshInterval: 1 << 40}, down)
-			expectAttrs(t, what, r.Get(id).Attrs(), want)
-		}
-		during("first change", attrs{"n": 1, "gone": nil}, attrs{"n": 1})
-		during("second change", attrs{"m": 1}, attrs{"n": 1, "m": 1})
-
-		up()
-		// The next save brings Datastore up to date, with all of it.
-		expectAttrs(t, "up again", read(t, s, o, id), attrs{"n": 1, "m": 1})
-		change(t, s, o, id, attrs{"k": 1})
-		expectSession(t, s, o, id, attrs{"n": 1, "m": 1, "k": 1})
 	})
 }
 
@@ -460,7 +385,7 @@ func TestALoginWhileDatastoreIsDownIsSavedByTheNextChange(t *testing.T) {
 
 func TestADatastoreThatIsDownForOneChangeHidesNoOtherChange(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-		atEachCall(t, func(t *testing.T, k int) bool {
+		gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 			o := options{Retries: 1}
 			id := login(t, s, o, attrs{"n": 0})
 			reached, hook := gaetest.Interpose(k, func() { change(t, s, o, id, attrs{"theirs": 1}) })
@@ -535,7 +460,7 @@ func TestOneFailingCallIsRetried(t *testing.T) {
 	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
 		for name, fail := range map[string]func(func(gaetest.Call) bool) gaetest.Hook{"not made": gaetest.Fail, "answer lost": gaetest.FailAfter} {
 			t.Run(name, func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) bool {
+				gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 					id := login(t, s, o, attrs{"n": 0})
 					reached, hook := gaetest.Interpose(k, func() {})
 					r := newRequest(s, o, hook, fail(gaetest.At(k)))

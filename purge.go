@@ -26,7 +26,7 @@ type PurgeResult = tier.Purged
 // [ErrRemoved], so that no change is acknowledged which a purge is about to
 // delete.
 func PurgeExpired(ctx context.Context, kind string) (PurgeResult, error) {
-	return gae.PurgeExpired(ctx, cmp.Or(kind, defaultDSEntityName), "exp")
+	return gae.PurgeExpired(ctx, cmp.Or(kind, defaultDSEntityName), expiresProperty)
 }
 
 // PurgeExpiredSessFromDSFunc returns a handler that deletes the same entities as
@@ -41,5 +41,5 @@ func PurgeExpired(ctx context.Context, kind string) (PurgeResult, error) {
 // POST are allowed. On App Engine a request that does not come from cron gets
 // status 403; elsewhere everybody may call it.
 func PurgeExpiredSessFromDSFunc(dsEntityName string) http.HandlerFunc {
-	return gae.PurgeHandler(cmp.Or(dsEntityName, defaultDSEntityName), "exp")
+	return gae.PurgeHandler(cmp.Or(dsEntityName, defaultDSEntityName), expiresProperty)
 }

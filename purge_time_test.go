@@ -27,7 +27,7 @@ func TestPurgeHandlerStopsAfterEightMinutes(t *testing.T) {
 		}
 		putEntitiesIn(t, ctx, "sess_", 1, time.Hour)
 	}
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		begin := time.Now()
 		r := s.NewSimulatedRequest(func(c gaetest.Call) time.Duration {
 			if c.Method == "RunQuery" {
@@ -55,7 +55,7 @@ func TestAPurgeThatGetsNoAnswerIsAnError(t *testing.T) {
 	s := gaetest.Local(t)
 	putEntities(t, s, "sess_", 1, time.Hour)
 	for _, method := range []string{"RunQuery", "Delete"} {
-		inSimulatedTime(t, func(t *testing.T) {
+		gaetest.InSimulatedTime(t, func(t *testing.T) {
 			begin := time.Now()
 			r := s.NewSimulatedRequest(func(gaetest.Call) time.Duration { return 0 }, gaetest.Hook{
 				Before: func(ctx context.Context, c gaetest.Call) error {

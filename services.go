@@ -21,7 +21,7 @@ type services struct {
 
 // open makes the services those of a request. It calls none of them.
 func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
-	s.ctx, s.opt = orBackground(ctx), o.withDefaults()
+	s.ctx, s.opt = live.OrBackground(ctx), o.withDefaults()
 	s.form = form{newCodec(s.opt.Codec)}
 	s.live = live.New(live.Options{
 		Cache:         s.opt.Cache,

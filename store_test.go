@@ -896,7 +896,7 @@ func TestAnApplicationIDThatIsLostAtAnyCallIsAnErrorAndNoPanic(t *testing.T) {
 	} {
 		for _, mode := range modes[:2] {
 			t.Run(name+", "+mode.name, func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) bool {
+				gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 					s := gaetest.Local(t)
 					id := login(t, s, mode.o, attrs{"n": 0})
 					putEntities(t, s, "sess_", 1, time.Hour)

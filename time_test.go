@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/icza/session"
@@ -23,6 +22,7 @@ import (
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest/promises"
 	"github.com/gaesession/gaesession/internal/verify/oldlib"
 	"github.com/gaesession/gaesession/tier"
 	"github.com/gaesession/gaesession/tier/tiertest"
@@ -30,22 +30,7 @@ import (
 
 // What depends on time, tested in simulated time.
 
-// inSimulatedTime runs f in a bubble whose clock goes on from now: it starts in
-// 2000 else, before the sessions were saved.
-func inSimulatedTime(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	// The application's name, but not in GAE_APPLICATION: with it, background
-	// work would be tried again with a context that leads out of the bubble.
-	for name, value := range map[string]string{"GAE_APPLICATION": "", "GAE_LONG_APP_ID": "local", "GAE_PARTITION": "dev"} {
-		t.Setenv(name, value)
-	}
-	begin := time.Now().Add(time.Second)
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(begin))
-		f(t)
-		time.Sleep(2 * time.Second) // what is left in the background has ended by then
-	})
-}
+func TestPromisesInTime(t *testing.T) { promises.TestInTime(t, adapters()...) }
 
 func newSimulatedRequest(s *gaetest.Service, o options, hooks ...gaetest.Hook) *request {
 	r := &request{Request: s.NewSimulatedRequest(gaetest.AppEngineLatency, hooks...), errs: new(errorLog)}
@@ -72,7 +57,7 @@ func TestTheAccessTimeIsWrittenOncePerRefreshInterval(t *testing.T) {
 		{"a minute, saved under an hour", time.Minute, time.Hour, 2 * time.Minute, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inSimulatedTime(t, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
 				r := newSimulatedRequest(s, options{RefreshInterval: cmp.Or(test.before, test.interval)})
 				sess := session.NewSession()
 				r.Add(sess)
@@ -112,43 +97,13 @@ func entityOf(t *testing.T, ctx context.Context, id string) (e gaesession.SessEn
 	return e
 }
 
-// A request that changes nothing saves what has been unsaved for three seconds.
-func TestAReadBringsDatastoreUpToDateThreeSecondsLater(t *testing.T) {
-	o := options{}
-	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-		id := login(t, s, o, attrs{"n": 0})
-		inSimulatedTime(t, func(t *testing.T) {
-			r := newSimulatedRequest(s, o, gaetest.Fail(gaetest.Datastore))
-			r.Get(id).SetAttr("n", 1)
-			r.Close()
-			if r.errs.all() == nil {
-				t.Error("no error was reported")
-			}
-			for _, test := range []struct {
-				after time.Duration
-				calls int
-			}{{time.Second, 1}, {1500 * time.Millisecond, 1}, {time.Second, 8}, {time.Minute, 1}} {
-				time.Sleep(test.after)
-				r = newSimulatedRequest(s, o)
-				r.Get(id)
-				r.Close()
-				if n := len(r.Calls()); n != test.calls {
-					t.Errorf("a read made %d calls, want %d: %v", n, test.calls, r.Calls())
-				}
-			}
-		})
-		s.Flush()
-		expectAttrs(t, "after a flush", read(t, s, o, id), attrs{"n": 1})
-	})
-}
-
 // A request goes on for minutes after its session has expired, and a purge has
 // found the session by then: no change may be acknowledged that is deleted next.
 func TestAPurgeTakesNoAcknowledgedChangeWithIt(t *testing.T) {
 	gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 		for _, flushed := range []bool{false, true} {
 			o := options{}
-			inSimulatedTime(t, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
 				login := newSimulatedRequest(s, o)
 				sess := session.NewSession()
 				login.Add(sess)
@@ -185,7 +140,7 @@ func TestAPurgeTakesNoAcknowledgedChangeWithIt(t *testing.T) {
 // icza/gaesession's expiry has no margin, so the first read writes it again.
 func TestASessionOfIczaGaesessionEndsNoEarlierThanItsTimeoutAfterItsLastUse(t *testing.T) {
 	s := gaetest.Local(t)
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		old := oldlib.New(newSimulatedRequest(s, options{}).Context(), oldlib.Options{})
 		sess := session.NewSession()
 		old.Add(sess)
@@ -230,7 +185,7 @@ func TestParallelChangesOnOneInstance(t *testing.T) {
 		gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
 			id := login(t, s, test.o, nil)
 			calls := 0
-			inSimulatedTime(t, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
 				var all sync.WaitGroup
 				var mu sync.Mutex
 				begin := time.Now()
@@ -283,7 +238,7 @@ func TestACookieThatIsShorterThanTheSessionIsSetAgainWhileItIsUsed(t *testing.T)
 		"every request changes the session":                 {options{RefreshInterval: 30 * day}, 60 * day, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inSimulatedTime(t, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
 				c := newClient(t, &gaesession.Sessions{Options: test.o, Cookie: gaesession.Cookie{MaxAge: day}})
 				c.login(test.timeout)
 				if c.visit(false) {
@@ -304,7 +259,7 @@ func TestACookieThatIsShorterThanTheSessionIsSetAgainWhileItIsUsed(t *testing.T)
 
 func TestACookieThatLivesAsLongAsTheSessionIsSetOnce(t *testing.T) {
 	const month = 30 * 24 * time.Hour
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		c := newClient(t, &gaesession.Sessions{Options: options{MaxLifetime: month}})
 		c.login(month)
 		for range 9 {

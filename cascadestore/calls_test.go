@@ -23,7 +23,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 		{"forged cookie", false, func(a *app, _ *browser) *visit {
 			b := a.newBrowser()
 			b.setCookie(forgedCookie(sessionName))
-			return b.visit(func(w http.ResponseWriter, r *http.Request) {
+			return b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				if _, err := a.store.Get(r, sessionName); err == nil {
 					a.t.Error("no error for a forged cookie")
 				}
@@ -45,7 +45,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 			return b.get()
 		}, counts{2, 1, 1, 0, 2}},
 		{"logout", false, func(_ *app, b *browser) *visit {
-			return b.visit(func(w http.ResponseWriter, r *http.Request) {
+			return b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				b.with(r, func(s *sessions.Session) error {
 					s.Options.MaxAge = -1
 					return s.Save(r, w)
@@ -53,7 +53,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 			})
 		}, counts{4, 2, 2, 0, 4}},
 		{"new id at login", false, func(a *app, b *browser) *visit {
-			return b.visit(func(w http.ResponseWriter, r *http.Request) {
+			return b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				b.with(r, func(s *sessions.Session) error {
 					if err := a.store.RegenerateID(r, s); err != nil {
 						return err
@@ -63,7 +63,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 			})
 		}, counts{10, 3, 5, 0, 10}},
 		{"New three times", false, func(a *app, b *browser) *visit {
-			return b.visit(func(_ http.ResponseWriter, r *http.Request) {
+			return b.Visit(func(_ http.ResponseWriter, r *http.Request) {
 				for range 3 {
 					if _, err := a.store.New(r, sessionName); err != nil {
 						a.t.Error(err)
@@ -95,7 +95,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 					if req.evict {
 						s.Flush()
 					}
-					got := req.browse(a, b).request.Calls()
+					got := req.browse(a, b).Request.Calls()
 					if want := choice.want(req.want); len(got) != want {
 						t.Errorf("got %d calls, want %d: %v", len(got), want, got)
 					}
@@ -118,14 +118,14 @@ func (b *browser) with(r *http.Request, f func(s *sessions.Session) error) {
 
 // get makes a request that only reads.
 func (b *browser) get() *visit {
-	return b.visit(func(_ http.ResponseWriter, r *http.Request) {
+	return b.Visit(func(_ http.ResponseWriter, r *http.Request) {
 		b.with(r, func(*sessions.Session) error { return nil })
 	})
 }
 
 // save makes a request that changes and saves.
 func (b *browser) save(v values) *visit {
-	return b.visit(func(w http.ResponseWriter, r *http.Request) {
+	return b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		b.with(r, func(s *sessions.Session) error {
 			set(s, v)
 			return s.Save(r, w)

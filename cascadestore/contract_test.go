@@ -61,7 +61,7 @@ func TestOptionsOfASessionAreACopy(t *testing.T) {
 func TestASessionThatWasSavedCanBeRemovedInTheSameRequest(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.newBrowser()
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, err := a.store.New(r, sessionName)
 			if err != nil {
 				t.Error(err)
@@ -80,7 +80,7 @@ func TestASessionThatWasSavedCanBeRemovedInTheSameRequest(t *testing.T) {
 				t.Errorf("save again: got %v, want ErrRemoved", err)
 			}
 		})
-		if c := v.response.Cookies(); len(c) != 1 || c[0].MaxAge != -1 {
+		if c := v.Response.Cookies(); len(c) != 1 || c[0].MaxAge != -1 {
 			t.Errorf("got cookies %v, want one, which ends at once", c)
 		}
 		b.expect(t, backends, nil)
@@ -90,7 +90,7 @@ func TestASessionThatWasSavedCanBeRemovedInTheSameRequest(t *testing.T) {
 func TestASessionMadeWithoutTheStoreCanBeSaved(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.newBrowser()
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s := sessions.NewSession(a.store, sessionName)
 			s.Options = nil
 			s.Values["data"] = "hello-world"
@@ -164,7 +164,7 @@ func TestFlashesLiveUntilTheyAreRead(t *testing.T) {
 func TestGetFindsASessionInTheRegistry(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
 	b := a.login(t, values{"n": 0})
-	v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+	v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		one, err := a.store.Get(r, sessionName)
 		if err != nil {
 			t.Error(err)
@@ -183,10 +183,10 @@ func TestGetFindsASessionInTheRegistry(t *testing.T) {
 			t.Errorf("New: got %v, %v; want the session as it is stored", four.Values, err)
 		}
 	})
-	if n := len(v.request.Calls()); n != 2 {
+	if n := len(v.Request.Calls()); n != 2 {
 		t.Errorf("got %d calls, want one for Get and one for New", n)
 	}
-	if _, err := a.store.Get(newRequest(a.service), "session:key"); err == nil ||
+	if _, err := a.store.Get(newRequest(a.Service), "session:key"); err == nil ||
 		err.Error() != "sessions: invalid character in cookie name: session:key" {
 		t.Errorf("malformed name: got %v, want gorilla's error", err)
 	}
@@ -197,7 +197,7 @@ func TestSessionsOfOneRequestAreSavedTogether(t *testing.T) {
 		names := []string{"one", "two", "three"}
 		b := a.newBrowser()
 		var ids []string
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			for _, name := range names {
 				s, err := a.store.Get(r, name)
 				if err != nil {
@@ -210,7 +210,7 @@ func TestSessionsOfOneRequestAreSavedTogether(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			for i, name := range names {
 				s, err := a.store.Get(r, name)
 				if err != nil || s.IsNew || s.Values["name"] != name || s.ID != ids[i] {
@@ -229,7 +229,7 @@ func TestSavingASecondTimeInOneRequestStartsFromTheFirst(t *testing.T) {
 				b.mustChange(t, values{"n": 0, "list": []int{1}})
 			}
 			var err error
-			b.visit(func(w http.ResponseWriter, r *http.Request) {
+			b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				s, gerr := a.store.Get(r, sessionName)
 				set(s, values{"n": 1, "list": []int{2}, "short": "lived"})
 				err = errors.Join(gerr, s.Save(r, w))
@@ -256,7 +256,7 @@ func TestASessionSavedWithAnotherRequestIsMerged(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})
 		var err error
-		b.visit(func(w http.ResponseWriter, outer *http.Request) {
+		b.Visit(func(w http.ResponseWriter, outer *http.Request) {
 			inner := outer.WithContext(outer.Context())
 			s, gerr := a.store.Get(inner, sessionName) // outer does not learn of it
 			b.clone().mustChange(t, values{"theirs": 1})
@@ -302,7 +302,7 @@ func TestRequestsWrappedByRoutersFindTheirSessions(t *testing.T) {
 		for name, router := range map[string]http.Handler{"ServeMux": saving(mux), "copying": saving(copying)} {
 			b := a.newBrowser()
 			for range 3 {
-				b.visit(router.ServeHTTP)
+				b.Visit(router.ServeHTTP)
 			}
 			got, err := b.read()
 			if err != nil || got["n"] != 3 {
@@ -317,7 +317,7 @@ func TestIDsAreRandomAndOnlyTakenFromASignedCookie(t *testing.T) {
 	form := regexp.MustCompile(`^[A-Z2-7]{52}$`)
 	ids := map[string]bool{}
 	for range 100 {
-		s, err := a.store.New(newRequest(a.service), sessionName)
+		s, err := a.store.New(newRequest(a.Service), sessionName)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,7 +340,7 @@ func TestIDsAreRandomAndOnlyTakenFromASignedCookie(t *testing.T) {
 		var err error
 		attacker := a.newBrowser()
 		attacker.setCookie(cookie)
-		v := attacker.visit(func(w http.ResponseWriter, r *http.Request) { s, err = a.store.Get(r, sessionName) })
+		v := attacker.Visit(func(w http.ResponseWriter, r *http.Request) { s, err = a.store.Get(r, sessionName) })
 		var cookieErr securecookie.Error
 		if !errors.As(err, &cookieErr) || !cookieErr.IsDecode() {
 			t.Errorf("%s: got %v, want a securecookie error about decoding", name, err)
@@ -351,7 +351,7 @@ func TestIDsAreRandomAndOnlyTakenFromASignedCookie(t *testing.T) {
 		if s == nil || !s.IsNew || s.ID == id || len(s.Values) > 0 {
 			t.Errorf("%s: got %+v, want a new session", name, s)
 		}
-		if calls := v.request.Calls(); len(calls) > 0 {
+		if calls := v.Request.Calls(); len(calls) > 0 {
 			t.Errorf("%s: got calls %v, want none", name, calls)
 		}
 	}

@@ -38,7 +38,7 @@ func TestTheFirstThreeCookiesOfTheNameAreTried(t *testing.T) {
 		for _, value := range test.cookies {
 			cookies = append(cookies, &http.Cookie{Name: sessionName, Value: value})
 		}
-		s, err := a.store.New(newRequest(a.service, cookies...), sessionName)
+		s, err := a.store.New(newRequest(a.Service, cookies...), sessionName)
 		if s.IsNew == test.found || !errors.Is(err, test.err) {
 			t.Errorf("%s: got new=%t, %v; want found=%t, %v", name, s.IsNew, err, test.found, test.err)
 		}
@@ -48,7 +48,7 @@ func TestTheFirstThreeCookiesOfTheNameAreTried(t *testing.T) {
 func TestAnAnswerHasOneCookieOfASession(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.newBrowser()
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			http.SetCookie(w, &http.Cookie{Name: "other", Value: "1"})
 			http.SetCookie(w, &http.Cookie{Name: sessionName + "2", Value: "1"})
 			s := again(t, a, r)
@@ -64,7 +64,7 @@ func TestAnAnswerHasOneCookieOfASession(t *testing.T) {
 			}
 		})
 		names := map[string]int{}
-		for _, c := range v.response.Cookies() {
+		for _, c := range v.Response.Cookies() {
 			names[c.Name]++
 		}
 		if len(names) != 3 || names[sessionName] != 1 {
@@ -81,7 +81,7 @@ func TestACookieOfTheOriginalsExampleGoesOn(t *testing.T) {
 	b := a.newBrowser()
 	var seen []string
 	for range 2 {
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			session, err := a.store.Get(r, "MainSession")
 			if err != nil {
 				t.Error(err)
@@ -133,16 +133,16 @@ func TestASessionKeepsTheMaxAgeThatWasChosenForIt(t *testing.T) {
 			b := a.newBrowser()
 			maxAge := func(change func(s *sessions.Session)) int {
 				t.Helper()
-				v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+				v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 					b.with(r, func(s *sessions.Session) error {
 						change(s)
 						return s.Save(r, w)
 					})
 				})
-				if len(v.response.Cookies()) != 1 {
+				if len(v.Response.Cookies()) != 1 {
 					t.Fatal("no cookie")
 				}
-				return v.response.Cookies()[0].MaxAge
+				return v.Response.Cookies()[0].MaxAge
 			}
 			maxAge(func(s *sessions.Session) { s.Options.MaxAge, s.Values["n"] = chosen, 0 })
 			for i := range 2 {
@@ -150,7 +150,7 @@ func TestASessionKeepsTheMaxAgeThatWasChosenForIt(t *testing.T) {
 					t.Errorf("chosen %d: the next save writes %d", chosen, got)
 				}
 				if backends&durable != 0 {
-					a.flush()
+					a.Flush()
 				}
 			}
 			if got := maxAge(func(s *sessions.Session) {}); got != chosen {

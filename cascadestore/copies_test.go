@@ -20,7 +20,7 @@ func onTwoCopies(t *testing.T, f func(t *testing.T, a *app, other *browser, r *h
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})
 		other := b.clone()
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			one, two := again(t, a, r), again(t, a, r)
 			if one == two || one.ID != two.ID {
 				t.Fatal("not two values of one session")
@@ -90,7 +90,7 @@ func TestEverySaveOfARemovedSessionIsErrRemoved(t *testing.T) {
 		for _, byOthers := range []bool{false, true} {
 			b := a.login(t, values{"n": 0})
 			other := b.clone()
-			v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+			v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				b.with(r, func(s *sessions.Session) error {
 					if byOthers {
 						other.mustLogout(t)
@@ -111,7 +111,7 @@ func TestEverySaveOfARemovedSessionIsErrRemoved(t *testing.T) {
 					return nil
 				})
 			})
-			if c := v.response.Cookies(); len(c) > 0 {
+			if c := v.Response.Cookies(); len(c) > 0 {
 				t.Errorf("by others: %t: got cookies %v, want none", byOthers, c)
 			}
 			other.expect(t, backends, nil)
@@ -131,7 +131,7 @@ func TestALongRequestDoesNotGrow(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	b.visit(func(w http.ResponseWriter, r *http.Request) {
+	b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		look := func(times int) {
 			for range times {
 				if s := again(t, a, r); s.IsNew {

@@ -15,38 +15,20 @@ import (
 	"github.com/gaesession/gaesession/tier"
 )
 
+// The errors that methods return and Logger gets wrap one or more of these, or what a
+// service or the serializer answered. Package tier says more of each.
 var (
+	ErrRemoved      = tier.ErrRemoved      // the session was removed, or has ended: the change is not saved
+	ErrUnavailable  = tier.ErrUnavailable  // nobody can tell whether there is a session
+	ErrUndecodable  = tier.ErrUndecodable  // there is a session, and this instance cannot decode it
+	ErrNotBackedUp  = tier.ErrNotBackedUp  // the cache alone has the change, until the backup answers again
+	ErrNotPublished = tier.ErrNotPublished // the backup has the change, and the cache may show an older session for a while
+	ErrNotSaved     = tier.ErrNotSaved     // no service has the change, or nobody can tell; another Save of the request tries again
+
 	// ErrValueTooBig means that the serialized session is longer than
 	// SetMaxLength allows, or than the services take that have to hold it. What
 	// was saved before stays as it was.
 	ErrValueTooBig = errors.New("the value to store for the session is too big")
-
-	// ErrRemoved means that the session was removed, by another request or before
-	// in this one, or that it expired more than half a minute ago while this
-	// request was at work. What this request changed in it is not saved.
-	ErrRemoved = tier.ErrRemoved
-
-	// ErrUnavailable means that services failed, so that nobody can tell whether
-	// there is a session. The cookie stays as it is.
-	ErrUnavailable = tier.ErrUnavailable
-
-	// ErrUndecodable means that there is a session which this instance cannot
-	// decode. The cookie stays as it is.
-	ErrUndecodable = tier.ErrUndecodable
-
-	// ErrNotBackedUp means that a change lives in the cache alone until the backup
-	// answers again. Loads see it.
-	ErrNotBackedUp = tier.ErrNotBackedUp
-
-	// ErrNotPublished means that the backup has a change, and that the cache may
-	// show an older session to other requests until it has been told, which
-	// continues in the background. After a removal: the session may be seen for a
-	// while.
-	ErrNotPublished = tier.ErrNotPublished
-
-	// ErrNotSaved means that a change is in no service, or that nobody can tell.
-	// Another Save of the same request tries again, and the change applies once.
-	ErrNotSaved = tier.ErrNotSaved
 
 	// ErrHeaderSent means that a new session, or a new id, cannot reach the client
 	// any more, since the response's header has left without its cookie. Nothing
@@ -126,12 +108,12 @@ func traceHere(err error) *Error {
 // describe wraps err for the outside. Id is a session's id or its key.
 func describe(doing, id string, err error) error {
 	if err == nil {
-		return nil
+		return nil // at no cost
 	}
 	if errors.Is(err, tier.ErrTooLarge) && !errors.Is(err, ErrValueTooBig) {
 		err = fmt.Errorf("%w: %w", ErrValueTooBig, err)
 	}
-	return trace(sessionid.Describe("cascadestore: "+doing, id, live.Key(id), err))
+	return trace(live.Describe("cascadestore", doing, id, err))
 }
 
 // hash is what logs say instead of an id.

@@ -34,7 +34,7 @@ func tracedErrors(t *testing.T) (errs map[string]error, is map[string]error, ids
 	note("Save, Datastore down", b.change(values{"n": 1}, gaetest.Fail(gaetest.Datastore)), gaetest.ErrFailed)
 	note("Save, too big", b.change(values{"big": text(5000)}), cascadestore.ErrValueTooBig)
 	note("Save, a channel", b.change(values{"channel": make(chan int)}), nil)
-	b.visit(func(w http.ResponseWriter, r *http.Request) {
+	b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		b.with(r, func(s *sessions.Session) error {
 			b.clone().mustLogout(t)
 			s.Values["n"] = 2
@@ -43,10 +43,10 @@ func tracedErrors(t *testing.T) (errs map[string]error, is map[string]error, ids
 			return nil
 		})
 	})
-	r := newRequest(a.service)
+	r := newRequest(a.Service)
 	note("Save, nil", a.store.Save(r, httptest.NewRecorder(), nil), nil)
 	note("RegenerateID, nil", a.store.RegenerateID(r, nil), nil)
-	r = newRequest(a.service, &http.Cookie{Name: sessionName, Value: forgedCookie(sessionName)})
+	r = newRequest(a.Service, &http.Cookie{Name: sessionName, Value: forgedCookie(sessionName)})
 	_, err = a.store.New(r, sessionName)
 	note("New, forged cookie", err, securecookie.ErrMacInvalid)
 	captureDefaultLog(t)

@@ -3,6 +3,7 @@ package cascadestore
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scalargob"
 	"github.com/gaesession/gaesession/internal/values"
 )
 
@@ -24,41 +26,30 @@ type form struct {
 // encode serializes a session. The serializer is not told an id that the services
 // are not told.
 func (f form) encode(session *sessions.Session, key string) (b []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: panic: %v", errSerializer, p)
-		}
-	}()
+	defer live.Wrap(&err, errSerializer)
 	if session.ID != key {
 		renamed := *session
 		renamed.ID = key
 		session = &renamed
 	}
-	if b, err = f.store.serializer.Serialize(session); err != nil {
-		return nil, fmt.Errorf("%w: %w", errSerializer, err)
+	if b, err = f.store.serializer.Serialize(session); err == nil && len(b) == 0 {
+		err = errors.New("no bytes")
 	}
-	if len(b) == 0 {
-		return nil, fmt.Errorf("%w: no bytes", errSerializer)
-	}
-	return b, nil
+	return b, err
 }
 
 // decode sets the Values of a session to what b says.
 func (f form) decode(b []byte, session *sessions.Session) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: panic: %v", errSerializer, p)
-		}
-	}()
+	defer live.Wrap(&err, errSerializer)
 	session.Values = make(valueMap)
-	// A serializer may keep what it is given.
-	if err := f.store.serializer.Deserialize(bytes.Clone(b), session); err != nil {
-		return fmt.Errorf("%w: %w", errSerializer, err)
+	if _, isGob := f.store.serializer.(GobSerializer); !isGob {
+		b = bytes.Clone(b) // a serializer may keep what it is given
 	}
+	err = f.store.serializer.Deserialize(b, session)
 	if session.Values == nil {
 		session.Values = make(valueMap)
 	}
-	return nil
+	return err
 }
 
 func (f form) values(b []byte) (valueMap, error) {
@@ -88,28 +79,13 @@ func (f form) Inspect(value []byte) (live.Info, error) {
 }
 
 func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, error) {
-	ours, err := f.values(into)
-	if err != nil {
-		return nil, err
-	}
-	theirs, err := f.values(from)
-	if err != nil {
-		return nil, err
-	}
-	// A new map: a key that is NaN cannot be deleted.
-	merged := f.store.blank(f.name)
-	merged.IsNew = false
-	for k, v := range ours {
-		if !take(nameOf(k)) {
-			merged.Values[k] = v
-		}
-	}
-	for k, v := range theirs {
-		if take(nameOf(k)) {
-			merged.Values[k] = v
-		}
-	}
-	return f.encode(merged, merged.ID)
+	return live.Merge(into, from, func(key any) bool { return take(nameOf(key)) }, f.values, f.encodeValues)
+}
+
+func (f form) encodeValues(all valueMap) ([]byte, error) {
+	session := f.store.blank(f.name)
+	session.IsNew, session.Values = false, all
+	return f.encode(session, session.ID)
 }
 
 // Rename has nothing to do: the bytes do not hold the id.
@@ -117,12 +93,7 @@ func (f form) Rename(value []byte, _ string) ([]byte, error) { return value, nil
 
 // only returns a session without the attributes that keep does not want.
 func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
-	blank := f.store.blank(f.name)
-	empty, err := f.encode(blank, blank.ID)
-	if err != nil {
-		return nil, err
-	}
-	return f.Merge(empty, value, keep)
+	return f.Merge(nil, value, keep)
 }
 
 // scalarsOf returns values by name if none of them can be changed in place,
@@ -132,6 +103,17 @@ func scalarsOf(all valueMap) map[string]any {
 		return nil
 	}
 	return byName(all)
+}
+
+// isExact reports whether a session's bytes certainly say what its Values are, and
+// none of them can be changed in place.
+func (f form) isExact(all valueMap) bool {
+	_, isGob := f.store.serializer.(GobSerializer)
+	for key := range all {
+		_, isText := key.(string)
+		isGob = isGob && isText
+	}
+	return isGob && scalargob.AreScalars(all)
 }
 
 // byName returns values by the names of their keys. Where several keys have one

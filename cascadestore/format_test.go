@@ -130,7 +130,7 @@ func TestMaxAgeZeroMeansDefaultMaxAgeInTheServices(t *testing.T) {
 		a.store.SetMaxAge(0)
 		a.store.DefaultMaxAge = test.set
 		b := a.login(t, values{"n": 0})
-		_, e := stored(t, a.service.Context(), idIn(t, a, b.cookie()))
+		_, e := stored(t, a.Service.Context(), idIn(t, a, b.cookie()))
 		if d := time.Until(e.ExpiresAt); math.Abs(float64(d-test.want*11/10)) > float64(time.Minute) {
 			t.Errorf("DefaultMaxAge %d: expires in %v, want %v and a tenth", test.set, d, test.want)
 		}
@@ -163,7 +163,7 @@ func TestKeyPrefixesKeepSessionsApart(t *testing.T) {
 	a.store.SetKeyPrefix("other.")
 	b := a.login(t, values{"n": 0})
 	id := idIn(t, a, b.cookie())
-	if it, err := memcache.Get(a.service.Context(), "other."+id); err != nil {
+	if it, err := memcache.Get(a.Service.Context(), "other."+id); err != nil {
 		t.Errorf("got %v, %v; want an item", it, err)
 	}
 	a.store.SetKeyPrefix("session.")
@@ -184,7 +184,7 @@ func TestJSONSerializer(t *testing.T) {
 			t.Error(err)
 		}
 		b.expect(t, backends, values{"n": 1.5, "list": []any{"b"}, "theirs": "x", "_flash": []any{"hello"}})
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			b.with(r, func(s *sessions.Session) error {
 				s.Values[1] = "one"
 				if err := s.Save(r, w); err == nil {
@@ -193,7 +193,7 @@ func TestJSONSerializer(t *testing.T) {
 				return nil
 			})
 		})
-		if c := v.response.Cookies(); len(c) > 0 {
+		if c := v.Response.Cookies(); len(c) > 0 {
 			t.Errorf("got cookies %v, want none", c)
 		}
 	})

@@ -153,7 +153,7 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	v.report(v.lost)
-	web.Fail(w, err, errSerializer)
+	web.Fail(w, err, errSerializer, live.ErrOwnerFunc)
 }
 
 // Finish implements web.Hook: it saves what was changed after the header had left.

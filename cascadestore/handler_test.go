@@ -2,9 +2,7 @@ package cascadestore_test
 
 import (
 	"bufio"
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -39,13 +37,13 @@ func newSite(t *testing.T, changes ...func(*cascadestore.CascadeStore)) *site {
 		change(store)
 	}
 	s.app = newSimulatedApp(t, gaetest.Local(t), store)
-	s.server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
-	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // of panics
-	s.server.EnableHTTP2 = strings.Contains(t.Name(), "HTTP/2")
-	s.server.StartTLS()
-	t.Cleanup(s.server.Close)
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(s.Serve))
+	s.Server.Config.ErrorLog = log.New(io.Discard, "", 0) // of panics
+	s.Server.EnableHTTP2 = strings.Contains(t.Name(), "HTTP/2")
+	s.Server.StartTLS()
+	t.Cleanup(s.Server.Close)
 	s.browser = s.newBrowser()
-	s.browser.client.Transport = s.server.Client().Transport
+	s.browser.Client.Transport = s.Server.Client().Transport
 	return s
 }
 
@@ -61,28 +59,18 @@ type page func(w http.ResponseWriter, r *http.Request, session *sessions.Session
 
 // request returns the request for a page, and what is known of it.
 func (s *site) request(p page, hooks []gaetest.Hook) (*http.Request, *visit) {
-	v := &visit{request: s.service.NewRequest(hooks...)}
-	v.handler = s.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.requestTo(s.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		session, err := s.store.Get(r, sessionName)
 		if err != nil {
 			s.t.Errorf("Get: %v", err)
 		}
 		p(w, r, session)
-	})).ServeHTTP
-	return s.requestOf(v), v
+	})), hooks)
 }
 
-func (s *site) requestOf(v *visit) *http.Request {
-	id := fmt.Sprintf("%p", v)
-	s.mu.Lock()
-	s.visits[id] = v
-	s.mu.Unlock()
-	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, s.server.URL, nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	r.Header.Set(visitHeader, id)
-	return r
+func (s *site) requestTo(h http.Handler, hooks []gaetest.Hook) (*http.Request, *visit) {
+	v := &visit{Request: s.Service.NewRequest(hooks...)}
+	return s.To(v.Request, h.ServeHTTP), v
 }
 
 // An answer is a response that was read to its end.
@@ -101,18 +89,17 @@ func (s *site) visit(p page, hooks ...gaetest.Hook) answer {
 // handle is visit with a handler that gets its sessions itself.
 func (s *site) handle(h http.Handler, hooks ...gaetest.Hook) answer {
 	s.t.Helper()
-	v := &visit{request: s.service.NewRequest(hooks...), handler: h.ServeHTTP}
-	return s.do(s.requestOf(v), v)
+	return s.do(s.requestTo(h, hooks))
 }
 
 func (s *site) do(r *http.Request, v *visit) answer {
-	resp, err := s.browser.client.Do(r)
+	resp, err := s.browser.Client.Do(r)
 	if err != nil {
-		return answer{&http.Response{Header: http.Header{}}, "", err, len(v.request.Calls())}
+		return answer{&http.Response{Header: http.Header{}}, "", err, len(v.Request.Calls())}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return answer{resp, string(body), err, len(v.request.Calls())}
+	return answer{resp, string(body), err, len(v.Request.Calls())}
 }
 
 func setting(v values) page {
@@ -183,7 +170,7 @@ func TestTheNextRequestSeesWhatTheAppHasNotSavedWhateverSendsTheHeader(t *testin
 					send(w)
 					<-seen // the rest of the response is held
 				}, nil)
-				resp, err := s.browser.client.Do(r)
+				resp, err := s.browser.Client.Do(r)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -238,7 +225,7 @@ func TestHandlerSavesNothingOfARequestThatOnlyReads(t *testing.T) {
 			t.Errorf("%s: Set-Cookie: %q", name, v)
 		}
 		s.browser = s.newBrowser()
-		s.browser.client.Transport = s.server.Client().Transport
+		s.browser.Client.Transport = s.Server.Client().Transport
 	}
 	s.expectLog()
 }
@@ -347,8 +334,8 @@ func TestHandlerAnswersForAChangeThatIsSavedNowhere(t *testing.T) {
 // twin is another browser with the same cookies.
 func (s *site) twin() *browser {
 	b := s.newBrowser()
-	b.client.Transport = s.server.Client().Transport
-	b.client.Jar.SetCookies(s.browser.url(), s.browser.client.Jar.Cookies(s.browser.url()))
+	b.Client.Transport = s.Server.Client().Transport
+	b.Client.Jar.SetCookies(s.browser.URL(), s.browser.Client.Jar.Cookies(s.browser.URL()))
 	return b
 }
 

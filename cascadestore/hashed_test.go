@@ -115,7 +115,7 @@ func TestNobodyIsToldAHashedID(t *testing.T) {
 				ids := map[string]bool{}
 				step := func(f func(r *http.Request, session *sessions.Session), hooks ...gaetest.Hook) {
 					t.Helper()
-					b.visit(w.listen(a.store.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+					b.Visit(w.listen(a.store.Handler(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 						session, err := a.store.Get(r, sessionName)
 						if err != nil {
 							w.note(err)
@@ -140,7 +140,7 @@ func TestNobodyIsToldAHashedID(t *testing.T) {
 				step(sets(values{"n": 5}), gaetest.Fail(anyCall))
 				step(sets(values{"bad": struct{ X int }{1}}))
 				step(sets(values{"n": text(10000)}))
-				a.flush()
+				a.Flush()
 				step(sets(values{"n": 6}))
 				step(func(r *http.Request, session *sessions.Session) {
 					b.clone().mustChange(t, values{"m": 1})
@@ -256,12 +256,12 @@ func TestTheKeyOfAHashedIDIsNoID(t *testing.T) {
 		a.store.HashIDs = hashed
 		thief := a.newBrowser()
 		thief.setCookie(sign(t, a.store.Codecs[0], sessionName, key))
-		v := thief.visit(func(_ http.ResponseWriter, r *http.Request) {
+		v := thief.Visit(func(_ http.ResponseWriter, r *http.Request) {
 			if s, err := a.store.Get(r, sessionName); err != nil || !s.IsNew {
 				t.Errorf("the key opens the session %v, %v", s.Values, err)
 			}
 		})
-		if n := len(v.request.Calls()); n > 0 {
+		if n := len(v.Request.Calls()); n > 0 {
 			t.Errorf("%d calls", n)
 		}
 	}

@@ -65,8 +65,8 @@ func TestKeysOfAllKindsAreMergedOneByOne(t *testing.T) {
 				all[k] = 0
 			}
 			b := a.login(t, all)
-			if v := b.save(nil); len(v.request.Calls()) != 1 {
-				t.Fatalf("a visit that changes nothing makes calls %v, want one", v.request.Calls())
+			if v := b.save(nil); len(v.Request.Calls()) != 1 {
+				t.Fatalf("a visit that changes nothing makes calls %v, want one", v.Request.Calls())
 			}
 			other := keysOfAllKinds()[(i+1)%len(all)]
 			// Both load, then each changes a key, this one last.
@@ -168,8 +168,8 @@ func TestAChangeOfOneOfManyKeysThatAreNaNIsSaved(t *testing.T) {
 func TestAValueThatIsNaNIsNoChange(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"nan": math.NaN(), "in a list": []any{math.NaN(), 1}, "in a point": anyPair{math.NaN(), 1}})
-		if v := b.save(nil); len(v.request.Calls()) != 1 {
-			t.Errorf("a visit that changes nothing makes calls %v, want one", v.request.Calls())
+		if v := b.save(nil); len(v.Request.Calls()) != 1 {
+			t.Errorf("a visit that changes nothing makes calls %v, want one", v.Request.Calls())
 		}
 		b.mustChange(t, values{"nan": 1.5})
 		if got, err := b.read(); err != nil || got["nan"] != 1.5 {

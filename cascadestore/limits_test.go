@@ -30,7 +30,7 @@ func TestASessionThatIsTooBigIsAnErrorAndLeavesWhatWasSaved(t *testing.T) {
 		} {
 			a.store.SetMaxLength(test.maxLength)
 			var err error
-			v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+			v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				b.with(r, func(s *sessions.Session) error {
 					s.Values["big"] = text(test.size)
 					err = s.Save(r, w)
@@ -40,7 +40,7 @@ func TestASessionThatIsTooBigIsAnErrorAndLeavesWhatWasSaved(t *testing.T) {
 			if !errors.Is(err, cascadestore.ErrValueTooBig) {
 				t.Errorf("%s: got %v, want ErrValueTooBig", name, err)
 			}
-			if len(v.response.Cookies()) > 0 {
+			if len(v.Response.Cookies()) > 0 {
 				t.Errorf("%s: a cookie was written", name)
 			}
 			b.expect(t, backends, values{"n": 0})
@@ -83,7 +83,7 @@ func TestASessionTooBigForMemcacheLivesInDatastore(t *testing.T) {
 		id := idIn(t, a, b.cookie())
 		inMemcache := func(when string, want bool) {
 			t.Helper()
-			it, _ := stored(t, a.service.Context(), id)
+			it, _ := stored(t, a.Service.Context(), id)
 			const lease = 1 // nobody's, for a minute: it is in the place of a value
 			if got := it != nil && it.Flags != lease; got != want {
 				t.Errorf("%s: in Memcache: %v", when, got)
@@ -208,7 +208,7 @@ func TestAPrefixThatMakesMalformedKeysIsAnError(t *testing.T) {
 		a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
 		b := a.login(t, values{"n": 0})
 		a.store.SetKeyPrefix(prefix)
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, err := a.store.Get(r, sessionName)
 			if err != nil || !s.IsNew {
 				t.Errorf("got new=%v, %v; want a new session", s.IsNew, err)
@@ -217,7 +217,7 @@ func TestAPrefixThatMakesMalformedKeysIsAnError(t *testing.T) {
 				t.Error("no error for a malformed key")
 			}
 		})
-		if calls := v.request.Calls(); len(calls) > 0 {
+		if calls := v.Request.Calls(); len(calls) > 0 {
 			t.Errorf("got calls %v, want none", calls)
 		}
 	}
@@ -233,7 +233,7 @@ func TestAPanicOfTheSerializerIsAnError(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
 	b := a.login(t, values{"n": 0})
 	a.store.SetSerializer(panicking{})
-	b.visit(func(w http.ResponseWriter, r *http.Request) {
+	b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.store.Get(r, sessionName)
 		if err == nil || !s.IsNew {
 			t.Errorf("Get: got new=%v, %v; want a new session and an error", s.IsNew, err)
@@ -257,7 +257,7 @@ func TestChangesInPlaceAreNoticed(t *testing.T) {
 		for name, c := range changes {
 			b := a.login(t, values{"v": c.value})
 			v := b.save(nil)
-			for _, call := range v.request.Calls() {
+			for _, call := range v.Request.Calls() {
 				if call.Method != "Get" {
 					t.Errorf("%s, unchanged: got call %v", name, call)
 				}

@@ -3,7 +3,6 @@ package cascadestore
 import (
 	"context"
 	"encoding/base32"
-	"errors"
 	"net/http"
 
 	"github.com/gorilla/securecookie"
@@ -145,10 +144,7 @@ func (cs *CascadeStore) load(ctx context.Context, n *named, name, id string) (*s
 	}
 	cs.logs().fail(ctx, err)
 	if t.copy.Exists() {
-		err = t.copy.Settle(ctx)
-		if !errors.Is(err, ErrRemoved) {
-			cs.logs().fail(ctx, describe("load session", id, err))
-		}
+		cs.logs().fail(ctx, describe("load session", id, t.copy.Settle(ctx)))
 	}
 	if !t.copy.Exists() || cs.hasEnded(t) {
 		cs.logs().step(ctx, "not found", id)

@@ -59,7 +59,7 @@ func allThatIsLogged(t *testing.T) (log string, ids []string) {
 	b := a.login(t, values{"n": 0})
 	ids = append(ids, idIn(t, a, b.cookie()))
 	b.get()
-	a.service.Flush()
+	a.Service.Flush()
 	b.get()
 	if _, err := b.read(gaetest.Fail(gaetest.Memcache)); err != nil {
 		t.Error(err)
@@ -174,7 +174,7 @@ func TestNoCookieFillsTheLogThroughHandler(t *testing.T) {
 		var out logBuffer
 		a.store.Logger = out.logger()
 		own := a.login(t, values{"n": 0}).cookie()
-		if err := memcache.Set(a.context(), &memcache.Item{Key: "page", Value: []byte("<html>")}); err != nil {
+		if err := memcache.Set(a.Context(), &memcache.Item{Key: "page", Value: []byte("<html>")}); err != nil {
 			t.Fatal(err)
 		}
 		codec := a.store.Codecs[0]
@@ -183,7 +183,7 @@ func TestNoCookieFillsTheLogThroughHandler(t *testing.T) {
 			sign(t, codec, "other", "page"), "MTIzfGFiY3w=", strings.Repeat("A", 5000),
 		} {
 			for _, change := range []bool{false, true} {
-				r := newRequest(a.service, &http.Cookie{Name: sessionName, Value: cookie})
+				r := newRequest(a.Service, &http.Cookie{Name: sessionName, Value: cookie})
 				a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 					s, _ := a.store.Get(r, sessionName) // the app answers for the error
 					if !s.IsNew {

@@ -2,19 +2,13 @@ package cascadestore_test
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net/http"
-	"net/http/cookiejar"
-	"net/http/httptest"
-	"net/url"
 	"reflect"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/gorilla/sessions"
-	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
@@ -31,16 +25,11 @@ var (
 
 type values = map[any]any
 
-// An app is a web app on a service, with a store. Its server runs whatever
-// handler a browser brings.
+// An app is a web app on a service, with a store.
 type app struct {
-	t       testing.TB
-	service *gaetest.Service
-	store   *cascadestore.CascadeStore
-	server  *httptest.Server // nil in simulated time, which no network knows
-
-	mu     sync.Mutex
-	visits map[string]*visit
+	*gaetest.Site
+	t     testing.TB
+	store *cascadestore.CascadeStore
 }
 
 // newApp starts an app with a store on these backends.
@@ -57,142 +46,36 @@ func newApp(t testing.TB, s *gaetest.Service, backends int) *app {
 
 func newAppWith(t testing.TB, s *gaetest.Service, store *cascadestore.CascadeStore) *app {
 	t.Helper()
-	a := newSimulatedApp(t, s, store)
-	a.server = httptest.NewServer(http.HandlerFunc(a.serve))
-	t.Cleanup(a.server.Close)
-	return a
+	return &app{gaetest.NewSite(t, s), t, store}
 }
 
 // newSimulatedApp starts an app in simulated time.
 func newSimulatedApp(t testing.TB, s *gaetest.Service, store *cascadestore.CascadeStore) *app {
-	return &app{t: t, service: s, store: store, visits: map[string]*visit{}}
+	return &app{gaetest.NewSimulatedSite(t, s), t, store}
 }
 
-// flush empties Memcache.
-func (a *app) flush() {
-	a.t.Helper()
-	if err := memcache.Flush(a.context()); err != nil {
-		a.t.Fatalf("flush Memcache: %v", err)
-	}
-}
-
-// context is that of a request whose calls are not watched.
-func (a *app) context() context.Context {
-	if a.server != nil {
-		return a.service.Context()
-	}
-	return a.service.NewSimulatedRequest(func(gaetest.Call) time.Duration { return 0 }).Context()
-}
-
-// A visit is one request of a browser.
-type visit struct {
-	handler  http.HandlerFunc
-	request  *gaetest.Request // watches the calls
-	response *http.Response
-}
-
-const visitHeader = "X-Visit"
-
-func (a *app) serve(w http.ResponseWriter, r *http.Request) {
-	a.mu.Lock()
-	v := a.visits[r.Header.Get(visitHeader)]
-	a.mu.Unlock()
-	v.handler(w, r.WithContext(v.request.Context()))
-}
+type visit = gaetest.Visit
 
 // A browser keeps cookies.
 type browser struct {
-	app    *app
-	client *http.Client
+	*gaetest.Browser
+	app *app
 }
 
-func (a *app) newBrowser() *browser {
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return &browser{a, &http.Client{Jar: jar}}
-}
+func (a *app) newBrowser() *browser { return &browser{a.NewBrowser(), a} }
 
 // clone returns a browser with the same cookies.
-func (b *browser) clone() *browser {
-	c := b.app.newBrowser()
-	u := b.url()
-	c.client.Jar.SetCookies(u, b.client.Jar.Cookies(u))
-	return c
-}
-
-func (b *browser) url() *url.URL {
-	address := "http://localhost"
-	if b.app.server != nil {
-		address = b.app.server.URL
-	}
-	u, err := url.Parse(address)
-	if err != nil {
-		b.app.t.Fatal(err)
-	}
-	return u
-}
+func (b *browser) clone() *browser { return &browser{b.Clone(), b.app} }
 
 // cookie is the value of the session's cookie, empty when there is none.
-func (b *browser) cookie() string {
-	for _, c := range b.client.Jar.Cookies(b.url()) {
-		if c.Name == sessionName {
-			return c.Value
-		}
-	}
-	return ""
-}
+func (b *browser) cookie() string { return b.Cookie(sessionName) }
 
-func (b *browser) setCookie(value string) {
-	b.client.Jar.SetCookies(b.url(), []*http.Cookie{{Name: sessionName, Value: value, Path: "/"}})
-}
-
-// visit makes a request that handler answers, and returns when it is answered.
-func (b *browser) visit(handler http.HandlerFunc, hooks ...gaetest.Hook) *visit {
-	if b.app.server == nil {
-		return b.simulate(handler, hooks)
-	}
-	v := &visit{handler: handler, request: b.app.service.NewRequest(hooks...)}
-	id := fmt.Sprintf("%p", v)
-	b.app.mu.Lock()
-	b.app.visits[id] = v
-	b.app.mu.Unlock()
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, b.app.server.URL+"/", nil)
-	if err != nil {
-		b.app.t.Error(err)
-		return v
-	}
-	req.Header.Set(visitHeader, id)
-	res, err := b.client.Do(req)
-	if err != nil {
-		b.app.t.Error(err)
-		return v
-	}
-	if err := res.Body.Close(); err != nil {
-		b.app.t.Error(err)
-	}
-	v.response = res
-	return v
-}
-
-func (b *browser) simulate(handler http.HandlerFunc, hooks []gaetest.Hook) *visit {
-	v := &visit{handler: handler, request: b.app.service.NewSimulatedRequest(gaetest.AppEngineLatency, hooks...)}
-	r := httptest.NewRequest(http.MethodGet, b.url().String(), nil).WithContext(v.request.Context())
-	for _, c := range b.client.Jar.Cookies(b.url()) {
-		r.AddCookie(c)
-	}
-	w := httptest.NewRecorder()
-	handler(w, r)
-	v.response = w.Result()
-	b.client.Jar.SetCookies(b.url(), v.response.Cookies())
-	return v
-}
+func (b *browser) setCookie(value string) { b.SetCookie(sessionName, value) }
 
 // use makes a request that gets the session, changes it with f and saves it. It
 // returns the error of Get or else that of Save.
 func (b *browser) use(f func(r *http.Request, s *sessions.Session), hooks ...gaetest.Hook) (err error) {
-	b.visit(func(w http.ResponseWriter, r *http.Request) {
+	b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		var s *sessions.Session
 		if s, err = b.app.store.Get(r, sessionName); err != nil {
 			return
@@ -225,7 +108,7 @@ func (b *browser) logout(hooks ...gaetest.Hook) error {
 
 // read returns the values a new request sees; nil: no session.
 func (b *browser) read(hooks ...gaetest.Hook) (v values, err error) {
-	b.visit(func(_ http.ResponseWriter, r *http.Request) {
+	b.Visit(func(_ http.ResponseWriter, r *http.Request) {
 		var s *sessions.Session
 		if s, err = b.app.store.Get(r, sessionName); s != nil && !s.IsNew {
 			v = maps.Clone(s.Values)
@@ -265,7 +148,7 @@ func (b *browser) expect(t testing.TB, backends int, want values) {
 	if backends&cascadestore.DatastoreBackend == 0 {
 		return
 	}
-	b.app.flush()
+	b.app.Flush()
 	b.expectNow(t, "after flush", want)
 	b.expectNow(t, "after refill", want)
 }
@@ -313,24 +196,5 @@ func drain(t testing.TB) {
 	defer cancel()
 	if err := cascadestore.Drain(ctx); err != nil {
 		t.Error(err)
-	}
-}
-
-// atEachCall calls try with 1, 2, … until it says that the request has no such
-// call.
-func atEachCall(t *testing.T, try func(t *testing.T, k int) (reached bool)) {
-	t.Helper()
-	for k := 1; ; k++ {
-		if k > 100 { // as when -failfast skips the subtests
-			t.Fatal("the request does not end")
-		}
-		reached := true
-		t.Run(fmt.Sprintf("call %d", k), func(t *testing.T) { reached = try(t, k) })
-		if !reached {
-			if k < 2 {
-				t.Error("the request made no call")
-			}
-			return
-		}
 	}
 }

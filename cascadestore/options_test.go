@@ -35,7 +35,7 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 			"read":   {func(_ *app, b *browser) *visit { return b.get() }, 1, 1.5},
 			"change": {func(_ *app, b *browser) *visit { return b.save(values{"n": 1}) }, 6, 36},
 			"new id": {func(a *app, b *browser) *visit {
-				return b.visit(func(w http.ResponseWriter, r *http.Request) {
+				return b.Visit(func(w http.ResponseWriter, r *http.Request) {
 					b.with(r, func(s *sessions.Session) error {
 						if err := a.store.RegenerateID(r, s); err != nil {
 							return err
@@ -45,7 +45,7 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 				})
 			}, 10, 42.5},
 			"logout": {func(_ *app, b *browser) *visit {
-				return b.visit(func(w http.ResponseWriter, r *http.Request) {
+				return b.Visit(func(w http.ResponseWriter, r *http.Request) {
 					b.with(r, func(s *sessions.Session) error {
 						s.Options.MaxAge = -1
 						return s.Save(r, w)
@@ -54,13 +54,13 @@ func TestRequestsKeepTheirBudget(t *testing.T) {
 			}, 4, 23},
 		} {
 			t.Run(name, func(t *testing.T) {
-				inSimulatedTime(t, func(t *testing.T) {
+				gaetest.InSimulatedTime(t, func(t *testing.T) {
 					a := newSimulatedApp(t, s, a.store)
 					b := a.login(t, values{"n": 0})
 					begin := time.Now()
 					v := test.do(a, b)
 					took := time.Since(begin)
-					if calls := v.request.Calls(); len(calls) != test.calls {
+					if calls := v.Request.Calls(); len(calls) != test.calls {
 						t.Errorf("got %d calls, want %d: %v", len(calls), test.calls, calls)
 					}
 					if ms := took.Seconds() * 1000; ms < test.ms*0.95 || ms > test.ms*1.05 {

@@ -25,7 +25,7 @@ func (a *app) original(t testing.TB, id string, save func() error) *browser {
 
 func TestSessionsOfTheOriginalGoOn(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
-		ctx := a.service.Context()
+		ctx := a.Service.Context()
 		for _, evicted := range []bool{false, true} {
 			if evicted && backends&cascadestore.DistributedBackends != cascadestore.DistributedBackends {
 				continue
@@ -34,7 +34,7 @@ func TestSessionsOfTheOriginalGoOn(t *testing.T) {
 			old := oldlib.Cascade{OnlyMemcache: backends&durable == 0}
 			b := a.original(t, id, func() error { return old.Save(ctx, id, values{"n": 0, 1: "one", "gone": true}) })
 			if evicted {
-				a.service.Flush()
+				a.Service.Flush()
 			}
 			b.expectNow(t, "as the original left it", values{"n": 0, 1: "one", "gone": true})
 			other := b.clone()
@@ -55,7 +55,7 @@ func TestSessionsThatTheOriginalKeptInMemcacheAloneGetTheirEntity(t *testing.T) 
 	onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
 		const id = "MEMCACHE-ALONE"
 		b := a.original(t, id, func() error {
-			return oldlib.Cascade{OnlyMemcache: true}.Save(a.service.Context(), id, values{"n": 0, "m": 0})
+			return oldlib.Cascade{OnlyMemcache: true}.Save(a.Service.Context(), id, values{"n": 0, "m": 0})
 		})
 		b.expectNow(t, "read", values{"n": 0, "m": 0})
 		b.mustChange(t, values{"n": 1})
@@ -73,7 +73,7 @@ func TestWhereTheServicesDifferTheEntityOfTheOriginalDecides(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			onEach(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
-				ctx := a.service.Context()
+				ctx := a.Service.Context()
 				const id = "DIFFERENT"
 				b := a.original(t, id, func() error { return oldlib.Cascade{OnlyMemcache: true}.Save(ctx, id, item) })
 				putEntity(t, ctx, id, &entity{gobOf(t, values{"n": "entity", "m": "entity"}), time.Now().Add(time.Hour)})

@@ -2,8 +2,6 @@ package cascadestore
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -13,19 +11,6 @@ import (
 
 	"github.com/gaesession/gaesession/internal/live"
 	"github.com/gaesession/gaesession/internal/web"
-)
-
-const (
-	defaultMaxPerOwner = 100
-	maxMaxPerOwner     = 5000 // what an entity of Datastore has place for
-)
-
-var (
-	errNoOwners  = errors.New("the store has no Owner")
-	errNoOwner   = errors.New("no owner")
-	errNoBackup  = errors.New("an owner's sessions need DatastoreBackend")
-	errPerOwner  = fmt.Errorf("MaxPerOwner is not between 0 and %d", maxMaxPerOwner)
-	errOwnerFunc = errors.New("the app's Owner or Label panicked")
 )
 
 // SessionInfo is a session of an owner.
@@ -57,7 +42,7 @@ func (cs *CascadeStore) SessionsOf(ctx context.Context, name, owner string, curr
 	if current != nil {
 		key = live.Key(current.ID)
 	}
-	listed, err := s.SessionsOf(orBackground(ctx), owner)
+	listed, err := s.SessionsOf(live.OrBackground(ctx), owner)
 	all := make([]SessionInfo, len(listed))
 	for i, l := range listed {
 		all[i] = SessionInfo{l.Ref, l.Since, l.Label, l.Key == key}
@@ -97,7 +82,7 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 		return describe(doing, "", errNoSession)
 	}
 	if cs.Owner == nil {
-		return describe(doing, session.ID, errNoOwners)
+		return describe(doing, session.ID, live.ErrNoOwners)
 	}
 	req, ctx := requestOf(r), appengine.NewContext(r)
 	t := req.track(req.sessions(ctx, cs, session.Name()), cs, session)
@@ -110,8 +95,7 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
-	own, next := t.copy.Key(), live.Key(t.copy.NextID())
-	return cs.removeOwned(ctx, session.Name(), owner, func(l live.Owned) bool { return l.Key != own && l.Key != next })
+	return cs.removeOwned(ctx, session.Name(), owner, t.copy.Others())
 }
 
 func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, match func(live.Owned) bool) error {
@@ -120,9 +104,9 @@ func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, mat
 	if err != nil {
 		return describe(doing, "", err)
 	}
-	v, inside := web.Inside[*visit](orBackground(ctx), cs)
+	v, inside := web.Inside[*visit](live.OrBackground(ctx), cs)
 	var keys []string
-	err = s.RemoveOwned(orBackground(ctx), owner, func(l live.Owned) bool {
+	err = s.RemoveOwned(live.OrBackground(ctx), owner, func(l live.Owned) bool {
 		is := match(l)
 		if is && inside {
 			keys = append(keys, l.Key)
@@ -141,11 +125,11 @@ func (cs *CascadeStore) owned(ctx context.Context, name, owner string) (*live.St
 	case cs.Err() != nil:
 		return nil, cs.Err()
 	case cs.Owner == nil:
-		return nil, errNoOwners
+		return nil, live.ErrNoOwners
 	case owner == "":
-		return nil, errNoOwner
+		return nil, live.ErrNoOwner
 	}
-	return cs.liveStore(orBackground(ctx), name), nil
+	return cs.liveStore(live.OrBackground(ctx), name), nil
 }
 
 // ask returns a function that calls one of the app with the session that is in value;
@@ -160,31 +144,14 @@ func (f form) ask(app func(*sessions.Session) string) func(value []byte) (string
 		if err := f.decode(value, session); err != nil {
 			return "", err
 		}
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%w: %v", errOwnerFunc, p)
-			}
-		}()
-		return app(session), nil
+		return live.Ask(session, app)
 	}
 }
 
 // checkOwners returns why the settings of owners cannot work.
 func (cs *CascadeStore) checkOwners() error {
-	switch {
-	case cs.Owner == nil:
+	if cs.Owner == nil {
 		return nil
-	case cs.backendTypes&DatastoreBackend == 0:
-		return errNoBackup
-	case cs.MaxPerOwner < 0 || cs.MaxPerOwner > maxMaxPerOwner:
-		return errPerOwner
 	}
-	return nil
-}
-
-func orBackground(ctx context.Context) context.Context {
-	if ctx == nil {
-		return context.Background()
-	}
-	return ctx
+	return live.CheckOwners(cs.backendTypes&DatastoreBackend != 0, cs.MaxPerOwner)
 }

@@ -28,7 +28,7 @@ func onEachWithUsers(t *testing.T, f func(t *testing.T, a *app, backends int)) {
 // sessionsOf is what SessionsOf returns to a request of the browser.
 func (b *browser) sessionsOf(t *testing.T, owner string) (all []cascadestore.SessionInfo) {
 	t.Helper()
-	b.visit(func(_ http.ResponseWriter, r *http.Request) {
+	b.Visit(func(_ http.ResponseWriter, r *http.Request) {
 		s, err := b.app.store.Get(r, sessionName)
 		if err != nil {
 			t.Error(err)
@@ -63,17 +63,17 @@ func TestTheSessionsOfAUser(t *testing.T) {
 			t.Fatalf("got %+v", all)
 		}
 		for _, err := range []error{
-			a.store.RemoveRefs(a.context(), sessionName, "ada"),
-			a.store.RemoveRefs(a.context(), sessionName, "bob", all[1].Ref),
-			a.store.RemoveRefs(a.context(), "another name", "ada", all[1].Ref),
-			a.store.RemoveAll(a.context(), sessionName, "nobody"),
+			a.store.RemoveRefs(a.Context(), sessionName, "ada"),
+			a.store.RemoveRefs(a.Context(), sessionName, "bob", all[1].Ref),
+			a.store.RemoveRefs(a.Context(), "another name", "ada", all[1].Ref),
+			a.store.RemoveAll(a.Context(), sessionName, "nobody"),
 		} {
 			if err != nil {
 				t.Error(err)
 			}
 		}
 		phone.expect(t, backends, values{"user": "ada", "browser": "phone"})
-		if err := a.store.RemoveRefs(a.context(), sessionName, "ada", all[1].Ref); err != nil {
+		if err := a.store.RemoveRefs(a.Context(), sessionName, "ada", all[1].Ref); err != nil {
 			t.Error(err)
 		}
 		phone.expect(t, backends, nil)
@@ -87,7 +87,7 @@ func TestLogOutEverywhereIsFinal(t *testing.T) {
 		phone, laptop := a.login(t, values{"user": "ada"}), a.login(t, values{"user": "ada"})
 		flying := laptop.use(func(_ *http.Request, s *sessions.Session) {
 			s.Values["n"] = 1
-			if err := a.store.RemoveAll(a.context(), sessionName, "ada"); err != nil {
+			if err := a.store.RemoveAll(a.Context(), sessionName, "ada"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -149,7 +149,7 @@ func TestLogOutEverywhereElseSparesASessionThatMayHaveItsNewID(t *testing.T) {
 			return is
 		})
 		fail := gaetest.Fail(func(c gaetest.Call) bool { return down.Load() && committed.Load() && gaetest.Datastore(c) })
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, err := a.store.Get(r, sessionName)
 			if err != nil {
 				t.Error(err)
@@ -216,7 +216,7 @@ func TestOwnersThatCannotWork(t *testing.T) {
 	}
 	a := newApp(t, s, cascadestore.DistributedBackends)
 	a.store.Owner = func(s *sessions.Session) string { return s.Values["user"].(string) }
-	if err := a.newBrowser().change(values{"n": 1}); err == nil || !strings.Contains(err.Error(), "panicked") {
+	if err := a.newBrowser().change(values{"n": 1}); err == nil || !strings.Contains(err.Error(), "panic: ") {
 		t.Errorf("an Owner that panics: got %v", err)
 	}
 }

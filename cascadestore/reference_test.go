@@ -296,7 +296,7 @@ func TestACookieWhoseSessionIsGoneGivesANewSessionWithANewID(t *testing.T) {
 		old := b.clone()
 		b.mustLogout(t)
 		before := old.cookie()
-		old.visit(func(w http.ResponseWriter, r *http.Request) {
+		old.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, err := a.store.Get(r, sessionName)
 			if err != nil || !s.IsNew || len(s.Values) > 0 {
 				t.Errorf("got new=%v, values %v, %v; want a new session and no error", s.IsNew, s.Values, err)
@@ -320,7 +320,7 @@ func idIn(t testing.TB, a *app, cookie string) (id string) {
 func TestAMaxAgeOfZeroIsACookieForTheBrowsersSession(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.newBrowser()
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, err := a.store.Get(r, sessionName)
 			if err != nil {
 				t.Error(err)
@@ -331,7 +331,7 @@ func TestAMaxAgeOfZeroIsACookieForTheBrowsersSession(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		c := v.response.Cookies()[0]
+		c := v.Response.Cookies()[0]
 		if c.MaxAge != 0 || !c.Expires.IsZero() {
 			t.Errorf("got MaxAge %d, expires %v; want neither", c.MaxAge, c.Expires)
 		}

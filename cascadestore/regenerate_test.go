@@ -27,7 +27,7 @@ func TestRegenerateIDMovesTheValuesAndRemovesTheOldID(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"basket": []string{"book"}})
 		old := b.clone()
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			b.with(r, func(s *sessions.Session) error {
 				before := s.ID
 				s.Values["user"] = "ann"
@@ -52,7 +52,7 @@ func TestRegenerateIDMovesTheValuesAndRemovesTheOldID(t *testing.T) {
 
 func TestRegenerateIDTakesAlongWhatOthersSavedAtAnyOfItsCalls(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
-		atEachCall(t, func(t *testing.T, k int) bool {
+		gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 			b := a.login(t, values{"n": 0, "gone": true})
 			old := b.clone()
 			var theirs error
@@ -109,7 +109,7 @@ func TestRegenerateIDOfARemovedSessionIsErrRemoved(t *testing.T) {
 	onEach(t, anyBackend, func(t *testing.T, a *app, backends int) {
 		b := a.login(t, values{"n": 0})
 		var err error
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, gerr := a.store.Get(r, sessionName)
 			if gerr != nil {
 				t.Error(gerr)
@@ -132,7 +132,7 @@ func TestRegenerateIDOfARemovedSessionIsErrRemoved(t *testing.T) {
 func TestRegenerateIDOfANewSessionMakesNoCalls(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
 	b := a.newBrowser()
-	v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+	v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.store.Get(r, sessionName)
 		if err != nil {
 			t.Error(err)
@@ -145,7 +145,7 @@ func TestRegenerateIDOfANewSessionMakesNoCalls(t *testing.T) {
 			t.Error("no new id")
 		}
 	})
-	if calls := v.request.Calls(); len(calls) > 0 {
+	if calls := v.Request.Calls(); len(calls) > 0 {
 		t.Errorf("got calls %v, want none", calls)
 	}
 }
@@ -155,7 +155,7 @@ func TestWhenDatastoreIsDownASessionKeepsItsCookieAndItsIDUntilItIsSaved(t *test
 		b := a.login(t, values{"n": 0})
 		old := b.clone()
 		var up atomic.Bool
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			b.with(r, func(s *sessions.Session) error {
 				id := s.ID
 				s.Values["user"] = "ann"
@@ -178,7 +178,7 @@ func TestWhenDatastoreIsDownASessionKeepsItsCookieAndItsIDUntilItIsSaved(t *test
 				return err
 			})
 		}, gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Datastore(c) && !up.Load() }))
-		if n := len(v.response.Cookies()); n != 1 {
+		if n := len(v.Response.Cookies()); n != 1 {
 			t.Errorf("got %d cookies, want one", n)
 		}
 		b.expect(t, backends, values{"n": 0, "user": "ann"})
@@ -229,7 +229,7 @@ func TestRegenerateIDOfASessionThatCouldNotBeLoadedReturnsWhy(t *testing.T) {
 		b := a.login(t, values{"n": 0})
 		var up atomic.Bool
 		hook := gaetest.Fail(func(gaetest.Call) bool { return !up.Load() })
-		b.visit(func(_ http.ResponseWriter, r *http.Request) {
+		b.Visit(func(_ http.ResponseWriter, r *http.Request) {
 			s, getErr := a.store.Get(r, sessionName)
 			if !errors.Is(getErr, gaetest.ErrFailed) {
 				t.Errorf("Get: got %v, want the services' error", getErr)
@@ -265,7 +265,7 @@ func TestRegenerateIDIsWholeOrNotAtAllWhenItsContextEnds(t *testing.T) {
 			}
 			var moved bool
 			var err error
-			b.visit(func(w http.ResponseWriter, r *http.Request) {
+			b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				ctx, cancel := context.WithCancel(r.Context())
 				defer cancel()
 				end = cancel

@@ -36,7 +36,7 @@ func onRequestBackends(t *testing.T, f func(t *testing.T, a *app)) {
 func TestASavedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 	onRequestBackends(t, func(t *testing.T, a *app) {
 		b := a.newBrowser()
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s := again(t, a, r)
 			s.Values["n"] = 1
 			if unsaved := again(t, a, r); !unsaved.IsNew {
@@ -45,13 +45,13 @@ func TestASavedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 			if err := s.Save(r, w); err != nil {
 				t.Error(err)
 			}
-			calls := len(a.calls(r))
+			calls := len(gaetest.RequestOf(r.Context()).Calls())
 			for _, r := range []*http.Request{r, r.WithContext(r.Context())} {
 				if got := again(t, a, r); got == s || got.IsNew || got.ID != s.ID || got.Values["n"] != 1 {
 					t.Errorf("got %+v, want a copy of the saved session", got)
 				}
 			}
-			if n := len(a.calls(r)) - calls; n > 0 {
+			if n := len(gaetest.RequestOf(r.Context()).Calls()) - calls; n > 0 {
 				t.Errorf("got %d calls, want none", n)
 			}
 			s.Options.MaxAge = -1
@@ -72,13 +72,6 @@ func TestASavedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 	})
 }
 
-// calls returns the calls of the request so far.
-func (a *app) calls(r *http.Request) []gaetest.Call {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.visits[r.Header.Get(visitHeader)].request.Calls()
-}
-
 func TestTheRequestBackendAloneForgetsWithTheRequest(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.RequestBackend)
 	b := a.login(t, values{"n": 0})
@@ -91,7 +84,7 @@ func TestTheRequestBackendAloneForgetsWithTheRequest(t *testing.T) {
 func TestTheRequestBackendDoesNotSeeWhatOthersChange(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
 	b := a.login(t, values{"n": 0})
-	b.visit(func(w http.ResponseWriter, r *http.Request) {
+	b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		s := again(t, a, r)
 		b.clone().mustChange(t, values{"n": 1, "theirs": 1})
 		if got := again(t, a, r); got.Values["n"] != 0 {
@@ -124,7 +117,7 @@ func TestASessionThatOthersRemovedIsNotSeenAgainOnceThatIsKnown(t *testing.T) {
 	} {
 		a := newApp(t, gaetest.Local(t), cascadestore.AllBackends)
 		b := a.login(t, values{"n": 0})
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s := again(t, a, r)
 			b.clone().mustLogout(t)
 			if got := again(t, a, r); got.IsNew {
@@ -143,7 +136,7 @@ func TestASessionThatOthersRemovedIsNotSeenAgainOnceThatIsKnown(t *testing.T) {
 func TestARegeneratedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 	onRequestBackends(t, func(t *testing.T, a *app) {
 		b := a.newBrowser()
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s := again(t, a, r)
 			s.Values["n"] = 1
 			for range 2 {
@@ -170,7 +163,7 @@ func TestARegeneratedSessionIsSeenAgainInTheSameRequest(t *testing.T) {
 func TestStoresDoNotShareTheRequestBackend(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.RequestBackend)
 	other := newStore(t, cascadestore.RequestBackend)
-	a.newBrowser().visit(func(w http.ResponseWriter, r *http.Request) {
+	a.newBrowser().Visit(func(w http.ResponseWriter, r *http.Request) {
 		s := again(t, a, r)
 		if err := s.Save(r, w); err != nil {
 			t.Error(err)

@@ -107,7 +107,7 @@ func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.
 // ask finds out whether a session has been removed meanwhile.
 func (cs *CascadeStore) ask(ctx context.Context, t *track) error {
 	now := t.copy.Again()
-	err := now.Open(ctx, func([]byte) (map[string]any, error) { return nil, nil })
+	err := now.Open(ctx, nil)
 	switch {
 	case now.IsRemoved():
 		return ErrRemoved
@@ -131,7 +131,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 				return nil, false, nil
 			}
 			value, err := f.encode(session, key)
-			return value, false, err
+			return value, f.isExact(session.Values), err
 		},
 		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),

@@ -9,6 +9,7 @@ import (
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/internal/gobstream"
+	"github.com/gaesession/gaesession/internal/scalargob"
 )
 
 // SessionSerializer turns a session's Values into bytes and back. A session is
@@ -24,8 +25,14 @@ type SessionSerializer interface {
 // to make known with gob.Register.
 type GobSerializer struct{}
 
+// scalars is how gob writes Values.
+var scalars = scalargob.Of(&map[any]any{"a": 1})
+
 // Serialize implements SessionSerializer.
 func (GobSerializer) Serialize(ss *sessions.Session) ([]byte, error) {
+	if b := scalars.Encode(&ss.Values); b != nil {
+		return b, nil
+	}
 	var b bytes.Buffer
 	if err := gob.NewEncoder(&b).Encode(ss.Values); err != nil {
 		return nil, err
@@ -36,6 +43,9 @@ func (GobSerializer) Serialize(ss *sessions.Session) ([]byte, error) {
 // Deserialize implements SessionSerializer. It refuses bytes that claim to hold
 // more than they can.
 func (GobSerializer) Deserialize(d []byte, ss *sessions.Session) error {
+	if scalars.Decode(d, &ss.Values) {
+		return nil
+	}
 	d, err := gobstream.Checked(d)
 	if err != nil {
 		return err

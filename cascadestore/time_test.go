@@ -3,57 +3,31 @@
 package cascadestore_test
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/sessions"
 
 	"github.com/gaesession/gaesession/cascadestore"
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest/promises"
 )
 
 // What depends on time, tested in simulated time.
 
-// inSimulatedTime runs f in a bubble whose clock goes on from now: it would
-// start in 2000, before the times that the services have.
-func inSimulatedTime(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	// The application's name, but not in GAE_APPLICATION: with it, background
-	// work would be tried again with a context that leads out of the bubble.
-	for name, value := range map[string]string{"GAE_APPLICATION": "", "GAE_LONG_APP_ID": "local", "GAE_PARTITION": "dev"} {
-		t.Setenv(name, value)
-	}
-	begin := time.Now().Add(time.Second)
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(begin))
-		f(t)
-		time.Sleep(2 * time.Second) // what is left in the background has ended by then
-	})
-}
+func TestPromisesInTime(t *testing.T) { promises.TestInTime(t, adapters()...) }
 
 // onEachInSimulatedTime is onEach with an app in simulated time.
 func onEachInSimulatedTime(t *testing.T, need int, f func(t *testing.T, a *app, backends int)) {
 	onEach(t, need, func(t *testing.T, a *app, backends int) {
-		inSimulatedTime(t, func(t *testing.T) {
-			f(t, newSimulatedApp(t, a.service, a.store), backends)
+		gaetest.InSimulatedTime(t, func(t *testing.T) {
+			f(t, newSimulatedApp(t, a.Service, a.store), backends)
 		})
 	})
-}
-
-// commits counts the transactions that a request wrote with.
-func (v *visit) commits() (n int) {
-	for _, c := range v.request.Calls() {
-		if c.Method == "Commit" {
-			n++
-		}
-	}
-	return n
 }
 
 // loginWhileDown returns a browser with a session that Memcache alone has.
@@ -68,17 +42,17 @@ func (a *app) loginWhileDown(t testing.TB, v values) *browser {
 
 func TestHandlerDoesNotRefreshASessionThatIsOnlyRead(t *testing.T) {
 	local := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
-	inSimulatedTime(t, func(t *testing.T) {
-		a := newSimulatedApp(t, local.service, local.store)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, local.Service, local.store)
 		b := a.login(t, values{"list": []string{"a"}})
 		time.Sleep(time.Duration(a.store.Options.MaxAge) * time.Second / 5)
-		v := b.visit(a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		v := b.Visit(a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if s, err := a.store.Get(r, sessionName); err != nil || s.IsNew {
 				t.Errorf("got %v, %v", s, err)
 			}
 		})).ServeHTTP)
-		if v.commits() > 0 || v.response.Header.Get("Set-Cookie") != "" {
-			t.Errorf("%d commits, Set-Cookie %q", v.commits(), v.response.Header.Get("Set-Cookie"))
+		if v.Commits() > 0 || v.Response.Header.Get("Set-Cookie") != "" {
+			t.Errorf("%d commits, Set-Cookie %q", v.Commits(), v.Response.Header.Get("Set-Cookie"))
 		}
 	})
 }
@@ -86,30 +60,6 @@ func TestHandlerDoesNotRefreshASessionThatIsOnlyRead(t *testing.T) {
 // A minute is more than the three seconds after which others save what is
 // unsaved.
 const aMinute = time.Minute
-
-func TestAReadBringsDatastoreUpToDateThreeSecondsLater(t *testing.T) {
-	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
-		b := a.login(t, values{"n": 0})
-		if err := b.change(values{"n": 1}, gaetest.Fail(gaetest.Datastore)); !errors.Is(err, gaetest.ErrFailed) {
-			t.Errorf("got %v, want the error of Datastore", err)
-		}
-		for _, test := range []struct {
-			after   time.Duration
-			commits int
-			calls   int // 0: however many
-		}{{time.Second, 0, 1}, {time.Second, 0, 1}, {2 * time.Second, 1, 0}, {aMinute, 0, 1}} {
-			time.Sleep(test.after)
-			v := b.get()
-			if n := v.commits(); n != test.commits {
-				t.Errorf("a read committed %d times, want %d", n, test.commits)
-			}
-			if n := len(v.request.Calls()); test.calls != 0 && n != test.calls {
-				t.Errorf("a read made %d calls, want %d", n, test.calls)
-			}
-		}
-		b.expect(t, backends, values{"n": 1})
-	})
-}
 
 func TestALoginWhileDatastoreIsDownIsSavedLater(t *testing.T) {
 	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
@@ -122,7 +72,7 @@ func TestALoginWhileDatastoreIsDownIsSavedLater(t *testing.T) {
 
 			read := a.loginWhileDown(t, values{"n": 0})
 			time.Sleep(aMinute)
-			if n := read.save(nil).commits(); n != 1 {
+			if n := read.save(nil).Commits(); n != 1 {
 				t.Errorf("a request that changed nothing committed %d times, want once, while it loaded", n)
 			}
 			read.expect(t, backends, values{"n": 0})
@@ -131,14 +81,14 @@ func TestALoginWhileDatastoreIsDownIsSavedLater(t *testing.T) {
 			late := a.loginWhileDown(t, values{"n": 0})
 			time.Sleep(aMinute)
 			down := true
-			v := late.visit(func(w http.ResponseWriter, r *http.Request) {
+			v := late.Visit(func(w http.ResponseWriter, r *http.Request) {
 				late.with(r, func(s *sessions.Session) error {
 					down = false
 					s.Values["m"] = 1
 					return s.Save(r, w)
 				})
 			}, gaetest.Fail(func(c gaetest.Call) bool { return down && gaetest.Datastore(c) }))
-			if n := v.commits(); n != 1 {
+			if n := v.Commits(); n != 1 {
 				t.Errorf("a request that changed something committed %d times, want once", n)
 			}
 			late.expect(t, backends, values{"n": 0, "m": 1})
@@ -211,7 +161,7 @@ func TestTheExpiryIsWrittenAgainAfterATenthOfMaxAge(t *testing.T) {
 					if a.saveUnchanged(t, b, evicted) {
 						t.Errorf("evicted=%v: written again by the next visit", evicted)
 					}
-					if _, e := stored(t, a.context(), id); e != nil {
+					if _, e := stored(t, a.Context(), id); e != nil {
 						if d := e.ExpiresAt.Sub(end); d.Abs() > time.Second {
 							t.Errorf("evicted=%v: the entity expires at %v, want %v", evicted, e.ExpiresAt, end)
 						}
@@ -228,13 +178,13 @@ func TestTheExpiryIsWrittenAgainAfterATenthOfMaxAge(t *testing.T) {
 func (a *app) saveUnchanged(t testing.TB, b *browser, evicted bool) (wrote bool) {
 	t.Helper()
 	if evicted {
-		a.flush()
+		a.Flush()
 	}
 	v := b.save(nil)
-	if len(v.response.Cookies()) != 1 {
+	if len(v.Response.Cookies()) != 1 {
 		t.Error("no cookie was written")
 	}
-	for _, c := range v.request.Calls() {
+	for _, c := range v.Request.Calls() {
 		if c.Method != "Get" && !(evicted && gaetest.Memcache(c)) { // a refill sets
 			wrote = true
 		}
@@ -307,83 +257,9 @@ func TestSessionsLiveOnInDatastoreWhileMemcacheIsDown(t *testing.T) {
 	})
 }
 
-func TestACrashAtAnyCallLosesNothingThatWasSaved(t *testing.T) {
-	requests := []struct {
-		name    string
-		evicted bool
-		do      func(b *browser, hook gaetest.Hook)
-	}{
-		{"change", false, func(b *browser, hook gaetest.Hook) { _ = b.change(values{"mine": 1}, hook) }},
-		{"change, evicted", true, func(b *browser, hook gaetest.Hook) { _ = b.change(values{"mine": 1}, hook) }},
-		{"read, evicted", true, func(b *browser, hook gaetest.Hook) { _, _ = b.read(hook) }},
-		{"logout", false, func(b *browser, hook gaetest.Hook) { _ = b.logout(hook) }},
-		{"regenerate", false, func(b *browser, hook gaetest.Hook) { _ = b.regenerate(values{"mine": 1}, hook) }},
-	}
-	onEach(t, durable, func(t *testing.T, a *app, backends int) {
-		for _, req := range requests {
-			t.Run(req.name, func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) (crashed bool) {
-					inSimulatedTime(t, func(t *testing.T) {
-						a := newSimulatedApp(t, a.service, a.store)
-						crashing := a.login(t, values{"n": 0})
-						crashing.mustChange(t, values{"saved": "before"})
-						b := crashing.clone() // knows nothing of the crashing request's answer
-						if req.evicted {
-							a.flush()
-						}
-						crash, hook := gaetest.CrashAt(k)
-						done := make(chan struct{})
-						go func() {
-							defer close(done)
-							req.do(crashing, hook)
-						}()
-						select {
-						case <-crash.Crashed():
-							crashed = true
-						case <-done:
-						}
-						removes := req.name == "logout" || req.name == "regenerate"
-						now, err := b.read()
-						switch {
-						case err != nil:
-							t.Errorf("after the crash: %v", err)
-						case now == nil && removes:
-						case now == nil || now["saved"] != "before" || now["n"] != 0:
-							t.Errorf("after the crash: got %v, want what was saved before", now)
-						case removes: // others may go on, or find it removed
-						default:
-							// Others go on, and what they save is there.
-							b.mustChange(t, values{"saved": "after"})
-							for range 2 {
-								got, err := b.read()
-								if err != nil || got["saved"] != "after" || got["n"] != 0 {
-									t.Errorf("got %v, %v; want saved: after", got, err)
-								}
-								a.flush()
-							}
-						}
-						old := b.clone()
-						if now != nil {
-							b.mustLogout(t)
-							old.expect(t, backends, nil)
-						}
-						crash.Release()
-						<-done
-						drain(t)
-						if now != nil {
-							old.expect(t, backends, nil)
-						}
-					})
-					return crashed
-				})
-			})
-		}
-	})
-}
-
 func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 	s := gaetest.Local(t)
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
 		a.store.SetMaxAge(1)
 		b := a.login(t, values{"n": 0})
@@ -394,52 +270,16 @@ func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 	})
 }
 
-func TestDrainTellsMemcacheWhatItWasNotTold(t *testing.T) {
-	onEachInSimulatedTime(t, cascadestore.DistributedBackends, func(t *testing.T, a *app, backends int) {
-		b := a.login(t, values{"n": 0})
-		var up atomic.Bool
-		down := gaetest.Fail(func(c gaetest.Call) bool { return gaetest.Memcache(c) && c.Index > 1 && !up.Load() })
-		gate, hold := gaetest.Hold(func(c gaetest.Call) bool { return gaetest.Memcache(c) && up.Load() })
-		var err error
-		v := b.visit(func(w http.ResponseWriter, r *http.Request) {
-			b.with(r, func(s *sessions.Session) error {
-				s.Values["n"] = 1
-				err = s.Save(r, w)
-				return nil
-			})
-		}, down, hold)
-		if !errors.Is(err, cascadestore.ErrNotPublished) || !errors.Is(err, gaetest.ErrFailed) {
-			t.Errorf("got %v, want ErrNotPublished and the error of Memcache", err)
-		}
-		if c := v.response.Cookies(); len(c) != 1 {
-			t.Errorf("got cookies %v, want that of the session", c)
-		}
-		b.expectNow(t, "before", values{"n": 0})
-		up.Store(true)
-		// Drain is called on the instance that has saved the session.
-		short, cancel := context.WithTimeout(v.request.Context(), 10*time.Millisecond)
-		defer cancel()
-		if err := cascadestore.Drain(short); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Drain: got %v, want the context's error", err)
-		}
-		gate.Open()
-		if err := cascadestore.Drain(v.request.Context()); err != nil {
-			t.Error(err)
-		}
-		b.expectNow(t, "after", values{"n": 1})
-	})
-}
-
 func TestHandlerSetsTheCookieAgainOncePerTenthOfMaxAge(t *testing.T) {
-	local := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
-	inSimulatedTime(t, func(t *testing.T) {
-		a := newSimulatedApp(t, local.service, local.store)
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
 		a.store.SetMaxAge(100_000)
 		const tenth = 10_000 * time.Second
 		time.Sleep(time.Until(time.Now().Truncate(tenth).Add(tenth)))
 		b, n := a.newBrowser(), 0
 		isSet := func(f func(w http.ResponseWriter, r *http.Request, s *sessions.Session)) bool {
-			v := b.visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			v := b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				s, err := a.store.Get(r, sessionName)
 				if err != nil {
 					t.Error(err)
@@ -448,7 +288,7 @@ func TestHandlerSetsTheCookieAgainOncePerTenthOfMaxAge(t *testing.T) {
 				s.Values["n"] = n
 				f(w, r, s)
 			})).ServeHTTP)
-			return v.response.Header.Get("Set-Cookie") != ""
+			return v.Response.Header.Get("Set-Cookie") != ""
 		}
 		change := func(http.ResponseWriter, *http.Request, *sessions.Session) {}
 		for _, step := range []struct {

@@ -60,7 +60,7 @@ func TestASessionKnowsWhatItWasWhereverItComesFrom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
 			b := a.login(t, values{"n": 0, "theirs": 0})
-			b.visit(func(w http.ResponseWriter, r *http.Request) {
+			b.Visit(func(w http.ResponseWriter, r *http.Request) {
 				s, err := get(a.store, r)
 				if err != nil || s.IsNew {
 					t.Fatalf("got new=%v, %v", s.IsNew, err)
@@ -80,7 +80,7 @@ func TestASessionIsKnownInACopyOfTheRequestAsItWasBefore(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
 	b := a.login(t, values{"n": 0, "theirs": 0})
 	old := b.clone()
-	b.visit(func(w http.ResponseWriter, r *http.Request) {
+	b.Visit(func(w http.ResponseWriter, r *http.Request) {
 		s, err := a.store.Get(r.WithContext(r.Context()), sessionName)
 		if err != nil {
 			t.Error(err)

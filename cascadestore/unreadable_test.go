@@ -42,11 +42,11 @@ func newerAndOlder(t *testing.T, f func(t *testing.T, newer, older *browser, bac
 				if original {
 					const id = "OF-THE-ORIGINAL"
 					old := oldlib.Cascade{OnlyMemcache: backends&durable == 0}
-					if err := old.Save(a.service.Context(), id, values); err != nil {
+					if err := old.Save(a.Service.Context(), id, values); err != nil {
 						t.Fatal(err)
 					}
 					if backends&cascadestore.MemcacheBackend == 0 {
-						a.service.Flush()
+						a.Service.Flush()
 					}
 					b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
 				} else {
@@ -56,7 +56,7 @@ func newerAndOlder(t *testing.T, f func(t *testing.T, newer, older *browser, bac
 				store.Codecs = a.store.Codecs
 				store.Logger = new(logBuffer).logger()
 				store.SetSerializer(older{})
-				other := newAppWith(t, a.service, store).newBrowser()
+				other := newAppWith(t, a.Service, store).newBrowser()
 				other.setCookie(b.cookie())
 				f(t, b, other, backends)
 			})
@@ -77,7 +77,7 @@ func (b *browser) unreadable(t testing.TB, r *http.Request) *sessions.Session {
 func TestALogoutEndsASessionThatCannotBeDecoded(t *testing.T) {
 	newerAndOlder(t, func(t *testing.T, newer, older *browser, backends int) {
 		newer.expectNow(t, "before", values{"v": "of a new type"})
-		older.visit(func(w http.ResponseWriter, r *http.Request) {
+		older.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s := older.unreadable(t, r)
 			s.Options.MaxAge = -1
 			if err := s.Save(r, w); err != nil {
@@ -93,7 +93,7 @@ func TestALogoutEndsASessionThatCannotBeDecoded(t *testing.T) {
 
 func TestASessionThatCannotBeDecodedIsNotReplaced(t *testing.T) {
 	newerAndOlder(t, func(t *testing.T, newer, older *browser, backends int) {
-		v := older.visit(func(w http.ResponseWriter, r *http.Request) {
+		v := older.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s := older.unreadable(t, r)
 			s.Values["n"] = 1
 			for range 2 {
@@ -105,7 +105,7 @@ func TestASessionThatCannotBeDecodedIsNotReplaced(t *testing.T) {
 				}
 			}
 		})
-		if c := v.response.Cookies(); len(c) > 0 {
+		if c := v.Response.Cookies(); len(c) > 0 {
 			t.Errorf("got cookies %v, want none", c)
 		}
 		newer.expect(t, backends, values{"v": "of a new type"})
@@ -114,11 +114,11 @@ func TestASessionThatCannotBeDecodedIsNotReplaced(t *testing.T) {
 
 func TestADamagedEntityCanBeRemoved(t *testing.T) {
 	onEach(t, durable, func(t *testing.T, a *app, backends int) {
-		putEntity(t, a.service.Context(), "DAMAGED", &entity{[]byte("no gob"), time.Now().Add(time.Hour)})
+		putEntity(t, a.Service.Context(), "DAMAGED", &entity{[]byte("no gob"), time.Now().Add(time.Hour)})
 		b := a.newBrowser()
 		b.setCookie(sign(t, a.store.Codecs[0], sessionName, "DAMAGED"))
 		old := b.clone()
-		b.visit(func(w http.ResponseWriter, r *http.Request) {
+		b.Visit(func(w http.ResponseWriter, r *http.Request) {
 			s, err := a.store.Get(r, sessionName)
 			if !errors.Is(err, cascadestore.ErrUndecodable) || !s.IsNew {
 				t.Errorf("got new=%v, %v; want a new session and ErrUndecodable", s.IsNew, err)
@@ -147,9 +147,9 @@ func TestADamagedItemHidesNoEntity(t *testing.T) {
 			a.store.Logger = log.logger()
 			b := a.login(t, values{"n": 0, "text": text(100)})
 			id := idIn(t, a, b.cookie())
-			it, _ := stored(t, a.service.Context(), id)
+			it, _ := stored(t, a.Service.Context(), id)
 			damage(it)
-			if err := memcache.Set(a.service.Context(), it); err != nil {
+			if err := memcache.Set(a.Service.Context(), it); err != nil {
 				t.Fatal(err)
 			}
 			if got, err := b.read(); err != nil || got["n"] != 0 {
@@ -159,8 +159,8 @@ func TestADamagedItemHidesNoEntity(t *testing.T) {
 				t.Errorf("%s: logged %q, want an error", name, out)
 			}
 			// The item is replaced.
-			if v := b.get(); len(v.request.Calls()) != 1 {
-				t.Errorf("%s: the next read makes calls %v, want one", name, v.request.Calls())
+			if v := b.get(); len(v.Request.Calls()) != 1 {
+				t.Errorf("%s: the next read makes calls %v, want one", name, v.Request.Calls())
 			}
 			b.mustChange(t, values{"n": 1})
 			b.expect(t, backends, values{"n": 1, "text": text(100)})
@@ -175,9 +175,9 @@ func TestAnItemThatCannotBeDecodedStaysAndHidesNoEntity(t *testing.T) {
 		log := &logBuffer{}
 		a.store.Logger = log.logger()
 		b := a.login(t, values{"n": 0})
-		it, _ := stored(t, a.service.Context(), idIn(t, a, b.cookie()))
+		it, _ := stored(t, a.Service.Context(), idIn(t, a, b.cookie()))
 		it.Value = it.Value[:5]
-		if err := memcache.Set(a.service.Context(), it); err != nil {
+		if err := memcache.Set(a.Service.Context(), it); err != nil {
 			t.Fatal(err)
 		}
 		b.expectNow(t, "before", values{"n": 0})
@@ -188,7 +188,7 @@ func TestAnItemThatCannotBeDecodedStaysAndHidesNoEntity(t *testing.T) {
 			t.Errorf("got %v, want ErrNotPublished", err)
 		}
 		drain(t)
-		if it, _ := stored(t, a.service.Context(), idIn(t, a, b.cookie())); len(it.Value) != 5 {
+		if it, _ := stored(t, a.Service.Context(), idIn(t, a, b.cookie())); len(it.Value) != 5 {
 			t.Error("the item was replaced")
 		}
 		b.expect(t, backends, values{"n": 1})
@@ -213,8 +213,8 @@ func TestIDsAreRejectedByTheServiceThatDoesNotTakeThem(t *testing.T) {
 			t.Errorf("got %v and cookie %q, want an error and no cookie", err, b.cookie())
 		}
 		b.setCookie(sign(t, a.store.Codecs[0], sessionName, id))
-		if v := b.get(); len(v.request.Calls()) > 0 {
-			t.Errorf("got calls %v, want none", v.request.Calls())
+		if v := b.get(); len(v.Request.Calls()) > 0 {
+			t.Errorf("got calls %v, want none", v.Request.Calls())
 		}
 	})
 }

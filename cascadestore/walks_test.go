@@ -64,7 +64,7 @@ func TestRandomlyOverlappingRequestsKeepThePromises(t *testing.T) {
 }
 
 func walk(t *testing.T, s *gaetest.Service, backends int, seed int64) (msg string) {
-	inSimulatedTime(t, func(t *testing.T) {
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewSource(seed))
 		store := cascadestore.NewCascadeStore(backends, hashKey)
 		w := &walker{t: t, s: s, store: store, rnd: rnd}

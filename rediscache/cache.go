@@ -40,11 +40,12 @@ type Options struct {
 
 // A Cache keeps sessions in Redis or Valkey.
 type Cache struct {
-	client  redis.UniversalClient
-	cluster bool // the client may be that of a Cluster
-	prefix  string
-	logger  *slog.Logger
-	checked atomic.Bool // one check has succeeded
+	client            redis.UniversalClient
+	cluster           bool // the client may be that of a Cluster
+	observesDeadlines bool // the client does
+	prefix            string
+	logger            *slog.Logger
+	checked           atomic.Bool // one check has succeeded
 
 	mu      sync.Mutex
 	foreign int64     // calls that found anything but an item
@@ -73,24 +74,44 @@ func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, e
 			"shows what the first one had when that is back; use one server, Sentinel or Redis Cluster", tier.ErrRejected)
 	}
 	_, one := client.(*redis.Client)
-	return &Cache{client: client, cluster: !one, prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger}, nil
+	return &Cache{
+		client: client, cluster: !one, observesDeadlines: observesDeadlines(client),
+		prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger,
+	}, nil
 }
 
-// call makes a call about an id, after a check of the server if none has succeeded.
-func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string) (T, error)) (T, error) {
-	hash := sha256.Sum256([]byte(id))
-	key := c.prefix + hex.EncodeToString(hash[:])
-	result, err := within(ctx, func() (T, error) {
-		if !c.checked.Load() {
-			if err := checkServer(ctx, c.client, key); err != nil {
-				var none T
-				return none, err
-			}
-			c.checked.Store(true)
+// call makes a call about an id. If the context has a deadline that the client
+// observes, it needs no other goroutine.
+func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string) (T, error)) (result T, err error) {
+	key := c.key(id)
+	if _, ok := ctx.Deadline(); ok && c.observesDeadlines {
+		if err = ctx.Err(); err == nil {
+			result, err = checked(ctx, c, key, f)
+			err = ended(ctx, err)
 		}
-		return f(key)
-	})
+	} else {
+		result, err = within(ctx, func() (T, error) { return checked(ctx, c, key, f) })
+	}
 	return result, c.wrap(ctx, op, key, err)
+}
+
+// checked makes a call after a check of the server if none has succeeded.
+func checked[T any](ctx context.Context, c *Cache, key string, f func(key string) (T, error)) (T, error) {
+	if !c.checked.Load() {
+		if err := checkServer(ctx, c.client, key); err != nil {
+			var none T
+			return none, err
+		}
+		c.checked.Store(true)
+	}
+	return f(key)
+}
+
+// key returns the key of an id.
+func (c *Cache) key(id string) string {
+	var key [128]byte
+	hash := sha256.Sum256([]byte(id))
+	return string(hex.AppendEncode(append(key[:0], c.prefix...), hash[:]))
 }
 
 // Get returns the item under that id, or nil.
@@ -98,27 +119,32 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 	return call(ctx, c, "get", id, func(key string) (*tier.Item, error) { return c.get(ctx, key) })
 }
 
-// get reads the key and the server's fence in one transaction, so that both come
-// from one server at one moment, even in a Cluster.
+// get reads the key, and then asks the server for its fence. An item with that fence
+// was valid when it was read: a server that was no master for a while, and may have
+// had older items meanwhile, has another fence since. In a Cluster, which may send
+// commands to several servers, both are one transaction.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
-	p := c.client.TxPipeline()
-	reading := p.Get(ctx, key)
-	asking := c.ask(ctx, p, key)
+	p := c.client.Pipeline()
+	if c.cluster {
+		p = c.client.TxPipeline()
+	}
+	reading, asking := redis.NewStringCmd(ctx, "get", key), c.ask(ctx, key)
+	_ = p.BatchProcess(ctx, reading, asking) // which queues them
 	err := exec(ctx, p)
 	if err != nil && !refusal(err) {
 		return nil, err
 	}
-	item, _ := reading.Bytes() // empty if there is none
 	if fence := masterFence(asking); err == nil && fence != "" {
 		if errors.Is(reading.Err(), redis.Nil) {
 			return nil, nil
 		}
-		if len(item) >= itemLen && string(item[:fenceLen]) == fence {
-			return parse(item), nil
+		if item := reading.Val(); len(item) >= itemLen && item[:fenceLen] == fence {
+			value, _ := reading.Bytes() // the same bytes
+			return parse(item[:headLen], value[headLen:]), nil
 		}
 	}
 	// The script handles the rest: an item with another fence, anything but an item,
-	// a replica, and a full server, which takes no transactions.
+	// a replica, and a full Cluster, which takes no transactions.
 	answer, err := readScript.Run(ctx, c.client, []string{key}).Text()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
@@ -126,18 +152,18 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parse([]byte(answer)), nil
+	return parse(answer[:headLen], []byte(answer[headLen:])), nil
 }
 
-// ask adds INFO replication to a transaction on a key. In a Cluster a script asks,
+// ask returns INFO replication for a transaction on a key. In a Cluster a script asks,
 // because a script can name the key: until the client has learned from the server
 // which commands have keys, and some clients never do, it takes the argument of INFO
 // for a second key and refuses the transaction.
-func (c *Cache) ask(ctx context.Context, p redis.Pipeliner, key string) *redis.Cmd {
+func (c *Cache) ask(ctx context.Context, key string) *redis.StringCmd {
 	if c.cluster {
-		return p.Eval(ctx, infoScript, []string{key})
+		return redis.NewStringCmd(ctx, "eval", infoScript, 1, key)
 	}
-	return p.Do(ctx, "info", "replication")
+	return redis.NewStringCmd(ctx, "info", "replication")
 }
 
 // Set stores the item, whatever item is there. If the server refuses, for instance
@@ -282,7 +308,8 @@ func (c *Cache) swap(ctx context.Context, key, old string, item *buffer, ttl tim
 	if ttl > 0 {
 		add(ctx, p, key, item, ttl)
 	}
-	asking := c.ask(ctx, p, key)
+	asking := c.ask(ctx, key)
+	_ = p.Process(ctx, asking) // which queues it
 	if err := exec(ctx, p); err != nil {
 		return tier.Conflict, err
 	}

@@ -206,8 +206,8 @@ func testLostAnswers(t *testing.T, p *proxy, direct, c *cache) {
 	direct.wants("add", "", "after an add whose answer was lost")
 
 	lose(func() {})
-	if it, err := c.Get(ctx, "set"); err == nil {
-		t.Errorf("get: no error, but %v", it)
+	if it, err := c.Get(ctx, "set"); err == nil && (it == nil || string(it.Value) != "after it") { // the client may repeat it
+		t.Errorf("get: %v, want what is there", it)
 	}
 
 	// A conflict would say that the item was never there.

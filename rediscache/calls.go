@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // within returns what f returns, or the context's error if the context ends first.
@@ -37,14 +39,31 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 	select {
 	case r := <-done:
-		if deadline, ok := ctx.Deadline(); ok && errors.Is(r.err, os.ErrDeadlineExceeded) && !time.Now().Before(deadline) {
-			<-ctx.Done() // the client noticed the deadline first
-			return none, ctx.Err()
-		}
-		return r.value, r.err
+		return r.value, ended(ctx, r.err)
 	case <-ctx.Done():
 		return none, ctx.Err()
 	}
+}
+
+// ended returns the context's error if err is a client's that noticed its deadline
+// first.
+func ended(ctx context.Context, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(deadline) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return err
+}
+
+// observesDeadlines reports whether every call of a client ends at the deadline of
+// its context. Those of a Cluster's client may load the Cluster's state first.
+func observesDeadlines(client redis.UniversalClient) bool {
+	one, ok := client.(*redis.Client)
+	if !ok {
+		return false
+	}
+	o := one.Options()
+	return o.ContextTimeoutEnabled && o.ReadTimeout >= 0 && o.WriteTimeout >= 0
 }
 
 // calls takes a call when a goroutine is waiting for one.

@@ -12,7 +12,8 @@ import (
 // where they have the same names.
 //
 //   - ContextTimeoutEnabled: a call to a silent server holds its connection until
-//     the call's deadline, not until ReadTimeout.
+//     the call's deadline, not until ReadTimeout. A call with a deadline also needs
+//     no second goroutine then.
 //   - MaxRetries -1 and DialerRetries 1: the client tries everything once. The
 //     session stores try again where that helps, and otherwise use the backup.
 //   - DialTimeout, ReadTimeout, WriteTimeout: 1 s. They are longer than the 500 ms

@@ -50,9 +50,14 @@
 // its promises with any other options, but a silent server then holds connections
 // for longer, and a failed connection takes longer to be noticed.
 //
-// A call returns when its context ends, even if the client or its dialer does not.
-// If it holds a connection at that moment, it continues in the background until the
-// server answers or until the client's timeout: the context's deadline with
+// If the client is that of one server and has ContextTimeoutEnabled, a call whose
+// context has a deadline returns by then, and leaves nothing behind. If its context
+// is cancelled earlier, while the server is silent, it still waits for the deadline or
+// for the client's timeout. The session stores give every call a deadline.
+//
+// Any other call returns when its context ends, even if the client or its dialer does
+// not. If it holds a connection at that moment, it continues in the background until
+// the server answers or until the client's timeout: the context's deadline with
 // ContextTimeoutEnabled, ReadTimeout without. If it waits for a connection or between
 // two attempts of the client, it ends at once. So the goroutines left behind are
 // never more than the client's connections: PoolSize (by default 10 per CPU), and
@@ -100,10 +105,12 @@
 //
 // So every item carries a fence: the replication id of the server that took it. Redis
 // draws a new id when a server starts, whatever it has loaded, and when a replica is
-// promoted, even if it was a master before. A call that reads or replaces an item asks
-// for the id in the same transaction or script, and compares. An item with another
-// fence is invalid, and the call deletes it. (The id of the process, run_id, would not
-// do: a server that is demoted and promoted again keeps it.)
+// promoted, even if it was a master before. A call that replaces an item asks for the id
+// in the same transaction or script, and compares. A Get asks right after it has read
+// the item, on the same connection: the id that a master has then, it had when the item
+// with that id was read. An item with another fence is invalid, and the call deletes it.
+// (The id of the process, run_id, would not do: a server that is demoted and promoted
+// again keeps it.)
 //
 // The price is that a restart or a failover empties the whole cache. Redis also draws a
 // new id when the first replica connects, and again when the last one has been gone for
@@ -126,6 +133,9 @@
 //     was replaced meanwhile.
 //   - A write that takes effect after its call has returned an error may undo what came
 //     in between.
+//   - A proxy that spreads the commands of one connection over several servers, to have
+//     replicas answer reads for example, shows older items. Let the client connect to
+//     the master itself.
 //   - A [redis.Ring] is refused: it gives the keys of a server that it cannot reach to
 //     another one.
 //   - Values have at most [MaxValue] bytes.

@@ -37,10 +37,11 @@ func refusal(err error) bool {
 // wrap classifies an error for the caller. It cuts off the arguments of an unknown
 // command, which servers repeat, because the session's value is among them.
 func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
+	if err == nil {
+		return nil
+	}
 	var network *net.OpError
 	switch {
-	case err == nil:
-		return nil
 	case refusal(err) && notAnItem.MatchString(err.Error()):
 		c.foundForeign(ctx, key)
 		err = fmt.Errorf("%w: there is something under the key that is no item", tier.ErrRejected)

@@ -1,6 +1,8 @@
 package rediscache_test
 
 import (
+	"cmp"
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -145,7 +147,7 @@ func TestAReplicaIsNotRead(t *testing.T) {
 	c.set("id", "older")
 	eventually(t, "the replica has the item", func() bool { return replica.holds("id", "older") })
 
-	r := replica.cacheUnchecked(t, master)
+	r, _ := replica.cacheUnchecked(t, master)
 	link.stall(true)
 	c.set("id", "newer")
 	if it, err := r.Get(ctx, "id"); err == nil {
@@ -201,9 +203,9 @@ func TestAClientLeavesAServerThatHasBecomeAReplica(t *testing.T) {
 	second.has(t, "id", "y")
 }
 
-// cacheUnchecked returns a cache whose client talked to another server when New
-// checked it, as after a failover.
-func (s *server) cacheUnchecked(t *testing.T, before *server) *cache {
+// cacheUnchecked returns a cache, and its client, which talked to another server when
+// the cache checked it, as before a failover.
+func (s *server) cacheUnchecked(t *testing.T, before *server) (*cache, *redis.Client) {
 	t.Helper()
 	var moved atomic.Bool
 	client := redis.NewClient(&redis.Options{Addr: before.addr(), MaxRetries: -1, Dialer: dialer(func() string {
@@ -214,8 +216,68 @@ func (s *server) cacheUnchecked(t *testing.T, before *server) *cache {
 	}), ConnMaxIdleTime: time.Nanosecond})
 	t.Cleanup(func() { _ = client.Close() })
 	c := newCache(t, client)
+	if err := c.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
 	moved.Store(true)
-	return c
+	return c, client
+}
+
+// inBetween is a hook that runs between the commands of a pipeline.
+type inBetween func()
+
+func (inBetween) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (inBetween) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (run inBetween) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, commands []redis.Cmder) error {
+		var err error
+		for i := range commands {
+			if i > 0 {
+				run()
+			}
+			err = cmp.Or(err, next(ctx, commands[i:i+1]))
+		}
+		return err
+	}
+}
+
+// A Get reads the item and the fence one after the other.
+func TestAReplicaThatIsPromotedDuringAGetShowsNothingOlder(t *testing.T) {
+	t.Parallel()
+	master, replica, link := replicas(t)
+	c := master.cache(t)
+	c.set("id", "older")
+	eventually(t, "the replica has the item", func() bool { return replica.holds("id", "older") })
+	link.stall(true)
+	c.set("id", "newer")
+
+	r, client := replica.cacheUnchecked(t, master)
+	replica.has(t, "id", "older")
+	client.AddHook(inBetween(func() { replica.do("replicaof", "no", "one") }))
+	r.wants("id", "", "during the promotion")
+}
+
+func TestAMasterThatIsDemotedDuringAGetShowsNothingOlder(t *testing.T) {
+	t.Parallel()
+	first, second, link := replicas(t)
+	client := first.client(t)
+	c := newCache(t, client)
+	c.set("id", "older")
+	eventually(t, "the replica has the item", func() bool { return second.holds("id", "older") })
+	link.stall(true)
+	c.set("id", "newer")
+	second.do("config", "set", "repl-diskless-sync-delay", "0")
+	second.do("replicaof", "no", "one")
+
+	demoted := false
+	client.AddHook(inBetween(func() {
+		demoted = true
+		first.do("replicaof", "127.0.0.1", second.port)
+		eventually(t, "the first server is a replica", func() bool { return first.holds("id", "older") })
+	}))
+	if it, err := c.Get(ctx, "id"); err == nil && (it == nil || string(it.Value) != "newer") || !demoted {
+		t.Errorf("got %v, %v, want the newer item or an error", it, err)
+	}
 }
 
 func TestAClusterThatMovesSlotsShowsNothingOlder(t *testing.T) {

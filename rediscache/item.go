@@ -56,19 +56,19 @@ func newItem(fence string, it tier.Item) (*buffer, error) {
 	return b, nil
 }
 
-// parse is the reverse of newItem. It needs at least itemLen bytes.
-func parse(item []byte) *tier.Item {
+// parse is the reverse of newItem. It gets the head and what follows it.
+func parse(head string, rest []byte) *tier.Item {
 	return &tier.Item{
-		Flags: binary.BigEndian.Uint32(item[headLen:]),
-		Value: item[itemLen:],
-		Token: string(item[:headLen]),
+		Flags: binary.BigEndian.Uint32(rest),
+		Value: rest[itemLen-headLen:],
+		Token: head,
 	}
 }
 
 // masterFence returns the fence of the server that answered INFO replication so,
 // or "" if it is not a master.
-func masterFence(answer *redis.Cmd) string {
-	info, _ := answer.Text() // empty if there is none
+func masterFence(answer *redis.StringCmd) string {
+	info := answer.Val() // empty if there is none
 	_, id, ok := strings.Cut(info, "\nmaster_replid:")
 	if !ok || len(id) < fenceLen || !strings.Contains(info, "\nrole:master\r") {
 		return ""

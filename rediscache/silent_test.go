@@ -110,6 +110,36 @@ func TestACallEndsWithItsContextWhileTheServerIsSilent(t *testing.T) {
 	}
 }
 
+// The goroutine of another call would wait for more of them, so it would be there.
+func TestACallWithADeadlineNeedsNoOtherGoroutine(t *testing.T) {
+	s := newServer(t)
+	client := redis.NewClient(rediscache.ClientOptions(s.addr()))
+	t.Cleanup(func() { _ = client.Close() })
+	c := newCache(t, client)
+	c.set("id", "x")
+	calls := c.calls(c.get("id"))
+	delete(calls, "check")
+	eventually(t, "no other goroutine is there", func() bool { return behind() == 0 })
+	speak := s.silence()
+	for name, call := range calls {
+		for kind, want := range map[string]error{"cancelled": context.Canceled, "timeout": context.DeadlineExceeded} {
+			ctx, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+			if kind == "cancelled" {
+				time.AfterFunc(time.Millisecond, cancel)
+			}
+			if err := call(ctx); !errors.Is(err, want) {
+				t.Errorf("%s, %s: got %v, want %v", name, kind, err, want)
+			}
+			if n := behind(); n > 0 {
+				t.Errorf("%s, %s: %d other goroutines", name, kind, n)
+			}
+			cancel()
+		}
+	}
+	speak()
+	eventually(t, "the server answers again", func() bool { _, err := c.Get(ctx, "id"); return err == nil })
+}
+
 // Packets that are lost: no connection is made, and none is refused.
 func TestACallEndsWithItsContextWhileNoDialEnds(t *testing.T) {
 	s := newServer(t)

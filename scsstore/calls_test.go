@@ -79,7 +79,7 @@ func TestRequestsKeepTheirNumberOfCalls(t *testing.T) {
 						s.Flush()
 					}
 					v := req.browse(a, b)
-					if got, want := v.request.Calls(), choice.want(req.want); len(got) != want || v.err != nil {
+					if got, want := v.Request.Calls(), choice.want(req.want); len(got) != want || v.err != nil {
 						t.Errorf("got %d calls and %v, want %d: %v", len(got), v.err, want, got)
 					}
 				})
@@ -96,10 +96,10 @@ func TestAReadWithAnIdleTimeoutIsOneCall(t *testing.T) {
 		b := a.login(t, values{"n": 0})
 		for range 3 {
 			v := b.use(func(context.Context) {})
-			if n := len(v.request.Calls()); n != 1 || v.err != nil {
+			if n := len(v.Request.Calls()); n != 1 || v.err != nil {
 				t.Errorf("got %d calls and %v, want one", n, v.err)
 			}
-			if c := v.response.Cookies(); len(c) != 1 || c[0].Value != b.token() {
+			if c := v.Response.Cookies(); len(c) != 1 || c[0].Value != b.token() {
 				t.Error("scs did not renew the cookie")
 			}
 		}

@@ -49,14 +49,14 @@ func changed(t testing.TB, b []byte) []byte {
 
 func (a *app) putItem(t testing.TB, key, value string) {
 	t.Helper()
-	if err := memcache.Set(a.context(), &memcache.Item{Key: key, Value: []byte(value)}); err != nil {
+	if err := memcache.Set(a.Context(), &memcache.Item{Key: key, Value: []byte(value)}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (a *app) item(t testing.TB, key string) string {
 	t.Helper()
-	it, err := memcache.Get(a.context(), key)
+	it, err := memcache.Get(a.Context(), key)
 	if err != nil {
 		t.Error(err)
 		return ""
@@ -67,14 +67,14 @@ func (a *app) item(t testing.TB, key string) string {
 // On the store itself: with the context of one request, and with one for each call.
 func TestAStoreFindsWhatWasCommittedAndNotWhatWasDeleted(t *testing.T) {
 	onEach(t, func(t *testing.T, a *app) {
-		one := a.service.NewRequest().Context()
+		one := a.Service.NewRequest().Context()
 		var inHandler context.Context
 		a.newBrowser().use(func(ctx context.Context) { inHandler = context.WithoutCancel(ctx) })
 		for name, ctx := range map[string]func() context.Context{
 			"one context":        func() context.Context { return one },
-			"a context a call":   func() context.Context { return a.service.NewRequest().Context() },
+			"a context a call":   func() context.Context { return a.Service.NewRequest().Context() },
 			"that of a request":  func() context.Context { return inHandler },
-			"App Engine's alone": a.service.Context,
+			"App Engine's alone": a.Service.Context,
 		} {
 			token := "token " + name
 			find := func(want []byte) {
@@ -346,7 +346,7 @@ func TestACodecThatFailsOrPanicsIsAnError(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), nil)
 	a.use(scsstore.New(nil, nil, &scsstore.Options{Codec: failingCodec{}}))
 	for _, what := range []string{"panic", "fails"} {
-		ctx := a.service.NewRequest().Context()
+		ctx := a.Service.NewRequest().Context()
 		err := a.store.CommitCtx(ctx, "token", encoded(t, later(), values{what: 1}), later())
 		if err == nil || what == "fails" && !errors.Is(err, errCodecOfTheApp) {
 			t.Errorf("%s: got %v, want an error", what, err)
@@ -368,7 +368,7 @@ func TestWhatCannotBeDecodedIsNotOverwritten(t *testing.T) {
 	a := newApp(t, gaetest.Local(t), nil)
 	b := a.login(t, values{"unknown": 0})
 	strict := scsstore.New(nil, nil, &scsstore.Options{Codec: strictCodec{}})
-	err := strict.CommitCtx(a.service.NewRequest().Context(), b.token(), encoded(t, later(), values{"n": 1}), later())
+	err := strict.CommitCtx(a.Service.NewRequest().Context(), b.token(), encoded(t, later(), values{"n": 1}), later())
 	if !errors.Is(err, errCodecOfTheApp) {
 		t.Errorf("got %v, want the codec's error", err)
 	}
@@ -382,8 +382,8 @@ func TestASessionThatTheManagerCannotDecodeStaysAsItIs(t *testing.T) {
 	token := b.token()
 	a.manager.Codec = failingCodec{}
 	v := b.use(func(ctx context.Context) { t.Error("the app served the request") })
-	if !errors.Is(v.err, errCodecOfTheApp) || len(v.response.Cookies()) > 0 {
-		t.Errorf("got %v, and cookies %v", v.err, v.response.Cookies())
+	if !errors.Is(v.err, errCodecOfTheApp) || len(v.Response.Cookies()) > 0 {
+		t.Errorf("got %v, and cookies %v", v.err, v.Response.Cookies())
 	}
 	a.manager.Codec = scs.GobCodec{}
 	if b.token() != token {
@@ -403,7 +403,7 @@ func TestRememberMeMakesOneCookiePersistent(t *testing.T) {
 			if v.err != nil {
 				t.Error(v.err)
 			}
-			if c := v.response.Cookies(); len(c) != 1 || (c[0].MaxAge > 0) != remember {
+			if c := v.Response.Cookies(); len(c) != 1 || (c[0].MaxAge > 0) != remember {
 				t.Errorf("remember %v: got cookies %v", remember, c)
 			}
 		}
@@ -448,8 +448,7 @@ func TestHandlerMayBeNested(t *testing.T) {
 		} {
 			b := a.newBrowser()
 			for n := range 3 {
-				v := &visit{request: a.service.NewRequest()}
-				h := nest(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				v := a.nested(b, nest(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 					ctx := r.Context()
 					if got := a.manager.GetInt(ctx, "n"); got != n {
 						t.Errorf("%s: got %d, want %d", name, got, n)
@@ -458,34 +457,32 @@ func TestHandlerMayBeNested(t *testing.T) {
 					if _, _, err := a.manager.Commit(ctx); err != nil {
 						t.Errorf("%s: %v", name, err)
 					}
-				}))
-				v.handler = h.ServeHTTP
-				a.answered(b, v)
+				})))
 				if v.err != nil {
 					t.Errorf("%s: %v", name, v.err)
 				}
 			}
 			b.expect(t, values{"n": 3})
 
-			v := &visit{request: a.service.NewRequest()}
-			v.handler = nest(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			a.nested(b, nest(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				b.clone().mustLogout(t)
 				a.manager.Put(r.Context(), "n", 4)
 				if _, _, err := a.manager.Commit(r.Context()); !errors.Is(err, scsstore.ErrRemoved) {
 					t.Errorf("%s: a commit of a removed session: got %v", name, err)
 				}
-			})).ServeHTTP
-			a.answered(b, v)
+			})))
 			b.expect(t, nil)
 		}
 	})
 }
 
-// answered has a browser make a request without the app's own middleware.
-func (a *app) answered(b *browser, v *visit) {
-	w, r := newExchange(b)
-	v.handler(w, r.WithContext(context.WithValue(v.request.Context(), visitKey{}, v)))
-	b.client.Jar.SetCookies(b.url(), w.Result().Cookies())
+// nested has a browser make a request without the app's own middleware.
+func (a *app) nested(b *browser, h http.Handler) *visit {
+	v := &visit{app: a}
+	v.Visit = b.Visit(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), visitKey{}, v)))
+	})
+	return v
 }
 
 func TestTheOptionsAreCopied(t *testing.T) {

@@ -52,8 +52,9 @@
 //
 // With scs's own LoadAndSave in place of Handler nothing is merged: a commit
 // overwrites whatever others have saved since its request began, as with any other
-// store of scs. The rest holds, destroyed sessions included. Use Handler for every
-// manager of a store, or for none.
+// store of scs. The rest holds, destroyed sessions included; but each of the store's
+// calls may take as long as a request of Handler. Use Handler for every manager of a
+// store, or for none.
 //
 // The package documentation of internal/tiered says where this ends. One limit
 // concerns every rolling deploy: an instance of an older version of your app drops

@@ -6,46 +6,20 @@ import (
 
 	"github.com/gaesession/gaesession/internal/cloudlog"
 	"github.com/gaesession/gaesession/internal/live"
-	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/tier"
 )
 
+// The errors that methods return and OnError gets wrap one or more of these, or what
+// a service or the codec answered. Package tier says more of each.
 var (
-	// ErrRemoved means that the session was removed, by another request or before
-	// in this one, or that it expired more than half a minute ago while this
-	// request was at work. What this request changed in it is not saved.
-	ErrRemoved = tier.ErrRemoved
-
-	// ErrUnavailable means that services failed, so that nobody can tell whether
-	// there is a session. The cookie stays as it is.
-	ErrUnavailable = tier.ErrUnavailable
-
-	// ErrUndecodable means that there is a session which this instance cannot
-	// decode. The cookie stays as it is.
-	ErrUndecodable = tier.ErrUndecodable
-
-	// ErrNotBackedUp means that a change lives in the cache alone until the backup
-	// answers again. Loads see it.
-	ErrNotBackedUp = tier.ErrNotBackedUp
-
-	// ErrNotPublished means that the backup has a change, and that the cache may
-	// show an older session to other requests until it has been told, which
-	// continues in the background. After a removal: the session may be seen for a
-	// while.
-	ErrNotPublished = tier.ErrNotPublished
-
-	// ErrNotSaved means that a change is in no service, or that nobody can tell.
-	// Another commit of the same request tries again, and the change applies once.
-	ErrNotSaved = tier.ErrNotSaved
-
-	// ErrTooLarge means that the encoded session does not fit into the backup, of
-	// which a change leaves 128 KiB free. What was saved before stays as it was.
-	ErrTooLarge = tier.ErrTooLarge
-
-	// ErrInvalidID means that no session can have a token, and that the services
-	// were not called: it is empty, not UTF-8, contains a NUL byte, is too long, or
-	// begins with "h:" or "owner:", under which other things are kept.
-	ErrInvalidID = tier.ErrInvalidID
+	ErrRemoved      = tier.ErrRemoved      // the session was removed, or has ended: the change is not saved
+	ErrUnavailable  = tier.ErrUnavailable  // nobody can tell whether there is a session
+	ErrUndecodable  = tier.ErrUndecodable  // there is a session, and this instance cannot decode it
+	ErrNotBackedUp  = tier.ErrNotBackedUp  // the cache alone has the change, until the backup answers again
+	ErrNotPublished = tier.ErrNotPublished // the backup has the change, and the cache may show an older session for a while
+	ErrNotSaved     = tier.ErrNotSaved     // no service has the change, or nobody can tell; another commit of the request tries again
+	ErrTooLarge     = tier.ErrTooLarge     // the encoded session does not fit: what was saved before stays as it was
+	ErrInvalidID    = tier.ErrInvalidID    // no session can have the token, and the services were not called
 )
 
 var (
@@ -54,19 +28,14 @@ var (
 	errCodec     = errors.New("codec")
 )
 
-// report hands err to OnError.
-func (s *Store) report(ctx context.Context, err error) {
+// report hands err, which came up while doing what, to OnError.
+func (s *Store) report(ctx context.Context, doing, token string, err error) {
 	if err != nil {
-		cloudlog.Hand(ctx, err, s.opt.OnError, logError)
+		cloudlog.Hand(ctx, describe(doing, token, err), s.opt.OnError, cloudlog.Error)
 	}
 }
 
-func logError(ctx context.Context, err error) { cloudlog.Error(ctx, err) }
-
-// describe wraps err for the outside.
+// describe wraps err for the outside; nil stays nil. Token is one or its key.
 func describe(doing, token string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return sessionid.Describe("scsstore: "+doing, token, live.Key(token), err)
+	return live.Describe("scsstore", doing, token, err)
 }

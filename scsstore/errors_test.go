@@ -32,8 +32,8 @@ func TestASessionThatIsTooLargeIsAnErrorAndLeavesWhatWasSaved(t *testing.T) {
 	withAndWithoutHandler(t, func(t *testing.T, a *app) {
 		b := a.login(t, values{"n": 0})
 		v := b.use(func(ctx context.Context) { a.manager.Put(ctx, "big", text(1<<20)) })
-		if !errors.Is(v.err, scsstore.ErrTooLarge) || len(v.response.Cookies()) > 0 {
-			t.Errorf("got %v and cookies %v, want ErrTooLarge and none", v.err, v.response.Cookies())
+		if !errors.Is(v.err, scsstore.ErrTooLarge) || len(v.Response.Cookies()) > 0 {
+			t.Errorf("got %v and cookies %v, want ErrTooLarge and none", v.err, v.Response.Cookies())
 		}
 		b.expect(t, values{"n": 0})
 		b.mustChange(t, values{"big": text(500000)})

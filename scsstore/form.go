@@ -2,9 +2,6 @@ package scsstore
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -25,14 +22,14 @@ const (
 )
 
 func (f form) Attributes(value []byte) (attrs map[string]any, err error) {
-	defer recovered(&err)
+	defer live.Wrap(&err, errCodec)
 	// A codec may keep what it is given.
-	deadline, values, err := f.codec.Decode(bytes.Clone(value))
+	deadline, all, err := f.codec.Decode(bytes.Clone(value))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errCodec, err)
+		return nil, err
 	}
 	attrs = map[string]any{deadlineName: deadline.UTC()}
-	for key, v := range values {
+	for key, v := range all {
 		attrs[valuePrefix+key] = v
 	}
 	return attrs, nil
@@ -40,57 +37,22 @@ func (f form) Attributes(value []byte) (attrs map[string]any, err error) {
 
 // encode is the inverse of Attributes.
 func (f form) encode(attrs map[string]any) (value []byte, err error) {
-	defer recovered(&err)
-	values := make(map[string]any, len(attrs))
+	defer live.Wrap(&err, errCodec)
+	all := make(map[string]any, len(attrs))
 	for name, v := range attrs {
 		if key, ok := strings.CutPrefix(name, valuePrefix); ok {
-			values[key] = v
+			all[key] = v
 		}
 	}
-	if value, err = f.codec.Encode(deadlineOf(attrs), values); err != nil {
-		return nil, fmt.Errorf("%w: %w", errCodec, err)
-	}
-	return value, nil
-}
-
-func deadlineOf(attrs map[string]any) time.Time {
 	deadline, _ := attrs[deadlineName].(time.Time)
-	return deadline
-}
-
-// recovered makes a panic of the codec an error.
-func recovered(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: panic: %v", errCodec, p)
-	}
+	return f.codec.Encode(deadline, all)
 }
 
 // Inspect is of bytes that no store of this package has written.
 func (form) Inspect([]byte) (live.Info, error) { return live.Info{}, errNoSession }
 
 func (f form) Merge(into, from []byte, take func(name string) bool) ([]byte, error) {
-	merged, err := f.Attributes(into)
-	theirs, ferr := f.Attributes(from)
-	if err = errors.Join(err, ferr); err != nil {
-		return nil, err
-	}
-	maps.DeleteFunc(merged, func(name string, _ any) bool { return take(name) })
-	for name, v := range theirs {
-		if take(name) {
-			merged[name] = v
-		}
-	}
-	return f.encode(merged)
-}
-
-// Only keeps the deadline.
-func (f form) Only(value []byte, keep func(name string) bool) ([]byte, error) {
-	attrs, err := f.Attributes(value)
-	if err != nil {
-		return nil, err
-	}
-	maps.DeleteFunc(attrs, func(name string, _ any) bool { return !keep(name) && name != deadlineName })
-	return f.encode(attrs)
+	return live.Merge(into, from, take, f.Attributes, f.encode)
 }
 
 // Rename has nothing to do: the bytes do not hold the token.

@@ -3,18 +3,13 @@ package scsstore_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"net/http/cookiejar"
-	"net/http/httptest"
-	"net/url"
 	"reflect"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
-	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 	"github.com/gaesession/gaesession/scsstore"
@@ -29,33 +24,31 @@ var newManager = scs.New()
 
 type values = map[string]any
 
-// An app is a web app on a service, with a store and scs's manager. Its server runs
-// whatever handler a browser brings.
+// An app is a web app on a service, with a store and scs's manager.
 type app struct {
+	*gaetest.Site
 	t       testing.TB
-	service *gaetest.Service
 	store   *scsstore.Store
 	manager *scs.SessionManager
-	server  *httptest.Server // nil in simulated time, which no network knows
-	plain   bool             // scs's own LoadAndSave in place of Handler
+	plain   bool // scs's own LoadAndSave in place of Handler
 
 	mu       sync.Mutex
-	visits   map[string]*visit
 	reported []error // to OnError
 }
 
 // newApp starts an app on App Engine's services, or on Datastore alone.
 func newApp(t testing.TB, s *gaetest.Service, cache tier.Cache) *app {
 	t.Helper()
-	a := newSimulatedApp(t, s, cache)
-	a.server = httptest.NewServer(http.HandlerFunc(a.serve))
-	t.Cleanup(a.server.Close)
-	return a
+	return newAppOn(t, gaetest.NewSite(t, s), cache)
 }
 
 // newSimulatedApp starts an app in simulated time.
 func newSimulatedApp(t testing.TB, s *gaetest.Service, cache tier.Cache) *app {
-	a := &app{t: t, service: s, visits: map[string]*visit{}}
+	return newAppOn(t, gaetest.NewSimulatedSite(t, s), cache)
+}
+
+func newAppOn(t testing.TB, site *gaetest.Site, cache tier.Cache) *app {
+	a := &app{Site: site, t: t}
 	a.use(scsstore.New(cache, nil, &scsstore.Options{
 		// A busy machine may take longer than the default.
 		CacheTimeout: time.Minute, BackupTimeout: time.Minute,
@@ -76,10 +69,13 @@ func (a *app) use(store *scsstore.Store) {
 	}
 }
 
-func (a *app) onError(_ context.Context, err error) {
+func (a *app) onError(ctx context.Context, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.reported = append(a.reported, err)
+	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
+		v.reported = append(v.reported, err)
+	}
 }
 
 // hasReported reports whether OnError got such an error since it was asked last.
@@ -91,132 +87,57 @@ func (a *app) hasReported(target error) bool {
 	return errors.Is(err, target)
 }
 
-// flush empties Memcache.
-func (a *app) flush() {
-	a.t.Helper()
-	if err := memcache.Flush(a.context()); err != nil {
-		a.t.Fatalf("flush Memcache: %v", err)
-	}
-}
-
-// context is that of a request whose calls are not watched.
-func (a *app) context() context.Context {
-	if a.server != nil {
-		return a.service.Context()
-	}
-	return a.service.NewSimulatedRequest(func(gaetest.Call) time.Duration { return 0 }).Context()
-}
-
 // A visit is one request of a browser.
 type visit struct {
-	handler  http.HandlerFunc
-	request  *gaetest.Request // watches the calls
-	response *http.Response
-	err      error // that scs handed to the app
+	*gaetest.Visit
+	err      error   // that scs handed to the app
+	reported []error // to OnError; the app's mu guards it
+	app      *app
+}
+
+// allReported is what OnError got of the visit until now.
+func (v *visit) allReported() error {
+	v.app.mu.Lock()
+	defer v.app.mu.Unlock()
+	return errors.Join(v.reported...)
 }
 
 type visitKey struct{}
 
-const visitHeader = "X-Visit"
-
-func (a *app) serve(w http.ResponseWriter, r *http.Request) {
-	a.mu.Lock()
-	v := a.visits[r.Header.Get(visitHeader)]
-	a.mu.Unlock()
-	a.answer(v, w, r)
-}
-
-func (a *app) answer(v *visit, w http.ResponseWriter, r *http.Request) {
-	r = r.WithContext(context.WithValue(v.request.Context(), visitKey{}, v))
+// answer has the app answer a request.
+func (a *app) answer(v *visit, handler http.HandlerFunc, w http.ResponseWriter, r *http.Request) {
+	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 	if a.plain {
-		a.manager.LoadAndSave(v.handler).ServeHTTP(w, r)
+		a.manager.LoadAndSave(handler).ServeHTTP(w, r)
 		return
 	}
-	a.store.Handler(a.manager, v.handler).ServeHTTP(w, r)
+	a.store.Handler(a.manager, handler).ServeHTTP(w, r)
 }
 
 // A browser keeps cookies.
 type browser struct {
-	app    *app
-	client *http.Client
+	*gaetest.Browser
+	app *app
 }
 
-func (a *app) newBrowser() *browser {
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return &browser{a, &http.Client{Jar: jar}}
-}
+func (a *app) newBrowser() *browser { return &browser{a.NewBrowser(), a} }
 
 // clone returns a browser with the same cookies.
-func (b *browser) clone() *browser {
-	c := b.app.newBrowser()
-	u := b.url()
-	c.client.Jar.SetCookies(u, b.client.Jar.Cookies(u))
-	return c
-}
-
-func (b *browser) url() *url.URL {
-	address := "http://localhost"
-	if b.app.server != nil {
-		address = b.app.server.URL
-	}
-	u, err := url.Parse(address)
-	if err != nil {
-		b.app.t.Fatal(err)
-	}
-	return u
-}
+func (b *browser) clone() *browser { return &browser{b.Clone(), b.app} }
 
 // token is the value of the session's cookie, empty when there is none.
-func (b *browser) token() string {
-	for _, c := range b.client.Jar.Cookies(b.url()) {
-		if c.Name == b.app.manager.Cookie.Name {
-			return c.Value
-		}
-	}
-	return ""
-}
+func (b *browser) token() string { return b.Cookie(b.app.manager.Cookie.Name) }
 
-func (b *browser) setToken(value string) {
-	b.client.Jar.SetCookies(b.url(), []*http.Cookie{{Name: b.app.manager.Cookie.Name, Value: value, Path: "/"}})
-}
+func (b *browser) setToken(value string) { b.SetCookie(b.app.manager.Cookie.Name, value) }
 
 // visit makes a request that handler answers, and returns when it is answered.
 func (b *browser) visit(handler http.HandlerFunc, hooks ...gaetest.Hook) *visit {
-	if b.app.server == nil {
-		return b.simulate(handler, hooks)
-	}
-	v := &visit{handler: handler, request: b.app.service.NewRequest(hooks...)}
-	id := fmt.Sprintf("%p", v)
-	b.app.mu.Lock()
-	b.app.visits[id] = v
-	b.app.mu.Unlock()
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, b.app.server.URL+"/", nil)
-	if err != nil {
-		b.app.t.Error(err)
-		return v
-	}
-	req.Header.Set(visitHeader, id)
-	res, err := b.client.Do(req)
-	if err != nil {
-		b.app.t.Error(err)
-		return v
-	}
-	if err := res.Body.Close(); err != nil {
-		b.app.t.Error(err)
-	}
-	v.response = res
-	return v
+	return b.visitOn(b.app.NewRequest(hooks...), handler)
 }
 
-func (b *browser) simulate(handler http.HandlerFunc, hooks []gaetest.Hook) *visit {
-	v := &visit{handler: handler, request: b.app.service.NewSimulatedRequest(gaetest.AppEngineLatency, hooks...)}
-	w, r := newExchange(b)
-	b.app.answer(v, w, r)
-	v.response = w.Result()
-	b.client.Jar.SetCookies(b.url(), v.response.Cookies())
+func (b *browser) visitOn(request *gaetest.Request, handler http.HandlerFunc) *visit {
+	v := &visit{app: b.app}
+	v.Visit = b.VisitOn(request, func(w http.ResponseWriter, r *http.Request) { b.app.answer(v, handler, w, r) })
 	return v
 }
 
@@ -291,7 +212,7 @@ func (a *app) login(t testing.TB, v values) *browser {
 func (b *browser) expect(t testing.TB, want values) {
 	t.Helper()
 	b.expectNow(t, "now", want)
-	b.app.flush()
+	b.app.Flush()
 	b.expectNow(t, "after flush", want)
 	b.expectNow(t, "after refill", want)
 }
@@ -342,33 +263,4 @@ func drain(t testing.TB) {
 	if err := scsstore.Drain(ctx); err != nil {
 		t.Error(err)
 	}
-}
-
-// atEachCall calls try with 1, 2, … until it says that the request has no such
-// call.
-func atEachCall(t *testing.T, try func(t *testing.T, k int) (reached bool)) {
-	t.Helper()
-	for k := 1; ; k++ {
-		if k > 100 { // as when -failfast skips the subtests
-			t.Fatal("the request does not end")
-		}
-		reached := true
-		t.Run(fmt.Sprintf("call %d", k), func(t *testing.T) { reached = try(t, k) })
-		if !reached {
-			if k < 2 {
-				t.Error("the request made no call")
-			}
-			return
-		}
-	}
-}
-
-// newExchange returns what a browser sends without a network, and where the answer
-// goes.
-func newExchange(b *browser) (*httptest.ResponseRecorder, *http.Request) {
-	r := httptest.NewRequest(http.MethodGet, b.url().String(), nil)
-	for _, c := range b.client.Jar.Cookies(b.url()) {
-		r.AddCookie(c)
-	}
-	return httptest.NewRecorder(), r
 }

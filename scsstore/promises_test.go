@@ -3,133 +3,74 @@ package scsstore_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"sync"
 	"testing"
 
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
+	"github.com/gaesession/gaesession/internal/verify/gaetest/promises"
 	"github.com/gaesession/gaesession/scsstore"
+	"github.com/gaesession/gaesession/tier"
 )
 
-// The promises, through HTTP requests that really overlap. Where a test goes
-// through the calls of a request one by one, it holds the request at its first
-// call, then at its second, and so on until the request has no such call.
+// The promises that every adapter keeps, and what they say of this one.
 
-// P1: no lost update.
+func TestPromises(t *testing.T) { promises.Test(t, adapters()...) }
 
-func TestOverlappingChangesOfDifferentKeysAllSurvive(t *testing.T) {
-	onEach(t, func(t *testing.T, a *app) {
-		b := a.login(t, values{"n": 0})
-		want := values{"n": 0}
-		const requests = 6
-		var loaded, saved sync.WaitGroup
-		loaded.Add(requests)
-		for i := range requests {
-			key := fmt.Sprintf("key%d", i)
-			want[key] = i
-			saved.Add(1)
-			go func() {
-				defer saved.Done()
-				err := b.clone().use(func(ctx context.Context) {
-					loaded.Done()
-					loaded.Wait() // nobody saves before all have loaded
-					a.manager.Put(ctx, key, i)
-				}).err
-				if err != nil {
-					t.Errorf("request %d: %v", i, err)
-				}
-			}()
-		}
-		saved.Wait()
-		b.expect(t, want)
-	})
-}
-
-func TestChangeSurvivesAnotherOneAtAnyOfItsCalls(t *testing.T) {
-	onEach(t, func(t *testing.T, a *app) {
-		for _, evicted := range []bool{false, true} {
-			t.Run(fmt.Sprintf("evicted=%v", evicted), func(t *testing.T) {
-				atEachCall(t, func(t *testing.T, k int) bool {
-					b := a.login(t, values{"n": 0, "gone": true})
-					if evicted {
-						a.service.Flush()
+// adapters are the store on both services and on Datastore alone, in Handler and in
+// scs's LoadAndSave.
+func adapters() (all []promises.Adapter) {
+	for _, cache := range []tier.Cache{nil, tier.None} {
+		for _, plain := range []bool{false, true} {
+			all = append(all, promises.Adapter{
+				Name:  map[tier.Cache]string{nil: "both", tier.None: "Datastore"}[cache] + map[bool]string{false: " Handler", true: " LoadAndSave"}[plain],
+				Drain: scsstore.Drain, KeyPrefix: scsstore.DefaultKeyPrefix,
+				Memcache: cache == nil, Datastore: true, Overwrites: plain,
+				New: func(tb testing.TB, s *gaetest.Service, simulated, inTime bool) promises.App {
+					start := newApp
+					if simulated {
+						start = newSimulatedApp
 					}
-					reached, hook := gaetest.Interpose(k, func() {
-						if err := b.clone().change(values{"theirs": "b", "gone": nil}); err != nil {
-							t.Errorf("their change: %v", err)
-						}
-					})
-					if err := b.change(values{"mine": "a"}, hook); err != nil {
-						t.Error(err)
+					a := start(tb, s, cache)
+					a.plain = plain
+					if inTime {
+						a.use(scsstore.New(cache, nil, &scsstore.Options{OnError: a.onError}))
 					}
-					if !reached.Load() {
-						return false
-					}
-					b.expect(t, values{"n": 0, "theirs": "b", "mine": "a"})
-					return true
-				})
+					return promising{a}
+				},
 			})
 		}
-	})
+	}
+	return all
 }
 
-func TestChangesOfOneSessionOnOneInstanceAreSavedTogether(t *testing.T) {
-	onEach(t, func(t *testing.T, a *app) {
-		b := a.login(t, values{"n": 0})
-		want := values{"n": 0}
-		instance := a.service.NewRequest() // for all of them
-		const requests = 30
-		var loaded, saved sync.WaitGroup
-		loaded.Add(requests)
-		for i := range requests {
-			key := fmt.Sprint(i)
-			want[key] = i
-			saved.Add(1)
-			go func() {
-				defer saved.Done()
-				v := &visit{request: instance, handler: func(_ http.ResponseWriter, r *http.Request) {
-					loaded.Done()
-					loaded.Wait()
-					a.manager.Put(r.Context(), key, i)
-				}}
-				r := httptest.NewRequest(http.MethodGet, "/", nil)
-				r.AddCookie(&http.Cookie{Name: a.manager.Cookie.Name, Value: b.token()})
-				if a.answer(v, httptest.NewRecorder(), r); v.err != nil {
-					t.Errorf("request %d: %v", i, v.err)
-				}
-			}()
-		}
-		saved.Wait()
-		commits := 0
-		for _, c := range instance.Calls() {
-			if c.Method == "Commit" {
-				commits++
-			}
-		}
-		// Those that come while one is saved wait, and are saved together. How many
-		// come one by one at the end depends on the machine.
-		if commits > requests/2 {
-			t.Errorf("%d changes took %d transactions", requests, commits)
-		}
-		b.expect(t, want)
+type promising struct{ *app }
+
+func (a promising) NewVisitor() promises.Visitor { return guest{a.newBrowser()} }
+
+type guest struct{ *browser }
+
+func (g guest) Clone() promises.Visitor { return guest{g.clone()} }
+func (g guest) Cookie() string          { return g.token() }
+func (g guest) Name(id string)          { g.setToken(id) }
+
+func (g guest) Request(on *gaetest.Request, use func(promises.Session)) promises.Answer {
+	s := session{app: g.app}
+	v := g.visitOn(on, func(_ http.ResponseWriter, r *http.Request) {
+		s.ctx = r.Context()
+		use(&s)
 	})
+	return promises.Answer{Err: errors.Join(v.err, s.err), Reported: v.allReported, Cookies: v.Response.Cookies()}
 }
 
-func TestOnTheSameKeyTheLastOneSavedWins(t *testing.T) {
-	withAndWithoutHandler(t, func(t *testing.T, a *app) {
-		b := a.login(t, values{"k": 0})
-		err := b.use(func(ctx context.Context) {
-			b.clone().mustChange(t, values{"k": 1})
-			a.manager.Put(ctx, "k", 2)
-		}).err
-		if err != nil {
-			t.Error(err)
-		}
-		b.expect(t, values{"k": 2})
-	})
+type session struct {
+	app *app
+	ctx context.Context
+	err error // of Destroy
 }
+
+func (s *session) Values() map[string]any { return s.app.seen(s.ctx) }
+func (s *session) Set(key string, v any)  { s.app.set(s.ctx, values{key: v}) }
+func (s *session) Remove()                { s.err = s.app.manager.Destroy(s.ctx) }
 
 func TestKeysOfAnyNameAreMerged(t *testing.T) {
 	onEach(t, func(t *testing.T, a *app) {
@@ -159,69 +100,6 @@ func TestWithoutHandlerTheLastOneToCommitWins(t *testing.T) {
 			t.Error(err)
 		}
 		b.expect(t, values{"n": 0, "mine": 1})
-	})
-}
-
-// P2: no resurrection.
-
-func TestRemovedSessionStaysRemovedWhenARequestIsInFlight(t *testing.T) {
-	withAndWithoutHandler(t, func(t *testing.T, a *app) {
-		for _, changes := range []bool{true, false} {
-			for _, evicted := range []bool{false, true} {
-				t.Run(fmt.Sprintf("changes=%v, evicted=%v", changes, evicted), func(t *testing.T) {
-					atEachCall(t, func(t *testing.T, k int) bool {
-						b := a.login(t, values{"n": 0})
-						old := b.clone()
-						if evicted {
-							a.service.Flush()
-						}
-						reached, hook := gaetest.Interpose(k, func() {
-							if err := b.clone().logout(); err != nil {
-								t.Errorf("logout: %v", err)
-							}
-						})
-						found := false
-						err := b.use(func(ctx context.Context) {
-							found = a.manager.Token(ctx) != ""
-							if changes {
-								a.manager.Put(ctx, "mine", "a")
-							}
-						}, hook).err
-						if !reached.Load() {
-							return false
-						}
-						if err != nil && !errors.Is(err, scsstore.ErrRemoved) {
-							t.Error(err)
-						}
-						// The browser may have a new session by now. The old cookie
-						// leads nowhere.
-						old.expect(t, nil)
-						if !found && changes && b.token() == old.token() {
-							t.Error("the token of a removed session was used again")
-						}
-						return true
-					})
-				})
-			}
-		}
-	})
-}
-
-func TestARequestThatChangesARemovedSessionGetsErrRemovedAndNoCookie(t *testing.T) {
-	withAndWithoutHandler(t, func(t *testing.T, a *app) {
-		b := a.login(t, values{"n": 0})
-		other := b.clone()
-		v := b.use(func(ctx context.Context) {
-			other.mustLogout(t)
-			a.manager.Put(ctx, "n", 1)
-		})
-		if !errors.Is(v.err, scsstore.ErrRemoved) {
-			t.Errorf("got %v, want ErrRemoved", v.err)
-		}
-		if c := v.response.Cookies(); len(c) > 0 {
-			t.Errorf("got cookies %v, want none", c)
-		}
-		b.expect(t, nil)
 	})
 }
 
@@ -259,7 +137,7 @@ func TestACommitOfADeletedTokenIsErrRemovedWhoeverDeletedIt(t *testing.T) {
 
 func TestALogoutIsFinalWhileTheTokenIsRenewed(t *testing.T) {
 	withAndWithoutHandler(t, func(t *testing.T, a *app) {
-		atEachCall(t, func(t *testing.T, k int) bool {
+		gaetest.AtEachCall(t, func(t *testing.T, k int) bool {
 			b := a.login(t, values{"n": 0})
 			old := b.clone()
 			reached, hook := gaetest.Interpose(k, func() {
@@ -278,62 +156,26 @@ func TestALogoutIsFinalWhileTheTokenIsRenewed(t *testing.T) {
 	})
 }
 
-// P3: read your writes.
-
-func TestSavedSessionIsSeenByTheNextRequest(t *testing.T) {
-	withAndWithoutHandler(t, func(t *testing.T, a *app) {
-		b := a.login(t, values{"n": 0})
-		for n := 1; n < 5; n++ {
-			b.mustChange(t, values{"n": n})
-			b.expectNow(t, "next request", values{"n": n})
-			if n == 3 {
-				a.service.Flush()
-			}
-		}
-	})
-}
-
-// P4: Memcache may vanish. See time_test.go, also for P6, a crash between any
-// two calls.
-
-func TestNothingSavedIsLostWhenMemcacheIsFlushedAtAnyCall(t *testing.T) {
-	withAndWithoutHandler(t, func(t *testing.T, a *app) {
-		atEachCall(t, func(t *testing.T, k int) bool {
-			b := a.login(t, values{"n": 0})
-			reached, hook := gaetest.Interpose(k, a.service.Flush)
-			if err := b.change(values{"n": 1}, hook); err != nil {
-				t.Error(err)
-			}
-			b.expect(t, values{"n": 1})
-			return reached.Load()
-		})
-	})
-}
-
-// P5: Datastore may be down.
-
-func TestSessionsLiveOnInMemcacheWhileDatastoreIsDown(t *testing.T) {
+// The change is seen by every load, so the app's answer goes out, with the cookie.
+func TestAChangeThatOneServiceTookIsReportedAndNoError(t *testing.T) {
 	onBoth(t, func(t *testing.T, a *app) {
-		down := gaetest.Fail(gaetest.Datastore)
-		b := a.login(t, values{"n": 0, "gone": true})
-		during := func(what string, change, want values) {
-			t.Helper()
-			// The change is seen by every load, so the app's answer goes out.
-			if err := b.change(change, down); err != nil {
-				t.Errorf("%s: %v", what, err)
+		for name, test := range map[string]struct {
+			down func(gaetest.Call) bool
+			want error
+		}{
+			"Datastore": {gaetest.Datastore, scsstore.ErrNotBackedUp},
+			"Memcache":  {func(c gaetest.Call) bool { return gaetest.Memcache(c) && c.Index > 1 }, scsstore.ErrNotPublished},
+		} {
+			b := a.login(t, values{"n": 0})
+			v := b.use(func(ctx context.Context) { a.manager.Put(ctx, "n", 1) }, gaetest.Fail(test.down))
+			if v.err != nil || !a.hasReported(test.want) {
+				t.Errorf("%s is down: got %v, and OnError not %v", name, v.err, test.want)
 			}
-			if !a.hasReported(scsstore.ErrNotBackedUp) {
-				t.Errorf("%s: OnError did not get ErrNotBackedUp", what)
-			}
-			if got, err := b.read(down); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
-				t.Errorf("%s: got %v, %v; want %v", what, got, err, want)
+			if c := v.Response.Cookies(); len(c) != 1 {
+				t.Errorf("%s is down: got cookies %v, want that of the session", name, c)
 			}
 		}
-		during("first change", values{"n": 1, "gone": nil}, values{"n": 1})
-		during("second change", values{"m": 1}, values{"n": 1, "m": 1})
-		// The next change brings Datastore up to date.
-		b.mustChange(t, values{"up": true})
-		b.expect(t, values{"n": 1, "m": 1, "up": true})
+		drain(t)
 	})
 }
 
@@ -345,8 +187,8 @@ func TestAChangeThatNoServiceTookIsErrNotSavedAndSetsNoCookie(t *testing.T) {
 		if !errors.Is(v.err, scsstore.ErrNotSaved) {
 			t.Errorf("got %v, want ErrNotSaved", v.err)
 		}
-		if v.response.StatusCode != http.StatusInternalServerError || b.token() != "" {
-			t.Errorf("got status %d and a cookie: %v; want ErrorFunc's answer, and none", v.response.StatusCode, b.token() != "")
+		if v.Response.StatusCode != http.StatusInternalServerError || b.token() != "" {
+			t.Errorf("got status %d and a cookie: %v; want ErrorFunc's answer, and none", v.Response.StatusCode, b.token() != "")
 		}
 	})
 }
@@ -355,7 +197,7 @@ func TestALogoutThatNoServiceTookIsErrNotSaved(t *testing.T) {
 	withAndWithoutHandler(t, func(t *testing.T, a *app) {
 		b := a.login(t, values{"n": 0})
 		down := func(c gaetest.Call) bool { return c.Method != "Get" }
-		up := a.service.Break(down) // in the background as well
+		up := a.Service.Break(down) // in the background as well
 		err := b.logout(gaetest.Fail(down))
 		up()
 		if !errors.Is(err, scsstore.ErrNotSaved) {
@@ -383,7 +225,7 @@ func TestWhenNobodyCanTellTheSessionIsNeitherReplacedNorLost(t *testing.T) {
 		if served {
 			t.Error("the app served a request whose session is not known")
 		}
-		if c := v.response.Cookies(); len(c) > 0 || b.token() != token {
+		if c := v.Response.Cookies(); len(c) > 0 || b.token() != token {
 			t.Errorf("the browser got another cookie: %v", c)
 		}
 		b.expect(t, values{"n": 0})
@@ -419,7 +261,7 @@ func TestWhatIsNoTokenIsNoSession(t *testing.T) {
 			}
 			b.expectNow(t, "now", values{"n": 1})
 		}
-		ctx := a.service.NewRequest().Context()
+		ctx := a.Service.NewRequest().Context()
 		for _, token := range []string{"", "h:x", "owner:x", text(2000), "x\x00", "\xff"} {
 			if b, found, err := a.store.FindCtx(ctx, token); b != nil || found || err != nil {
 				t.Errorf("%q: FindCtx got %q, %v, %v", token, b, found, err)
@@ -446,7 +288,7 @@ func TestAVisitorReadsAndChangesNothingButSessions(t *testing.T) {
 			if err := b.logout(); err != nil {
 				t.Errorf("%s: logout: %v", name, err)
 			}
-			ctx := a.service.NewRequest().Context()
+			ctx := a.Service.NewRequest().Context()
 			if err := a.store.DeleteCtx(ctx, "greeting"); err != nil {
 				t.Errorf("%s: DeleteCtx: %v", name, err)
 			}

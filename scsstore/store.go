@@ -1,11 +1,17 @@
 package scsstore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
 
+	"github.com/gaesession/gaesession/internal/gae"
+	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scscodec"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -71,15 +77,90 @@ type Store struct {
 // Engine's have prefixes and kinds of their own: KeyPrefix and DSEntityName have no
 // effect on them. The options are copied; nil stands for the defaults.
 func New(cache tier.Cache, backup tier.Backup, o *Options) *Store {
-	s := &Store{cache: cache, backup: backup}
-	if o != nil {
-		s.opt = *o
-	}
-	s.setDefaults()
+	s := &Store{opt: *cmp.Or(o, &Options{})}
+	s.opt.Codec = scscodec.Faster(cmp.Or[scs.Codec](s.opt.Codec, scs.GobCodec{}))
+	prefix, kind := cmp.Or(s.opt.KeyPrefix, DefaultKeyPrefix), cmp.Or(s.opt.DSEntityName, DefaultDSEntityName)
+	s.cache, s.backup = gae.Services(cache, backup,
+		gae.Memcache{Prefix: prefix},
+		gae.Datastore{Kind: kind, Prefix: prefix, Value: valueProperty, Expires: expiresProperty})
 	return s
 }
 
 var _ scs.CtxStore = (*Store)(nil)
+
+// FindCtx returns the session of that token, and whether there is one. In a request
+// of Handler that the services were asked for once, it returns what was loaded or
+// committed last.
+//
+// ErrUnavailable means that services fail and nobody can tell whether there is a
+// session; ErrUndecodable that there is one, and that it is damaged. FindCtx reports
+// the failure of a service that another service made up for. It copies the session
+// back into the cache if that had lost it, and into the backup if that has lacked
+// something of it for more than three seconds.
+//
+// A token that no session can have is no error: there is no such session.
+func (s *Store) FindCtx(ctx context.Context, token string) ([]byte, bool, error) {
+	c, err := s.open(ctx, token)
+	if c == nil || err != nil {
+		return nil, false, err
+	}
+	s.report(ctx, "load session", token, c.Settle(ctx))
+	if !c.Exists() || hasEnded(c) {
+		return nil, false, nil
+	}
+	return bytes.Clone(c.Value()), true, nil
+}
+
+// CommitCtx saves the session of that token, until expiry. In a request of Handler
+// only what changed since FindCtx is saved, key by key, and merged with what other
+// requests saved meanwhile. Otherwise CommitCtx loads the session itself, and
+// overwrites what it finds: for each key the last one to commit wins.
+//
+// A session that has not changed is written only if it would end too early: when a
+// tenth of the time until expiry has passed since it was written.
+//
+// ErrRemoved: the session was deleted, or has ended, and is not saved.
+// ErrNotSaved: the services have none of it, or nobody can tell; another CommitCtx
+// of the same request tries again. ErrTooLarge: what was saved before stays. A
+// change that one of the services has is no error here: OnError gets ErrNotBackedUp
+// and ErrNotPublished.
+func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
+	const doing = "save session"
+	req := s.request(ctx)
+	c, isNew := req.copy(token)
+	if c == nil {
+		return describe(doing, token, ErrInvalidID)
+	}
+	attrs, err := req.form.Attributes(b)
+	if err != nil {
+		return describe(doing, token, err)
+	}
+	if !isNew {
+		if err = s.load(ctx, c, token); err != nil {
+			return err
+		}
+	}
+	if err = c.Add(isNew); err == nil {
+		err = save(ctx, c, bytes.Clone(b), attrs, expiry)
+	}
+	// Without a change there was only a later expiry to save.
+	if live.IsSaved(err) || c.IsStored() && !c.IsChanged() && !errors.Is(err, errCodec) {
+		s.report(ctx, doing, token, err)
+		return nil
+	}
+	return describe(doing, token, err)
+}
+
+// DeleteCtx removes the session of that token everywhere, for good, where there is
+// one. With an error it may be seen for a while: the removal continues in the
+// background, and may be repeated.
+func (s *Store) DeleteCtx(ctx context.Context, token string) error {
+	c, err := s.open(ctx, token)
+	if c == nil || err == nil && !c.Exists() && !c.IsRemoved() {
+		return nil
+	}
+	return describe("remove session", token, c.Remove(ctx))
+}
 
 // Find returns an error: the services need the context of a request, and a
 // SessionManager calls FindCtx.

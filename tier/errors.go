@@ -38,16 +38,17 @@ var (
 // The errors that a session store reports, each perhaps wrapped and joined with
 // what the services answered. The stores export them under the same names.
 var (
-	// ErrRemoved means that the session was removed or has ended, and that the
-	// change was therefore not saved.
+	// ErrRemoved means that the session was removed, by another request or before
+	// in this one, or that it ended more than half a minute ago while this request
+	// was at work. What this request changed in it is not saved.
 	ErrRemoved = errors.New("session was removed")
 
 	// ErrUnavailable means that services failed, so that nobody can tell
-	// whether there is a session.
+	// whether there is a session. The cookie should stay as it is.
 	ErrUnavailable = errors.New("session services are unavailable")
 
 	// ErrUndecodable means that there is a session, and that this instance
-	// cannot decode it.
+	// cannot decode it. The cookie should stay as it is.
 	ErrUndecodable = errors.New("session cannot be decoded")
 
 	// ErrNotBackedUp means that a change lives in the cache alone until the
@@ -55,15 +56,17 @@ var (
 	ErrNotBackedUp = errors.New("saved in the cache, but not in the backup")
 
 	// ErrNotPublished means that the backup has a change, and that the cache
-	// may show an older session until it has been told, which goes on in the
-	// background.
+	// may show an older session to other requests until it has been told, which
+	// continues in the background. After a removal: the session may be seen for
+	// a while.
 	ErrNotPublished = errors.New("saved in the backup, but the cache does not know it yet")
 
 	// ErrNotSaved means that a change is nowhere, or that nobody can tell where
 	// it is. The same request may try again, and the change applies once.
 	ErrNotSaved = errors.New("session was not saved")
 
-	// ErrInvalidID means that the services take no session of that id, and were
-	// not called.
+	// ErrInvalidID means that no session can have an id, and that the services
+	// were not called: it is empty, not UTF-8, contains a NUL byte, is too long,
+	// or begins with "h:" or "owner:", under which other things are kept.
 	ErrInvalidID = errors.New("malformed session id")
 )

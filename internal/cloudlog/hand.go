@@ -5,14 +5,19 @@ import (
 	"fmt"
 )
 
-// Error logs an error of a session store, with more attributes.
-func Error(ctx context.Context, err error, attrs ...any) {
-	Default().ErrorContext(ctx, "session store", append([]any{"error", err}, attrs...)...)
+// Error logs an error of a session store.
+func Error(ctx context.Context, err error) {
+	Default().ErrorContext(ctx, "session store", "error", err)
 }
 
-// Hand hands an error to the app's OnError. If that panics, log gets both: in the
-// background nobody else would, and the instance would end.
+// Hand hands an error to the app's OnError, or to log if the app has set none. If
+// OnError panics, log gets both: in the background nobody else would, and the
+// instance would end.
 func Hand(ctx context.Context, err error, onError, log func(ctx context.Context, err error)) {
+	if onError == nil {
+		log(ctx, err)
+		return
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			log(ctx, err)

@@ -24,3 +24,12 @@ func TestAnErrorIsLoggedTogetherWithThePanicOfTheAppsFunction(t *testing.T) {
 		}
 	}
 }
+
+func TestAnErrorIsLoggedIfTheAppHasSetNoOnError(t *testing.T) {
+	failed := errors.New("failed")
+	var logged []error
+	Hand(context.Background(), failed, nil, func(_ context.Context, err error) { logged = append(logged, err) })
+	if len(logged) != 1 || logged[0] != failed {
+		t.Errorf("logged %v", logged)
+	}
+}

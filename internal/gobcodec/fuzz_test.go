@@ -11,13 +11,13 @@ import (
 
 func FuzzUnmarshal(f *testing.F) {
 	for _, data := range damaged(f) {
-		f.Add(data[len(sessions.head):], true)
+		f.Add(data[len(sessions.Head):], true)
 		f.Add(data, false)
 	}
 	good := plainBytes(f, sessionWith(fourScalars))
 	f.Fuzz(func(t *testing.T, data []byte, withHead bool) {
 		if withHead {
-			data = append(bytes.Clone(sessions.head), data...)
+			data = append(bytes.Clone(sessions.Head), data...)
 		}
 		agree(t, data)
 		agree(t, good)

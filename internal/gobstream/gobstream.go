@@ -17,8 +17,18 @@ func AppendUint(b []byte, x uint64) []byte {
 	if x <= 0x7f {
 		return append(b, byte(x))
 	}
-	n := (bits.Len64(x) + 7) / 8
-	return append(append(b, byte(-n)), binary.BigEndian.AppendUint64(nil, x)[8-n:]...)
+	var number [8]byte
+	binary.BigEndian.PutUint64(number[:], x)
+	n := UintLen(x) - 1
+	return append(append(b, byte(-n)), number[8-n:]...)
+}
+
+// UintLen is how many bytes AppendUint appends.
+func UintLen(x uint64) int {
+	if x <= 0x7f {
+		return 1
+	}
+	return 1 + (bits.Len64(x)+7)/8
 }
 
 // Zigzag is the number that stands for a signed one.

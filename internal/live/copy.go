@@ -91,41 +91,33 @@ func (c *Copy) Again() *Copy { return &Copy{identity: c.identity, why: c.store.e
 
 // Clone returns a copy of the same session that is what this one is.
 func (c *Copy) Clone() *Copy {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	n := *c
 	return &n
 }
 
-// Value is the session's bytes as they were loaded or saved last.
-func (c *Copy) Value() []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.was.value
+// lock locks the identity, and returns what unlocks it.
+func (i *identity) lock() *sync.Mutex {
+	i.mu.Lock()
+	return &i.mu
 }
+
+// Value is the session's bytes as they were loaded or saved last.
+func (c *Copy) Value() []byte { defer c.lock().Unlock(); return c.was.value }
 
 // Scalars returns the attributes as they were loaded or saved last, if they are
 // known without decoding, since none of them can be changed in place. Nobody may
 // change the map.
 func (c *Copy) Scalars() (attrs map[string]any, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	return c.was.attrs, c.was.attrs != nil || len(c.was.value) == 0
 }
 
 // Key is what the services know the session by, after a move the new one.
-func (c *Copy) Key() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.key
-}
+func (c *Copy) Key() string { defer c.lock().Unlock(); return c.key }
 
 // ID is the session's id, after a move the new one.
-func (c *Copy) ID() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.id
-}
+func (c *Copy) ID() string { defer c.lock().Unlock(); return c.id }
 
 // HasValidID is Store.ValidID of the session's id. It hashes nothing.
 func (c *Copy) HasValidID() bool {
@@ -135,58 +127,34 @@ func (c *Copy) HasValidID() bool {
 }
 
 // NextID is the id that the session is to have once it is saved.
-func (c *Copy) NextID() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.next != "" {
-		return c.next
-	}
-	return c.id
-}
+func (c *Copy) NextID() string { defer c.lock().Unlock(); return cmp.Or(c.next, c.id) }
 
 // Exists reports whether there is a session, as far as the request knows.
 func (c *Copy) Exists() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	return c.why == nil && (c.status == fresh || c.status == stored)
 }
 
 // Err says why it is not known whether there is a session, or why it cannot be
 // read; nil: it is known.
-func (c *Copy) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.why
-}
+func (c *Copy) Err() error { defer c.lock().Unlock(); return c.why }
 
 // IsRemoved reports whether this request has removed the session, or was told
 // that it is removed.
-func (c *Copy) IsRemoved() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.isGone()
-}
+func (c *Copy) IsRemoved() bool { defer c.lock().Unlock(); return c.isGone() }
 
 // isGone reports whether there is no such session any more.
 func (c *Copy) isGone() bool { return c.status >= removing }
 
 // IsStored reports whether the services have the session, or may have it.
-func (c *Copy) IsStored() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.status == stored
-}
+func (c *Copy) IsStored() bool { defer c.lock().Unlock(); return c.status == stored }
 
 // known is what is known of the session as the services have it. c.mu is held.
 func (c *Copy) known() *tiered.Loaded { return cmp.Or(c.loaded, unknown) }
 
 var unknown = tiered.Unknown() // nobody changes it
 
-func (c *Copy) lockedKnown() *tiered.Loaded {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.known()
-}
+func (c *Copy) lockedKnown() *tiered.Loaded { defer c.lock().Unlock(); return c.known() }
 
 // Used is when the session was used last, as far as that is stored; zero: not
 // known.
@@ -203,24 +171,19 @@ func (c *Copy) MaxAge() (int32, bool) { return c.lockedKnown().MaxAge() }
 
 // IsChanged reports whether the last Save had a change or a new id to save, and
 // not only times, or what others had left unsaved.
-func (c *Copy) IsChanged() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.hadChange
-}
+func (c *Copy) IsChanged() bool { defer c.lock().Unlock(); return c.hadChange }
 
 // Open loads the session, if nobody has, and has read called with its bytes: the
 // cache's or, where read cannot read them, the backup's. read returns the
 // attributes that it has found if none of them can be changed in place, otherwise
-// nil.
+// nil. A nil read reads nothing.
 //
 // Exists tells whether there is a session then. Without one an error says why
 // that cannot be told (tier.ErrUnavailable), or that it cannot be read
 // (tier.ErrUndecodable); with one, that a service failed and another one made up
 // for it.
 func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[string]any, err error)) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	if c.why != nil || c.status != unopened && (c.status != stored || c.loaded != nil) {
 		return nil
 	}
@@ -269,6 +232,9 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 // read has the bytes read that were loaded.
 func (c *Copy) read(l *tiered.Loaded, read func([]byte) (map[string]any, error)) (map[string]any, error) {
 	err := l.Err()
+	if err == nil && read == nil {
+		return nil, nil
+	}
 	if err == nil {
 		var scalars map[string]any
 		if scalars, err = read(l.Value()); err == nil {
@@ -285,8 +251,7 @@ func (c *Copy) read(l *tiered.Loaded, read func([]byte) (map[string]any, error))
 // is known already. isNew says that no service can have it. tier.ErrRemoved: it
 // was removed before.
 func (c *Copy) Add(isNew bool) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	switch {
 	case c.isGone():
 		return tier.ErrRemoved
@@ -303,11 +268,14 @@ func (c *Copy) Add(isNew bool) error {
 }
 
 // Settle does what is left to do for a session that was loaded and does not
-// change, once.
+// change, once. If the session turns out to be removed, that is no error: Exists
+// tells.
 func (c *Copy) Settle(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.settle(ctx)
+	defer c.lock().Unlock()
+	if err := c.settle(ctx); c.status != ended {
+		return err
+	}
+	return nil
 }
 
 func (c *Copy) settle(ctx context.Context) error {
@@ -328,8 +296,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if c.store.err != nil {
 		return c.store.err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	was := c.status
 	c.status, c.why = removed, nil
 	if was == fresh && c.move == nil || was == removed || was == ended || !c.store.keeps() {
@@ -355,8 +322,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 // Regenerate gives the session another id, which nobody knows, when it is saved.
 // Until then nothing has changed.
 func (c *Copy) Regenerate(id string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	if c.why != nil {
 		return c.why
 	}

@@ -30,8 +30,9 @@ func (s snapshot) all(f Form) (map[string]any, error) {
 type Draft struct {
 	// Encode calls worth with the attributes as they are, by name. If worth
 	// reports true it returns the session's bytes, as they are kept under that
-	// key, otherwise none. Nothing changes the attributes meanwhile. exact says
-	// that the bytes say just that, and that no attribute can be changed in place.
+	// key, otherwise none. Nothing changes the attributes meanwhile, and worth keeps no
+	// more than a copy of the map. exact says that the bytes say just that, and that no
+	// attribute can be changed in place.
 	Encode func(key string, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
 
 	Lifetime
@@ -82,8 +83,7 @@ func (ch *change) isLogin() bool {
 // and of tiered.Move. tier.ErrUnavailable and tier.ErrUndecodable: nothing may be
 // saved, since there may be another session under the id.
 func (c *Copy) Save(ctx context.Context, d Draft) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	c.hadChange = false
 	switch {
 	case c.why != nil:
@@ -149,8 +149,7 @@ func (c *Copy) refused(d Draft, why error) error {
 // HasUnsaved reports whether there is a change of a session that the services have,
 // which nobody has tried to save.
 func (c *Copy) HasUnsaved(d Draft) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.lock().Unlock()
 	switch {
 	case c.why != nil:
 		return false
@@ -173,8 +172,17 @@ type diff struct {
 	force        bool // also if nothing has changed
 }
 
-// worth reports whether attributes are to be saved.
+// worth is differs for attributes that may change later.
 func (d *diff) worth(attrs map[string]any) bool {
+	differ := d.differs(attrs)
+	if differ {
+		d.now = maps.Clone(attrs)
+	}
+	return differ
+}
+
+// differs reports whether attributes are to be saved.
+func (d *diff) differs(attrs map[string]any) bool {
 	if d.tried != nil {
 		if set, deleted := values.Changes(d.tried, attrs); len(set)+len(deleted) == 0 {
 			return false // it was tried, and reported
@@ -200,14 +208,14 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	}
 	value, exact, err := d.Encode(c.key, df.worth)
 	if err != nil && df.now != nil {
-		c.tried = &snapshot{attrs: maps.Clone(df.now)}
+		c.tried = &snapshot{attrs: df.now}
 	}
 	if value == nil || err != nil {
 		return nil, err
 	}
 	if !exact {
 		stored, err := c.store.form.Attributes(value)
-		if err != nil || !df.worth(stored) {
+		if err != nil || !df.differs(stored) {
 			return nil, err
 		}
 	}
@@ -261,6 +269,7 @@ func (c *Copy) own(d Draft, ch *change) error {
 	case d.NoNewID != nil:
 		return d.NoNewID
 	default:
+		//rule: login-moves
 		if c.next, err = d.NewID(); err != nil {
 			return err
 		}
@@ -317,18 +326,18 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 	var err error
 	switch {
 	case !c.store.keeps():
-		next = tiered.Private(ch.Change)
+		next = tiered.Private(&ch.Change)
 		if c.next != "" {
 			c.id, c.key, c.under, c.next = c.next, Key(c.next), c.next, ""
 		}
 	case c.next != "", c.loaded == nil && ch.Owner != nil:
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
-		next, err = t.Create(ctx, c.key, ch.Change)
+		next, err = t.Create(ctx, c.key, &ch.Change)
 	case c.store.async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
-		next, err = t.UpdateAsync(ctx, c.key, c.loaded, ch.Change)
+		next, err = t.UpdateAsync(ctx, c.key, c.loaded, &ch.Change)
 	default:
-		next, err = t.Update(ctx, c.key, c.loaded, ch.Change)
+		next, err = t.Update(ctx, c.key, c.loaded, &ch.Change)
 	}
 	c.saved(next, ch, err)
 	return err
@@ -353,7 +362,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 		c.move, c.tries = c.store.tiers.NewMove(from, Key(to), loaded), nil
 	}
 	c.tries = append(c.tries, try{c, ch})
-	moved, err := c.move.Run(ctx, loaded, ch.Change)
+	moved, err := c.move.Run(ctx, loaded, &ch.Change)
 	if moved == nil {
 		if errors.Is(err, tier.ErrRemoved) && from != "" && ch.isLogin() {
 			return c.loginAgain(ctx, d, ch)
@@ -388,6 +397,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 // has logged in twice, for example: as a new session with what this request has
 // set. What the old one had stays removed.
 func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
+	//rule: login-again
 	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
 		value, err = c.store.form.Rename(value, Key(c.next))

@@ -14,24 +14,12 @@ import (
 // visitor has named. Visitors can have it reported as often as they like.
 var ErrOtherForm = tiered.ErrOtherForm
 
-// An Info says what is in the bytes of a session.
-type Info = tiered.Info
-
-// A Form knows what the bytes of an ecosystem's sessions mean.
-type Form interface {
-	tiered.Form
-
-	// Attributes returns what is in the bytes of a session, by name. Nobody
-	// changes them.
-	Attributes(value []byte) (map[string]any, error)
-}
-
 // Options say where a request's sessions are kept, and how.
 type Options struct {
 	Cache         tier.Cache  // nil: none
 	Backup        tier.Backup // nil: none
 	Form          Form
-	Retries       int           // how often a call that fails is tried
+	Retries       int           // how often a call that fails is tried; less than 1: 3; 100 at most
 	CacheTimeout  time.Duration // of one operation; 0: tiered's default
 	BackupTimeout time.Duration // of one attempt; 0: tiered's default
 	Async         bool          // save changes in the backup in a goroutine
@@ -49,6 +37,14 @@ type Options struct {
 	Background func(ctx context.Context) context.Context
 	Report     func(id string, err error)
 	Shared     func() any
+}
+
+func (o *Options) retries() int {
+	const standard, most = 3, 100
+	if o.Retries < 1 {
+		return standard
+	}
+	return min(o.Retries, most)
 }
 
 // A Store is one request's way to its sessions. Its methods may be called by
@@ -70,7 +66,7 @@ var errIncomparable = fmt.Errorf("%w: a Cache and a Backup must be comparable, a
 func New(o Options) *Store {
 	s := &Store{
 		tiers: tiered.Store{
-			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.Retries,
+			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.retries(),
 			CacheTimeout: o.CacheTimeout, BackupTimeout: o.BackupTimeout,
 			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace, MaxPerOwner: o.MaxPerOwner,
 		},
@@ -95,10 +91,15 @@ func isComparable(v any) (is bool) {
 // Drain waits until no background work of this process is under way, or until
 // ctx is done. A nil ctx never is.
 func Drain(ctx context.Context) error {
+	return tiered.Drain(OrBackground(ctx))
+}
+
+// OrBackground makes a nil context one that has no end.
+func OrBackground(ctx context.Context) context.Context {
 	if ctx == nil {
-		ctx = context.Background()
+		return context.Background()
 	}
-	return tiered.Drain(ctx)
+	return ctx
 }
 
 // ValidID reports whether a session may have that id: the services take its key,

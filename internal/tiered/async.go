@@ -10,14 +10,14 @@ import (
 // UpdateAsync saves a change in the cache and returns; a goroutine then saves
 // it in the backup. Drain waits for that goroutine. Where the cache has no
 // value that could take the change, UpdateAsync is Update.
-func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
+func (s *Store) UpdateAsync(ctx context.Context, id string, l *Loaded, c *Change) (*Loaded, error) {
 	if s.Cache == nil || s.Backup == nil || !l.IsCached() && !l.cached {
 		return s.Update(ctx, id, l, c)
 	}
 	if !s.fits(id, c) {
 		return nil, tier.ErrTooLarge
 	}
-	p := newPart(ctx, l, &c)
+	p := newPart(ctx, l, c)
 	err := s.together(ctx, queueKeep, id, p, func(ctx context.Context, parts []*part) error {
 		st, err := s.keep(ctx, id, parts, true)
 		if err != nil {

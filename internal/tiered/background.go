@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/gaesession/gaesession/internal/instance"
 )
 
@@ -204,18 +206,16 @@ func (p *pool) work(f func()) {
 	f()
 }
 
-// inParallel calls f with each of all, n at once, and returns when all calls
-// have ended.
-func inParallel[T any](n int, all []T, f func(T)) {
-	var running sync.WaitGroup
-	places := make(chan struct{}, n)
-	for _, v := range all {
-		places <- struct{}{}
-		running.Add(1)
-		go func() {
-			defer func() { <-places; running.Done() }()
-			f(v)
-		}()
+// inParallel calls f with each number below count, limit at once, and returns when
+// all calls have ended.
+func inParallel(limit, count int, f func(i int)) {
+	var running errgroup.Group
+	running.SetLimit(limit)
+	for i := range count {
+		running.Go(func() error {
+			f(i)
+			return nil
+		})
 	}
-	running.Wait()
+	_ = running.Wait() // none has an error
 }

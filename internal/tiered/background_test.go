@@ -172,9 +172,8 @@ func TestAGroupIsIdleWhenAllOfItHasEnded(t *testing.T) {
 func TestInParallelCallsSoManyAtOnceAndEach(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var running, most, called atomic.Int32
-		all := make([]int, 100)
 		d := took(func() {
-			inParallel(16, all, func(int) {
+			inParallel(16, 100, func(int) {
 				if n := running.Add(1); n > most.Load() {
 					most.Store(n)
 				}

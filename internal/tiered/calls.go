@@ -139,9 +139,11 @@ func (s *Store) mark(ctx context.Context, id string) error {
 	if s.Cache == nil {
 		return nil
 	}
-	_, err := callCache(ctx, s, "set", id, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.Cache.Set(ctx, id, removalMarker.Item, removalMarker.ttl)
-	})
+	return s.set(ctx, id, removalMarker)
+}
+
+func (s *Store) set(ctx context.Context, id string, e *entry) error {
+	_, err := callCache(ctx, s, "set", id, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.Cache.Set(ctx, id, e.Item, e.ttl) })
 	return err
 }
 
@@ -170,9 +172,7 @@ func (s *Store) put(ctx context.Context, id string, r tier.Record) error {
 }
 
 func (s *Store) insert(ctx context.Context, id string, r tier.Record) error {
-	_, err := callBackup(ctx, s, "insert", id, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.Backup.Insert(ctx, id, r)
-	})
+	_, err := callBackup(ctx, s, "insert", id, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.Backup.Insert(ctx, id, r) })
 	return err
 }
 
@@ -235,9 +235,9 @@ func (s *Store) traceCall(ctx context.Context, service, op, id string, began tim
 	c := tier.Call{Service: service, Operation: op, Session: sessionid.Hash(id), Duration: time.Since(began), Outcome: "stored"}
 	switch v := answer.(type) {
 	case *tier.Item:
-		c.Outcome = found(v != nil)
+		c.Outcome = found[v != nil]
 	case *tier.Record:
-		c.Outcome = found(v != nil)
+		c.Outcome = found[v != nil]
 	case bool:
 		if !v {
 			c.Outcome = "conflict"
@@ -254,9 +254,4 @@ func (s *Store) traceCall(ctx context.Context, service, op, id string, began tim
 	s.Trace.Call(ctx, c)
 }
 
-func found(there bool) string {
-	if there {
-		return "found"
-	}
-	return "none"
-}
+var found = map[bool]string{true: "found", false: "none"}

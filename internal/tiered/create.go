@@ -12,8 +12,8 @@ import (
 // Create saves a session that has no owner under an id that nobody else knows
 // yet, and returns what a further change starts from, as Update does.
 // tier.ErrRemoved: somebody has the id, or has had it.
-func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error) {
-	p := newPart(ctx, Unknown(), &c)
+func (s *Store) Create(ctx context.Context, id string, c *Change) (*Loaded, error) {
+	p := newPart(ctx, Unknown(), c)
 	st, err := p.state(0)
 	if err != nil {
 		return nil, err
@@ -69,13 +69,6 @@ func (s *Store) Create(ctx context.Context, id string, c Change) (*Loaded, error
 	}
 	ctx, cancel := s.finishing(ctx)
 	defer cancel()
-	switch _, kerr := s.keep(ctx, id, []*part{p}, false); {
-	case kerr == nil:
-		err = with(tier.ErrNotBackedUp, err)
-	case errors.Is(kerr, errNotCached), errors.Is(kerr, errSkipped):
-		err = with(tier.ErrNotSaved, err)
-	default:
-		err = with(tier.ErrNotSaved, errors.Join(err, kerr))
-	}
+	err = s.keepAlone(ctx, id, []*part{p}, err)
 	return s.outcome(p, err), errors.Join(err, cacheErr)
 }

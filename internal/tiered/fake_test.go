@@ -720,12 +720,12 @@ func (r *request) on(i instance.Instance) *request {
 }
 
 // change is the request's session with "a=1" set and "-b" deleted.
-func (r *request) change(edits string) Change {
+func (r *request) change(edits string) *Change {
 	m := map[string]string{}
 	if r.l != nil {
 		m = words(r.l.Value())
 	}
-	c := Change{Used: time.Now(), Ends: time.Now().Add(timeout)}
+	c := &Change{Used: time.Now(), Ends: time.Now().Add(timeout)}
 	for _, e := range strings.Fields(edits) {
 		if name, ok := strings.CutPrefix(e, "-"); ok {
 			delete(m, name)

@@ -101,8 +101,8 @@ func (s *Store) entryOf(id string, st *state) *entry {
 		return nil
 	}
 	ttl := removedTTL
-	if !st.ends.IsZero() {
-		ttl = time.Until(st.ends)
+	if st.ends != 0 {
+		ttl = time.Until(st.ends.time())
 	}
 	return &entry{tier.Item{Flags: uint32(value), Value: v}, ttl}
 }

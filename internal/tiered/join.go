@@ -16,31 +16,24 @@ func mergeError(err error) error { return with(errMerge, err) }
 func (s *Store) join(into, from *state, all bool) (joined *state, changed bool, err error) {
 	n := *into
 	n.cells, changed = joinCells(into, from, all)
-	if from.ends.After(into.ends) {
-		n.ends = from.ends
-	}
-	if from.used.After(into.used) {
-		n.used = from.used
-		changed = true
-	}
-	if into.born.IsZero() || !from.born.IsZero() && from.born.Before(into.born) {
+	n.ends, n.used = max(into.ends, from.ends), max(into.used, from.used)
+	changed = changed || n.used != into.used
+	if into.born == 0 || from.born != 0 && from.born < into.born {
 		n.born = from.born
 	}
 	if into.owner == (Owner{}) {
 		n.owner = from.owner
 	}
-	if from.listed.After(into.listed) {
-		n.listed = from.listed
-	}
+	n.listed = max(into.listed, from.listed)
 	n.legacy = into.legacy && from.legacy
 	n.clockWasAhead = into.clockWasAhead || from.clockWasAhead
 	if !changed {
-		return &n, !n.ends.Equal(into.ends) || n.owner != into.owner || !n.listed.Equal(into.listed), nil
+		return &n, n.ends != into.ends || n.owner != into.owner || n.listed != into.listed, nil
 	}
 	if n.differs(into, maxAgeName) {
 		n.maxAge = from.maxAge
 	}
-	if !from.isOld && n.sameCells(from) && n.used.Equal(from.used) {
+	if !from.isOld && n.sameCells(from) && n.used == from.used {
 		n.value = from.value
 		return &n, true, nil
 	}

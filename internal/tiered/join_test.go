@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -21,9 +22,9 @@ import (
 func stateOf() *rapid.Generator[*state] {
 	return rapid.Custom(func(t *rapid.T) *state {
 		st := &state{
-			used: at(rapid.IntRange(1, 9).Draw(t, "used")),
-			ends: at(rapid.IntRange(10, 19).Draw(t, "ends")),
-			born: at(rapid.IntRange(1, 3).Draw(t, "born")),
+			used: us(rapid.IntRange(1, 9).Draw(t, "used")),
+			ends: us(rapid.IntRange(10, 19).Draw(t, "ends")),
+			born: us(rapid.IntRange(1, 3).Draw(t, "born")),
 		}
 		var ws []string
 		for _, attribute := range []string{"a", "b", "c", "d", "e"} {
@@ -51,6 +52,8 @@ func stateOf() *rapid.Generator[*state] {
 
 func at(second int) time.Time { return time.Unix(int64(second), 0) }
 
+func us(second int) micros { return microsOf(at(second)) }
+
 // known says what a state is to those who read it.
 func known(st *state) string {
 	var all []string
@@ -59,8 +62,7 @@ func known(st *state) string {
 	}
 	ws := strings.Fields(string(st.value))
 	slices.Sort(ws)
-	return strings.Join(ws, " ") + "|" + strings.Join(all, " ") + "|" + st.used.String() + st.ends.String() + st.born.String() +
-		"|" + strconv.Itoa(int(st.maxAge))
+	return strings.Join(ws, " ") + "|" + strings.Join(all, " ") + "|" + fmt.Sprint(st.used, st.ends, st.born, st.maxAge)
 }
 
 // joinForm keeps the order of nothing: words by name.
@@ -165,26 +167,26 @@ func TestAJoinedStateHasOfEachAttributeTheLaterChange(t *testing.T) {
 
 func TestAJoinedStateHasTheLaterUseAndEndAndTheEarlierBirth(t *testing.T) {
 	s := joinStore()
-	into := &state{value: []byte("a=1 "), used: at(5), ends: at(20), born: at(3), owner: OwnerOf("scope", "owner")}
+	into := &state{value: []byte("a=1 "), used: us(5), ends: us(20), born: us(3), owner: OwnerOf("scope", "owner")}
 	for name, test := range map[string]struct {
 		from             state
-		used, ends, born time.Time
+		used, ends, born micros
 		owner            Owner
 	}{
-		"later":               {state{used: at(6), ends: at(21), born: at(4)}, at(6), at(21), at(3), OwnerOf("scope", "owner")},
-		"earlier":             {state{used: at(4), ends: at(19), born: at(2)}, at(5), at(20), at(2), OwnerOf("scope", "owner")},
-		"unknown":             {state{}, at(5), at(20), at(3), OwnerOf("scope", "owner")},
-		"another owner's":     {state{owner: OwnerOf("scope", "other")}, at(5), at(20), at(3), OwnerOf("scope", "owner")},
-		"used later, as long": {state{used: at(6), ends: at(19)}, at(6), at(20), at(3), OwnerOf("scope", "owner")},
+		"later":               {state{used: us(6), ends: us(21), born: us(4)}, us(6), us(21), us(3), OwnerOf("scope", "owner")},
+		"earlier":             {state{used: us(4), ends: us(19), born: us(2)}, us(5), us(20), us(2), OwnerOf("scope", "owner")},
+		"unknown":             {state{}, us(5), us(20), us(3), OwnerOf("scope", "owner")},
+		"another owner's":     {state{owner: OwnerOf("scope", "other")}, us(5), us(20), us(3), OwnerOf("scope", "owner")},
+		"used later, as long": {state{used: us(6), ends: us(19)}, us(6), us(20), us(3), OwnerOf("scope", "owner")},
 	} {
 		test.from.value = into.value
 		n, _, err := s.join(into, &test.from, true)
-		if err != nil || !n.used.Equal(test.used) || !n.ends.Equal(test.ends) || !n.born.Equal(test.born) || n.owner != test.owner {
+		if err != nil || n.used != test.used || n.ends != test.ends || n.born != test.born || n.owner != test.owner {
 			t.Errorf("%s: got used %v, ends %v, born %v, %v", name, n.used, n.ends, n.born, err)
 		}
 	}
 	n, changed, err := s.join(&state{value: into.value}, into, true)
-	if err != nil || !changed || !n.born.Equal(at(3)) || n.owner != into.owner {
+	if err != nil || !changed || n.born != us(3) || n.owner != into.owner {
 		t.Errorf("where nothing is known: got born %v, owner %v, %v", n.born, n.owner, err)
 	}
 }
@@ -204,7 +206,7 @@ func TestAJoinDoesNotTouchWhatItIsMadeFrom(t *testing.T) {
 // What from says is saved may be what into has forgotten the deletion of.
 func TestWhatIsSavedDoesNotComeBackWhereItsDeletionIsForgotten(t *testing.T) {
 	s := joinStore()
-	into := &state{value: []byte("b=1 "), cells: []cell{{name: nameOf("b"), at: stampOf(at(1))}}, used: at(9), ends: at(10)}
+	into := &state{value: []byte("b=1 "), cells: []cell{{name: nameOf("b"), at: stampOf(at(1))}}, used: us(9), ends: us(10)}
 	for name, test := range map[string]struct {
 		unsaved, all bool
 		want         string
@@ -213,7 +215,7 @@ func TestWhatIsSavedDoesNotComeBackWhereItsDeletionIsForgotten(t *testing.T) {
 		"unsaved":              {true, false, "a=1 b=1 "},
 		"saved, and committed": {false, true, "a=1 b=1 "},
 	} {
-		from := &state{value: []byte("a=1 "), cells: []cell{{name: nameOf("a"), at: stampOf(at(2)), unsaved: test.unsaved}}, used: at(1), ends: at(10)}
+		from := &state{value: []byte("a=1 "), cells: []cell{{name: nameOf("a"), at: stampOf(at(2)), unsaved: test.unsaved}}, used: us(1), ends: us(10)}
 		joined, changed, err := s.join(into, from, test.all)
 		if err != nil || string(joined.value) != test.want || changed != (test.want != "b=1 ") {
 			t.Errorf("%s: got %q, changed %v, %v; want %q", name, joined.value, changed, err, test.want)
@@ -225,8 +227,8 @@ func TestWhatIsSavedDoesNotComeBackWhereItsDeletionIsForgotten(t *testing.T) {
 // stored form does not, so it is said of each attribute that this mattered for.
 func TestAnAbsenceThatWasLaterIsStoredAsADeletion(t *testing.T) {
 	s := joinStore()
-	into := &state{value: []byte("b=1 "), cells: []cell{{name: nameOf("b"), at: stampOf(at(5))}}, absent: stampOf(at(5)) | deletedBit, used: at(5), ends: at(10)}
-	from := &state{value: []byte("a=1 "), cells: []cell{{name: nameOf("a"), at: stampOf(at(2)), unsaved: true}}, used: at(1), ends: at(10)}
+	into := &state{value: []byte("b=1 "), cells: []cell{{name: nameOf("b"), at: stampOf(at(5))}}, absent: stampOf(at(5)) | deletedBit, used: us(5), ends: us(10)}
+	from := &state{value: []byte("a=1 "), cells: []cell{{name: nameOf("a"), at: stampOf(at(2)), unsaved: true}}, used: us(1), ends: us(10)}
 	stored, _, err := decode(id, mustJoin(t, s, into, from).encode(id, false))
 	if err != nil {
 		t.Fatal(err)

@@ -68,7 +68,7 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 // withUnsaved is an item's state with parts, marked as unsaved; there is no item
 // if into is nil.
 func (s *Store) withUnsaved(into *state, parts []*part) (n *state, changed bool, err error) {
-	n, changed, err = s.joinAll(into, parts, anySize)
+	n, changed, err = s.joinAll(into, parts, "")
 	if err != nil {
 		return nil, false, err
 	}
@@ -77,7 +77,7 @@ func (s *Store) withUnsaved(into *state, parts []*part) (n *state, changed bool,
 		n.unsavedAll = n.unsavedAll || p.loaded.state.unsavedAll
 	}
 	if into != nil {
-		if !n.used.Equal(into.used) || !n.ends.Equal(into.ends) {
+		if n.used != into.used || n.ends != into.ends {
 			n.unsavedUse = true
 		}
 		changed = changed || into.clockWasAhead

@@ -119,7 +119,7 @@ func (s *Store) loadedRecord(id string, rec *tier.Record) *Loaded {
 	st, err := s.openRecord(id, rec)
 	if err != nil {
 		// Whoever asks finds out, and can still remove it.
-		st = &state{value: rec.Value, ends: rec.Expires, token: rec.Token}
+		st = &state{value: rec.Value, ends: microsOf(rec.Expires), token: rec.Token}
 	}
 	if !st.isLive() {
 		return nil
@@ -142,7 +142,7 @@ func (s *Store) openRecord(id string, rec *tier.Record) (*state, error) {
 		}
 	}
 	if !st.clockWasAhead {
-		st.ends = rec.Expires
+		st.ends = microsOf(rec.Expires)
 	}
 	st.token = rec.Token
 	return st.markSaved(), nil

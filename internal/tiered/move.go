@@ -85,7 +85,7 @@ func (m *Move) MayBeMoved() bool {
 // has not moved, or nobody can tell. Then the old id is the one to keep; another
 // Run finds out, and if none comes before the request has ended, what has moved
 // is removed.
-func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
+func (m *Move) Run(ctx context.Context, l *Loaded, c *Change) (*Moved, error) {
 	select {
 	case m.lock <- struct{}{}:
 	case <-ctx.Done():
@@ -105,13 +105,11 @@ func (m *Move) Run(ctx context.Context, l *Loaded, c Change) (*Moved, error) {
 	case ctx.Err() != nil && m.outcome == notMoved:
 		return nil, fmt.Errorf("%w: %w", tier.ErrNotSaved, context.Cause(ctx))
 	case m.outcome == mayBeMoved:
-		if err := m.findOut(ctx); isRefusal(err) {
-			return nil, err
-		} else if err != nil {
-			return nil, with(tier.ErrNotSaved, err)
+		if err := m.findOut(ctx); err != nil {
+			return nil, notSaved(err)
 		}
 	}
-	own := moveRun{newPart(ctx, l, &c), n}
+	own := moveRun{newPart(ctx, l, c), n}
 	var err error
 	switch {
 	case m.outcome == isMoved: // by an earlier attempt
@@ -222,10 +220,7 @@ func (m *Move) commit(ctx context.Context) error {
 		return with(tier.ErrNotSaved, err)
 	}
 	m.unseal(finishing, s)
-	if isRefusal(err) {
-		return err
-	}
-	return with(tier.ErrNotSaved, err)
+	return notSaved(err)
 }
 
 // update puts the record under the new id, empties that of the old id, and changes
@@ -289,9 +284,9 @@ func (m *Move) updateWith(ctx context.Context, parts []*part, owners []Owner) er
 		}
 		was, change := next.owner, m.run.p.change
 		if next.owner = change.Owner.of(next); next.owner != was {
-			next.listed = time.Time{}
+			next.listed = 0
 			if m.from != "" {
-				next.born = micros(time.Now()) // it begins again
+				next.born = microsOf(time.Now()) // it begins again
 			}
 		}
 		for _, o := range []Owner{was, next.owner} {
@@ -424,8 +419,8 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 		}
 		st := seen.state.clone()
 		st.seal = mine
-		if st.ends.IsZero() {
-			st.ends = micros(m.run.p.change.Ends) // or the cache would keep it for longer than it lives
+		if st.ends == 0 {
+			st.ends = microsOf(m.run.p.change.Ends) // or the cache would keep it for longer than it lives
 		}
 		sealed = &Loaded{state: st}
 		if seen.state.seal == mine {
@@ -525,9 +520,7 @@ func (m *Move) inCache(ctx context.Context) error {
 		}
 		m.last = st
 		if put {
-			_, err = callCache(ctx, s, "set", m.to, func(ctx context.Context) (struct{}, error) {
-				return struct{}{}, s.Cache.Set(ctx, m.to, e.Item, e.ttl)
-			})
+			err = s.set(ctx, m.to, e)
 		} else {
 			_, err = s.add(ctx, m.to, e)
 		}
@@ -546,8 +539,5 @@ func (m *Move) inCache(ctx context.Context) error {
 			err = errors.Join(err, merr)
 		}
 	}
-	if isRefusal(err) {
-		return err
-	}
-	return with(tier.ErrNotSaved, err)
+	return notSaved(err)
 }

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/gaesession/gaesession/internal/sessionid"
 	"github.com/gaesession/gaesession/tier"
@@ -51,8 +51,8 @@ func refOf(id string) Ref {
 type listing struct {
 	id    string
 	ref   Ref
-	since time.Time // of the login
-	until time.Time // the session ends then at the latest, unless its next save says otherwise
+	since micros // of the login
+	until micros // the session ends then at the latest, unless its next save says otherwise
 	label string
 	// ending says that somebody removes the session, or has moved it.
 	ending bool
@@ -99,7 +99,7 @@ func openIndex(r *tier.Record) (x index, err error) {
 		}
 		l.ending = in.bytes(1)[0] != 0
 		l.ref = Ref(in.bytes(len(l.ref)))
-		l.since, l.until = in.time(), in.time()
+		l.since, l.until = in.micros(), in.micros()
 		id, label := binary.BigEndian.Uint16(in.bytes(2)), in.bytes(1)[0]
 		l.id, l.label = string(in.bytes(int(id))), string(in.bytes(int(label)))
 		x = append(x, l)
@@ -111,12 +111,10 @@ func openIndex(r *tier.Record) (x index, err error) {
 // goes without labels, the oldest first.
 func (s *Store) indexRecord(o Owner, x index) (*tier.Record, error) {
 	size := len(indexMagic) + crc32.Size
-	expires := time.Now()
+	expires := microsOf(time.Now())
 	for _, l := range x {
 		size += listingHead + len(l.id) + len(l.label)
-		if l.until.After(expires) {
-			expires = l.until
-		}
+		expires = max(expires, l.until)
 	}
 	limit := s.Backup.MaxValue(o.id())
 	for i := 0; i < len(x) && size > limit; i++ {
@@ -134,12 +132,12 @@ func (s *Store) indexRecord(o Owner, x index) (*tier.Record, error) {
 			b = append(b, 0)
 		}
 		b = append(b, l.ref[:]...)
-		b = appendTime(appendTime(b, l.since), l.until)
+		b = l.until.append(l.since.append(b))
 		b = append(binary.BigEndian.AppendUint16(b, uint16(len(l.id))), byte(len(l.label)))
 		b = append(append(b, l.id...), l.label...)
 	}
 	b = binary.BigEndian.AppendUint32(b, crc32.Checksum(b, checksums))
-	return &tier.Record{Value: b, Expires: micros(expires.Add(indexGrace))}, nil
+	return &tier.Record{Value: b, Expires: expires.time().Add(indexGrace)}, nil
 }
 
 func (x index) find(id string) *listing {
@@ -152,13 +150,13 @@ func (x index) find(id string) *listing {
 // list notes that a session has begun, or that it lives for longer. The session
 // needs no other update of the index for as long again as it has still to live.
 func (x *index) list(id string, st *state, label string) {
-	now := time.Now()
-	st.listed = micros(now.Add(2 * st.ends.Sub(now)))
+	now := microsOf(time.Now())
+	st.listed = now + 2*(st.ends-now)
 	if l := x.find(id); l != nil {
 		l.until = st.listed
 		return
 	}
-	*x = append(*x, listing{id: id, ref: refOf(id), since: micros(now), until: st.listed, label: cut(label)})
+	*x = append(*x, listing{id: id, ref: refOf(id), since: now, until: st.listed, label: cut(label)})
 }
 
 // move notes that a session which was listed gets another id: it is the same login.
@@ -195,16 +193,12 @@ func cut(label string) string {
 	if len(label) <= maxLabel {
 		return label
 	}
-	end := maxLabel
-	for end > 0 && !utf8.RuneStart(label[end]) {
-		end--
-	}
-	return label[:end]
+	return strings.ToValidUTF8(label[:maxLabel], "")
 }
 
 // mustBeListed reports whether the session may live for longer than its owner's
 // index says.
-func (st *state) mustBeListed() bool { return st.owner != Owner{} && st.ends.After(st.listed) }
+func (st *state) mustBeListed() bool { return st.owner != Owner{} && st.ends > st.listed }
 
 // An unlistedError ends an update that has to change an owner's index as well.
 type unlistedError struct{ owner Owner }
@@ -254,7 +248,7 @@ type Owned struct {
 	Label string
 }
 
-func (l *listing) owned() Owned { return Owned{l.id, l.ref, l.since, l.label} }
+func (l *listing) owned() Owned { return Owned{l.id, l.ref, l.since.time(), l.label} }
 
 // loadsAtOnce is how many sessions are loaded, or removed, at once.
 const loadsAtOnce = 16
@@ -281,7 +275,7 @@ func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
 	s.tidy(ctx, o, ending, "")
 	lives := make([]bool, len(x))
 	var mu sync.Mutex
-	inParallel(loadsAtOnce, indices(x), func(i int) {
+	inParallel(loadsAtOnce, len(x), func(i int) {
 		l, lerr := s.Load(ctx, x[i].id)
 		lives[i] = l != nil || errors.Is(lerr, tier.ErrUndecodable)
 		if errors.Is(lerr, tier.ErrUnavailable) {
@@ -328,48 +322,36 @@ func (s *Store) end(ctx context.Context, o Owner, match func(Owned) bool) error 
 	}); err != nil {
 		return with(tier.ErrNotSaved, err)
 	}
-	gone := make([]bool, len(ending))
 	var (
 		mu   sync.Mutex
+		gone []string
 		errs []error
 	)
-	inParallel(loadsAtOnce, indices(ending), func(i int) {
+	inParallel(loadsAtOnce, len(ending), func(i int) {
 		l := ending[i]
 		err := s.remove(ctx, l.id, emptiedUntil(&Loaded{state: &state{ends: l.until}}))
 		mu.Lock()
 		defer mu.Unlock()
-		if gone[i] = err == nil; err != nil {
+		if err == nil {
+			gone = append(gone, l.id)
+		} else {
 			errs = append(errs, sessionid.Describe("remove session", l.id, l.id, err))
 		}
 	})
-	ending = slices.Collect(func(yield func(listing) bool) {
-		for i, l := range ending {
-			if gone[i] && !yield(l) {
-				return
-			}
-		}
-	})
-	if len(ending) > 0 {
-		if err := s.unlist(ctx, o, func(id string) bool { return ending.find(id) != nil }); err != nil {
-			s.Report(o.id(), err) // they are removed
-		}
+	if err := s.unlist(ctx, o, gone...); err != nil {
+		s.Report(o.id(), err) // they are removed
 	}
 	return errors.Join(errs...)
 }
 
-func indices[T any](all []T) []int {
-	n := make([]int, len(all))
-	for i := range n {
-		n[i] = i
-	}
-	return n
-}
-
 // unlist forgets sessions of an owner that are removed. Where it fails, they stay
 // listed until they must have ended.
-func (s *Store) unlist(ctx context.Context, o Owner, match func(id string) bool) error {
+func (s *Store) unlist(ctx context.Context, o Owner, ids ...string) error {
+	if len(ids) == 0 {
+		return nil
+	}
 	return s.changeIndex(ctx, o, func(x *index) {
-		*x = slices.DeleteFunc(*x, func(l listing) bool { return match(l.id) })
+		*x = slices.DeleteFunc(*x, func(l listing) bool { return slices.Contains(ids, l.id) })
 	})
 }
 
@@ -384,7 +366,7 @@ func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
 		case l.ending && l.id != but:
 			old = append(old, l.id)
 		case l.ending:
-		case time.Since(l.until) > indexGrace:
+		case time.Since(l.until.time()) > indexGrace:
 			over = append(over, l.id)
 		default:
 			rest = append(rest, l.id)
@@ -412,7 +394,7 @@ func (s *Store) first(ctx context.Context, ids []string, n int) []string {
 		return nil
 	}
 	lives := make([]bool, len(ids))
-	inParallel(loadsAtOnce, indices(ids), func(i int) {
+	inParallel(loadsAtOnce, len(ids), func(i int) {
 		l, err := s.Load(ctx, ids[i])
 		lives[i] = l != nil || err != nil
 	})
@@ -424,6 +406,7 @@ func (s *Store) first(ctx context.Context, ids []string, n int) []string {
 			ended = append(ended, id)
 		}
 	}
+	//rule: owner-oldest
 	return append(ended, living...)[:n]
 }
 
@@ -440,8 +423,5 @@ func (s *Store) forget(ctx context.Context, o Owner, ids []string) error {
 			gone = append(gone, id)
 		}
 	}
-	if len(gone) == 0 {
-		return nil
-	}
-	return s.unlist(ctx, o, func(id string) bool { return slices.Contains(gone, id) })
+	return s.unlist(ctx, o, gone...)
 }

@@ -20,7 +20,7 @@ import (
 var alice, bob = OwnerOf("sessid", "alice"), OwnerOf("sessid", "bob")
 
 // owned is a change that says whose the session is.
-func (r *request) owned(o Owner, edits string) Change {
+func (r *request) owned(o Owner, edits string) *Change {
 	c := r.change(edits)
 	c.Owner = &Ownership{Owner: o, Label: "of " + r.who()}
 	return c
@@ -405,10 +405,10 @@ func TestASessionThatLivesLongerIsListedForLonger(t *testing.T) {
 					_, err := save(r.ctx, r.id, r.l, c)
 					must(t, err)
 					drain(t)
-					if now := s.until(t, alice, "of-A"); !now.Equal(until) {
+					if now := s.until(t, alice, "of-A"); now != until {
 						updates, until = updates+1, now
 					}
-					if until.Before(s.records["of-A"].Expires) {
+					if until < microsOf(s.records["of-A"].Expires) {
 						t.Fatal("it lives longer than it is listed")
 					}
 				}
@@ -421,7 +421,7 @@ func TestASessionThatLivesLongerIsListedForLonger(t *testing.T) {
 	}
 }
 
-func (s *services) until(t *testing.T, o Owner, id string) time.Time {
+func (s *services) until(t *testing.T, o Owner, id string) micros {
 	t.Helper()
 	x, err := openIndex(s.records[o.id()])
 	must(t, err)
@@ -577,7 +577,7 @@ func TestAnIndexThatDoesNotFitLosesLabelsFirst(t *testing.T) {
 	s := &Store{Backup: smallBackup{}}
 	var x index
 	for n := range 20 {
-		x = append(x, listing{id: fmt.Sprint("session", n), until: time.Now(), label: strings.Repeat("x", 100)})
+		x = append(x, listing{id: fmt.Sprint("session", n), until: microsOf(time.Now()), label: strings.Repeat("x", 100)})
 	}
 	r, err := s.indexRecord(alice, x)
 	must(t, err)
@@ -602,7 +602,7 @@ func TestALabelIsCutBetweenCharacters(t *testing.T) {
 func TestANewIDIsTheSameLogin(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, a := loggedIn(t)
-		since := micros(time.Now())
+		since := time.Now()
 		time.Sleep(time.Minute)
 		must(t, s.request(t, "B").login(alice, ""))
 		_, err := a.as("C").move("") // by an instance that does not know the option

@@ -89,18 +89,18 @@ func (p *part) try(seen stamp) (*state, error) {
 	st.legacy = st.legacy && p.isUntouched()
 	//rule: touch
 	st.value = c.Value
-	st.set(p.changed(at))
+	st.cells = ordered(p.changed(from.cells, at))
 	if c.MaxAge != nil {
 		st.maxAge = *c.MaxAge
 	}
-	if used := micros(c.Used); used.After(st.used) {
+	if used := microsOf(c.Used); used > st.used {
 		st.used, st.unsavedUse = used, true
 	}
-	if ends := micros(c.Ends); ends.After(st.ends) {
+	if ends := microsOf(c.Ends); ends > st.ends {
 		st.ends, st.unsavedUse = ends, true
 	}
-	if st.born.IsZero() {
-		st.born = micros(c.Born)
+	if st.born == 0 {
+		st.born = microsOf(c.Born)
 	}
 	p.tried, p.at = st, at
 	return st, nil
@@ -112,9 +112,9 @@ func (p *part) isUntouched() bool {
 	return p.loaded.state.legacy && (p.change == nil || len(p.change.Set)+len(p.change.Deleted) == 0 && p.change.MaxAge == nil)
 }
 
-// changed are the cells of what the request has changed.
-func (p *part) changed(at stamp) []cell {
-	cells := make([]cell, 0, len(p.change.Set)+len(p.change.Deleted)+1)
+// changed returns cells, and then those of what the request has changed.
+func (p *part) changed(was []cell, at stamp) []cell {
+	cells := append(make([]cell, 0, len(was)+len(p.change.Set)+len(p.change.Deleted)+1), was...)
 	for _, a := range p.change.Set {
 		cells = append(cells, cell{name: nameOf(a), at: at, unsaved: true})
 	}
@@ -143,10 +143,9 @@ func (p *part) own() *state {
 // after is what the request starts from once its change was saved, or lives in
 // the cache alone.
 func (p *part) after(saved bool) *Loaded {
-	st := p.tried
 	if saved {
-		st = st.clone().markSaved()
+		p.tried.markSaved() // it is the request's alone now
 	}
 	l := p.loaded
-	return &Loaded{state: st, cached: l.cached || l.IsCached(), at: l.at}
+	return &Loaded{state: p.tried, cached: l.cached || l.IsCached(), at: l.at}
 }

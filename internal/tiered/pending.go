@@ -181,7 +181,7 @@ func (l *ledger) round() {
 	ids := slices.Collect(maps.Keys(l.debts))
 	pending.Unlock()
 	var failed atomic.Int64 // in a row
-	inParallel(pendingWorkers, ids, func(id string) {
+	inParallel(pendingWorkers, len(ids), func(i int) {
 		if failed.Load() >= tripAfter {
 			return
 		}
@@ -191,7 +191,7 @@ func (l *ledger) round() {
 				failed.Store(0)
 			}
 		}()
-		told = l.tell(id)
+		told = l.tell(ids[i])
 	})
 	pending.Lock()
 	defer pending.Unlock()

@@ -201,7 +201,7 @@ func TestAnAddThatArrivesLateIsOverwritten(t *testing.T) {
 		r := s.here(t, "A")
 		must(t, r.create("a=1"))
 		must(t, s.here(t, "B").load().update("a=2")) // reads both
-		late := &state{value: []byte("a=1"), used: time.Now(), ends: time.Now().Add(timeout)}
+		late := &state{value: []byte("a=1"), used: microsOf(time.Now()), ends: microsOf(time.Now().Add(timeout))}
 		at, err := draw(time.Now(), 0)
 		must(t, err)
 		late.set([]cell{{name: nameOf("a"), at: at - 1<<40}})

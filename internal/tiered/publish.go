@@ -95,6 +95,9 @@ func (s *Store) publishRecord(ctx context.Context, id string) error {
 // that later commit. So a late publish marks nothing as saved, and what it brings
 // is unsaved.
 func (s *Store) contain(seen, committed, before *state) (n *state, changed bool, err error) {
+	if committed.of == seen && seen.seal == (nonce{}) {
+		return committed, true, nil // it has all that is there
+	}
 	late := seen.isAheadOf(committed, before)
 	n, changed, err = s.join(seen, committed, true)
 	if err != nil {
@@ -116,12 +119,12 @@ func (s *Store) contain(seen, committed, before *state) (n *state, changed bool,
 			n.cells[i].unsaved, changed = true, true
 		}
 	}
-	n.unsavedUse = n.unsavedUse && (n.used.After(committed.used) || n.ends.After(committed.ends))
+	n.unsavedUse = n.unsavedUse && (n.used > committed.used || n.ends > committed.ends)
 	n.token, n.unsavedAll = committed.token, false
 	changed = changed || n.unsavedUse != seen.unsavedUse || n.unsavedAll != seen.unsavedAll
 	switch {
 	case !n.unsaved():
-		n.next, n.tries = time.Time{}, 0
+		n.next, n.tries = 0, 0
 	case !seen.unsaved(), progress:
 		n.dueAfter(0) // whoever changed it is about to save the rest
 	}

@@ -23,7 +23,7 @@ func (s *Store) Remove(ctx context.Context, id string, l *Loaded) error {
 	}
 	if err == nil && l != nil && l.state.owner != (Owner{}) && s.Backup != nil {
 		s.saveInBackground(ctx, id, func(ctx context.Context, s *Store) error {
-			return s.unlist(ctx, l.state.owner, func(listed string) bool { return listed == id })
+			return s.unlist(ctx, l.state.owner, id)
 		})
 	}
 	return err
@@ -61,9 +61,9 @@ func (s *Store) remove(ctx context.Context, id string, until time.Time) error {
 // longer than a request may run, and than an item may live that a failed call
 // has left in the cache.
 func emptiedUntil(l *Loaded) time.Time {
-	until := time.Now().Add(removedTTL)
-	if l != nil && l.state.ends.Add(time.Hour).After(until) {
-		until = l.state.ends.Add(time.Hour)
+	until := microsOf(time.Now().Add(removedTTL))
+	if l != nil {
+		until = max(until, l.state.ends.add(time.Hour))
 	}
-	return micros(until)
+	return until.time()
 }

@@ -281,7 +281,7 @@ func TestARightGuessWritesWhatTheUpdateWould(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ends := time.Now().Add(time.Hour)
 		record := stateOf().Draw(t, "record").markSaved()
-		record.ends = micros(ends)
+		record.ends = microsOf(ends)
 		current := record.record(id)
 		current.Token = []byte("token")
 		kept, err := st.openRecord(id, current)
@@ -300,7 +300,7 @@ func TestARightGuessWritesWhatTheUpdateWould(t *testing.T) {
 			if item, _, err = st.join(kept, more, false); err != nil {
 				t.Fatal(err)
 			}
-			item.unsavedUse = !item.used.Equal(kept.used) || !item.ends.Equal(kept.ends)
+			item.unsavedUse = item.used != kept.used || item.ends != kept.ends
 			item.token = current.Token
 		}
 		var parts []*part

@@ -16,7 +16,7 @@ func (s *Store) Settle(ctx context.Context, id string, l *Loaded) error {
 		return nil
 	case l.needsRefill():
 		return s.refill(ctx, id, l)
-	case !l.IsCached() || !l.state.unsaved() || l.state.ends.IsZero() || !l.state.isDue():
+	case !l.IsCached() || !l.state.unsaved() || l.state.ends == 0 || !l.state.isDue():
 		return nil
 	}
 	// Of all that find it, and find the backup down, one tries at a time.

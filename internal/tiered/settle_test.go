@@ -61,7 +61,7 @@ func TestWhoFindsSomethingUnsavedForThreeSecondsSavesIt(t *testing.T) {
 		_ = s.opened(t, "dead").updateAsync("a=2")
 		drain(t)
 		expect(t, "cached", s.cached(), "unsaved a=2 b=1")
-		time.Sleep(time.Until(s.state(t).next) - time.Millisecond)
+		time.Sleep(time.Until(s.state(t).next.time()) - time.Millisecond)
 		r := s.opened(t, "reader")
 		s.forgetCalls()
 		must(t, r.settle())

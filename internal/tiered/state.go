@@ -3,11 +3,33 @@ package tiered
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
 	"time"
 )
+
+// micros is a time as it is stored: microseconds since 1970; zero: there is none.
+type micros int64
+
+func microsOf(t time.Time) micros {
+	if t.IsZero() {
+		return 0
+	}
+	return micros(t.UnixMicro())
+}
+
+func (m micros) time() time.Time {
+	if m == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(m))
+}
+
+func (m micros) add(d time.Duration) micros { return m + micros(d.Microseconds()) }
+
+func (m micros) append(b []byte) []byte { return binary.BigEndian.AppendUint64(b, uint64(m)) }
 
 // A stamp orders the changes of one attribute: microseconds since 1970 in the
 // upper 52 bits (until 2112), then 11 random bits, which keep any two changes
@@ -75,13 +97,13 @@ type state struct {
 	cells []cell // by name
 	// absent is when attributes were last changed that have no cell.
 	absent stamp
-	used   time.Time // last access, in microseconds
-	ends   time.Time // from then on there is no session; zero: not known
-	born   time.Time // when the session began; zero: not known
-	swept  time.Time // when tombstones were last looked through
-	maxAge int32     // the session's own MaxAge in seconds, if it has a cell
-	owner  Owner     // whose it is; zero: nobody's, or not known
-	listed time.Time // until then the owner's index needs no change for it; zero: it is not listed
+	used   micros // last access
+	ends   micros // from then on there is no session; zero: not known
+	born   micros // when the session began; zero: not known
+	swept  micros // when tombstones were last looked through
+	maxAge int32  // the session's own MaxAge in seconds, if it has a cell
+	owner  Owner  // whose it is; zero: nobody's, or not known
+	listed micros // until then the owner's index needs no change for it; zero: it is not listed
 
 	// clockWasAhead says that the stored used lay so far in the future that used
 	// and ends were replaced by what this instance's clock says.
@@ -91,16 +113,19 @@ type state struct {
 	// loaded the session: its bytes may have attributes that are in no cell.
 	isOld bool
 
+	// of is the state that this one was made of, and which it contains; nil: not known.
+	of *state
+
 	// In an item only.
 	// legacy says that the bytes had no trailer, and that no request has changed
 	// them since. Somebody else's bytes may lie under the id.
 	legacy     bool
-	unsavedUse bool      // the backup lacks used or ends
-	unsavedAll bool      // the backup may have no record of the session
-	next       time.Time // when to try next to save what is unsaved
-	tries      uint8     // how often that was tried
-	seal       nonce     // of the request that moves the session; zero: none
-	token      []byte    // of the latest record that this contains
+	unsavedUse bool   // the backup lacks used or ends
+	unsavedAll bool   // the backup may have no record of the session
+	next       micros // when to try next to save what is unsaved
+	tries      uint8  // how often that was tried
+	seal       nonce  // of the request that moves the session; zero: none
+	token      []byte // of the latest record that this contains
 }
 
 // at returns when an attribute was last changed, and whether it has a cell.
@@ -115,10 +140,12 @@ func (st *state) find(n name) (int, bool) {
 	return slices.BinarySearchFunc(st.cells, n, func(c cell, n name) int { return c.name.compare(n) })
 }
 
-// set puts cells, in any order, in place of those with their names. Of several
-// with one name the last one counts.
-func (st *state) set(cells []cell) {
-	all := slices.Concat(st.cells, cells)
+// set puts cells, in any order, in place of those with their names.
+func (st *state) set(cells []cell) { st.cells = ordered(slices.Concat(st.cells, cells)) }
+
+// ordered returns cells by name, in the same array. Of several with one name the
+// last one counts.
+func ordered(all []cell) []cell {
 	slices.SortStableFunc(all, func(a, b cell) int { return a.name.compare(b.name) })
 	last := all[:0]
 	for _, c := range all {
@@ -128,7 +155,7 @@ func (st *state) set(cells []cell) {
 		}
 		last = append(last, c)
 	}
-	st.cells = last
+	return last
 }
 
 // latest returns the latest stamp in the state.
@@ -148,7 +175,7 @@ func (st *state) unsaved() bool {
 // markSaved marks the state as the backup has it once all of it was committed,
 // and returns it.
 func (st *state) markSaved() *state {
-	st.legacy, st.unsavedUse, st.unsavedAll, st.next, st.tries, st.seal = false, false, false, time.Time{}, 0, nonce{}
+	st.legacy, st.unsavedUse, st.unsavedAll, st.next, st.tries, st.seal = false, false, false, 0, 0, nonce{}
 	for i := range st.cells {
 		st.cells[i].unsaved = false
 	}
@@ -170,15 +197,15 @@ func interval(tries uint8) time.Duration {
 
 // dueAfter makes the next attempt to save the state due after one more interval.
 func (st *state) dueAfter(tries uint8) {
-	st.next, st.tries = micros(time.Now().Add(interval(tries))), tries
+	st.next, st.tries = microsOf(time.Now().Add(interval(tries))), tries
 }
 
 // isDue reports whether the next attempt to save the state is due. A time that
 // is further away than the interval is that of a clock that was ahead.
 func (st *state) isDue() bool {
-	now := time.Now()
+	now := microsOf(time.Now())
 	//rule: due
-	return !now.Before(st.next) || st.next.After(now.Add(interval(st.tries)))
+	return now >= st.next || st.next > now.add(interval(st.tries))
 }
 
 // sweepTime is how long a tombstone is kept at least.
@@ -189,17 +216,17 @@ const sweepTime = time.Hour
 // the earlier one seems to have been in the future, its clock was ahead, and the
 // hour begins again.
 func (st *state) sweep(noBackup bool) {
-	now := micros(time.Now())
-	switch age := now.Sub(st.swept); {
+	now := microsOf(time.Now())
+	switch {
 	case !slices.ContainsFunc(st.cells, cell.isTombstone):
-		st.swept = time.Time{}
+		st.swept = 0
 	//rule: swept
-	case st.swept.IsZero() || age < 0:
+	case st.swept == 0 || st.swept > now:
 		st.swept = now
 		for i := range st.cells {
 			st.cells[i].aged = false
 		}
-	case age > sweepTime:
+	case now > st.swept.add(sweepTime):
 		st.swept = now
 		st.cells = slices.DeleteFunc(st.cells, func(c cell) bool { return c.isTombstone() && c.aged && (noBackup || !c.unsaved) })
 		for i, c := range st.cells {
@@ -214,24 +241,20 @@ const clockTolerance = time.Hour
 
 // distrustFuture replaces the times that a clock which was far ahead has left.
 func (st *state) distrustFuture() {
-	now := time.Now()
+	now := microsOf(time.Now())
 	//rule: distrust
-	if !st.used.After(now.Add(clockTolerance)) {
+	if st.used <= now.add(clockTolerance) {
 		return
 	}
-	lives := max(st.ends.Sub(st.used), 0)
-	st.used = micros(now)
-	if !st.ends.IsZero() {
-		st.ends = st.used.Add(lives)
+	if st.ends != 0 {
+		st.ends = now + max(st.ends-st.used, 0)
 	}
-	if st.born.After(now) {
-		st.born = st.used
-	}
+	st.used, st.born = now, min(st.born, now)
 	st.clockWasAhead = true
 }
 
 // isLive reports whether the session has not ended.
-func (st *state) isLive() bool { return st.ends.IsZero() || time.Now().Before(st.ends) }
+func (st *state) isLive() bool { return st.ends == 0 || microsOf(time.Now()) < st.ends }
 
 // clone returns a copy whose cells can be changed.
 func (st *state) clone() *state {
@@ -246,6 +269,3 @@ func (st *state) sameCells(o *state) bool {
 		return a.name == b.name && a.at == b.at
 	})
 }
-
-// micros is a time as it is stored.
-func micros(t time.Time) time.Time { return t.Truncate(time.Microsecond) }

@@ -117,9 +117,9 @@ func (l *Loaded) IsCached() bool { return l.item.is(value) }
 func (l *Loaded) IsLegacy() bool { return l.state.legacy }
 
 // Used, Ends and Born are the times of the session; zero: not known.
-func (l *Loaded) Used() time.Time { return l.state.used }
-func (l *Loaded) Ends() time.Time { return l.state.ends }
-func (l *Loaded) Born() time.Time { return l.state.born }
+func (l *Loaded) Used() time.Time { return l.state.used.time() }
+func (l *Loaded) Ends() time.Time { return l.state.ends.time() }
+func (l *Loaded) Born() time.Time { return l.state.born.time() }
 
 // Owner is whose the session is, as far as that is stored.
 func (l *Loaded) Owner() Owner { return l.state.owner }
@@ -127,7 +127,7 @@ func (l *Loaded) Owner() Owner { return l.state.owner }
 // IsListedUntil reports whether a session of that owner needs no change of the
 // owner's index to live until then.
 func (l *Loaded) IsListedUntil(o Owner, ends time.Time) bool {
-	return l.state.owner == o && !ends.After(l.state.listed)
+	return l.state.owner == o && microsOf(ends) <= l.state.listed
 }
 
 // MaxAge is the session's own MaxAge in seconds, if it has one.
@@ -143,15 +143,12 @@ func (l *Loaded) ClockWasAhead() bool { return l.state.clockWasAhead }
 // isOld reports whether deletions that were made since may be forgotten.
 func (l *Loaded) isOld() bool { return !l.at.IsZero() && time.Since(l.at) > sweepTime }
 
-// token is that of the record which the loaded state contains; empty: not known.
-func (l *Loaded) token() []byte { return l.state.token }
-
 // Unknown is a session that the services may have, or may have had.
 func Unknown() *Loaded { return &Loaded{state: &state{unsavedAll: true}} }
 
 // Private is a session that no service has, and none will have.
-func Private(c Change) *Loaded {
-	st := &state{value: c.Value, used: micros(c.Used), ends: micros(c.Ends), born: micros(c.Born)}
+func Private(c *Change) *Loaded {
+	st := &state{value: c.Value, used: microsOf(c.Used), ends: microsOf(c.Ends), born: microsOf(c.Born)}
 	if c.MaxAge != nil {
 		st.maxAge = *c.MaxAge
 		st.set([]cell{{name: maxAgeName, at: firstStamp}})
@@ -202,6 +199,14 @@ func (s *Store) shared() any {
 		return nil
 	}
 	return s.Shared()
+}
+
+// notSaved is the error of a change that no service has taken.
+func notSaved(err error) error {
+	if isRefusal(err) {
+		return err
+	}
+	return with(tier.ErrNotSaved, err)
 }
 
 // with adds a sentinel to the error of a service.

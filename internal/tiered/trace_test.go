@@ -87,7 +87,7 @@ func TestATraceIsToldOfCallsLoadsAndSaves(t *testing.T) {
 			"cache get: found", "loaded from cache", "backup update: stored", "saved 1, written true", "cache compare-and-swap: stored"}},
 		"a change that changes nothing": {func(_ *services, r *request) {
 			r.load()
-			_, err := r.st.Update(r.ctx, id, r.l, Change{Value: r.l.Value()})
+			_, err := r.st.Update(r.ctx, id, r.l, &Change{Value: r.l.Value()})
 			must(r.t, err)
 		}, []string{"cache get: found", "loaded from cache", "backup update: stored", "saved 1, written false"}},
 		"a change that others were faster than": {func(s *services, r *request) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"time"
 )
 
 // The stored form of a state is its value followed by a trailer. All numbers are
@@ -52,13 +51,6 @@ var (
 	errOtherKey = fmt.Errorf("%w: it belongs to another id", errDamaged)
 )
 
-func appendTime(b []byte, t time.Time) []byte {
-	if t.IsZero() {
-		return binary.BigEndian.AppendUint64(b, 0)
-	}
-	return binary.BigEndian.AppendUint64(b, uint64(t.UnixMicro()))
-}
-
 func appendBits(b []byte, cells []cell, bit func(cell) bool) []byte {
 	at := len(b)
 	b = append(b, make([]byte, (len(cells)+7)/8)...)
@@ -79,8 +71,8 @@ func (st *state) trailerSize() int {
 func (st *state) encode(id string, item bool) []byte {
 	b := make([]byte, 0, len(st.value)+st.trailerSize())
 	b = append(b, st.value...)
-	for _, t := range []time.Time{st.used, st.ends, st.born, st.swept, st.listed} {
-		b = appendTime(b, t)
+	for _, t := range [...]micros{st.used, st.ends, st.born, st.swept, st.listed} {
+		b = t.append(b)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(st.maxAge))
 	key := nameOf(id)
@@ -104,7 +96,7 @@ func (st *state) encode(id string, item bool) []byte {
 			marks |= markLegacy
 		}
 		b = append(b, marks, st.tries)
-		b = appendTime(b, st.next)
+		b = st.next.append(b)
 		b = append(b, st.seal[:]...)
 		b = appendBits(b, st.cells, func(c cell) bool { return c.unsaved })
 		b = append(b, st.token...)
@@ -126,13 +118,7 @@ func (r *reader) bytes(n int) []byte {
 func (r *reader) uint32() uint32 { return binary.BigEndian.Uint32(r.bytes(4)) }
 func (r *reader) uint64() uint64 { return binary.BigEndian.Uint64(r.bytes(8)) }
 
-func (r *reader) time() time.Time {
-	us := int64(r.uint64())
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us)
-}
+func (r *reader) micros() micros { return micros(r.uint64()) }
 
 func (r *reader) bits(cells []cell, set func(c *cell, bit bool)) {
 	b := r.bytes((len(cells) + 7) / 8)
@@ -156,7 +142,7 @@ func decode(id string, b []byte) (st *state, hasTrailer bool, err error) {
 	}
 	r := reader(rest[len(rest)-int(size):])
 	st = &state{value: rest[:len(rest)-int(size)]}
-	st.used, st.ends, st.born, st.swept, st.listed = r.time(), r.time(), r.time(), r.time(), r.time()
+	st.used, st.ends, st.born, st.swept, st.listed = r.micros(), r.micros(), r.micros(), r.micros(), r.micros()
 	st.maxAge = int32(r.uint32())
 	if name(r.bytes(len(name{}))) != nameOf(id) {
 		return nil, true, errOtherKey
@@ -184,7 +170,7 @@ func decode(id string, b []byte) (st *state, hasTrailer bool, err error) {
 	marks := r.bytes(2)
 	st.unsavedUse, st.unsavedAll, st.tries = marks[0]&markUse != 0, marks[0]&markAll != 0, marks[1]
 	st.legacy = marks[0]&markLegacy != 0
-	st.next = r.time()
+	st.next = r.micros()
 	st.seal = nonce(r.bytes(len(nonce{})))
 	r.bits(st.cells, func(c *cell, bit bool) { c.unsaved = bit })
 	st.token = r
@@ -219,12 +205,12 @@ func (s *Store) openLegacy(b []byte) (*state, error) {
 	}
 	at := stampOf(info.Used)
 	st := &state{
-		value: b, used: micros(info.Used), ends: micros(info.Ends), absent: at,
+		value: b, used: microsOf(info.Used), ends: microsOf(info.Ends), absent: at,
 		unsavedAll: true, unsavedUse: true, legacy: true,
 	}
 	if at != 0 {
 		st.absent |= deletedBit
-		st.next = st.used.Add(saveAfter)
+		st.next = st.used.add(saveAfter)
 	}
 	cells := make([]cell, len(info.Names))
 	for i, n := range info.Names {

@@ -25,14 +25,14 @@ const overdue = tier.PurgeGrace - tier.UpdateTime
 // surely not saved. With tier.ErrNotBackedUp and tier.ErrNotPublished the change
 // is saved in one of the services; with tier.ErrNotSaved it is in none, or nobody
 // can tell.
-func (s *Store) Update(ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error) {
+func (s *Store) Update(ctx context.Context, id string, l *Loaded, c *Change) (*Loaded, error) {
 	switch {
 	case l.err != nil:
 		return nil, l.err
 	case !s.fits(id, c):
 		return nil, tier.ErrTooLarge
 	}
-	p := newPart(ctx, l, &c)
+	p := newPart(ctx, l, c)
 	err := s.run(ctx, id, p)
 	return s.outcome(p, err), err
 }
@@ -54,7 +54,7 @@ func (s *Store) outcome(p *part, err error) *Loaded {
 
 // fits reports whether a change is not too large for the service that has to
 // take it, whatever else is there.
-func (s *Store) fits(id string, c Change) bool {
+func (s *Store) fits(id string, c *Change) bool {
 	if s.Backup == nil {
 		return s.Cache.Fits(id, len(c.Value))
 	}
@@ -65,10 +65,7 @@ func (s *Store) fits(id string, c Change) bool {
 func (s *Store) run(ctx context.Context, id string, p *part) error {
 	if s.Backup == nil {
 		_, err := s.keep(ctx, id, []*part{p}, false)
-		if err != nil && !isRefusal(err) {
-			err = with(tier.ErrNotSaved, err)
-		}
-		return err
+		return notSaved(err)
 	}
 	return s.together(ctx, queueSave, id, p, func(ctx context.Context, parts []*part) error {
 		return s.save(ctx, id, parts)
@@ -87,10 +84,7 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	}
 	committed, err := s.commit(ctx, id, parts)
 	if s.Cache == nil {
-		if err != nil && !isRefusal(err) {
-			err = with(tier.ErrNotSaved, err)
-		}
-		return err
+		return notSaved(err)
 	}
 	ctx, cancel := s.finishing(ctx)
 	defer cancel()
@@ -98,16 +92,24 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	case err == nil && committed == nil:
 		return nil
 	case err == nil:
-		return errors.Join(s.publish(ctx, id, seen, committed, loaded.state), s.reportSkips(id, leaseErr))
+		if leaseErr != nil && !errors.Is(leaseErr, errSkipped) {
+			s.Report(id, leaseErr) // the change is published, and the next load refills the cache
+		}
+		return s.publish(ctx, id, seen, committed, loaded.state)
 	case errors.Is(err, errEmptied):
 		return errors.Join(err, s.markOrOwe(ctx, id))
 	case isRefusal(err):
 		return err
 	}
-	// The backup failed. The change lives on in the cache.
 	if !slices.ContainsFunc(parts, func(p *part) bool { return p.change != nil }) {
-		return with(tier.ErrNotBackedUp, err)
+		return with(tier.ErrNotBackedUp, err) // the cache has it all
 	}
+	return s.keepAlone(ctx, id, parts, err)
+}
+
+// keepAlone puts into the cache alone what could not be saved in the backup: err
+// says why. It returns what the requests are told.
+func (s *Store) keepAlone(ctx context.Context, id string, parts []*part, err error) error {
 	switch _, kerr := s.keep(ctx, id, parts, false); {
 	case kerr == nil:
 		return with(tier.ErrNotBackedUp, err)
@@ -118,15 +120,6 @@ func (s *Store) save(ctx context.Context, id string, parts []*part) error {
 	default:
 		return with(tier.ErrNotSaved, errors.Join(err, kerr))
 	}
-}
-
-// reportSkips reports the failure of a lease: the change was published, and the
-// next load refills the cache.
-func (s *Store) reportSkips(id string, err error) error {
-	if err != nil && !errors.Is(err, errSkipped) {
-		s.Report(id, err)
-	}
-	return nil
 }
 
 // markOrOwe sets the removal marker of a session whose record was emptied by
@@ -202,10 +195,10 @@ func (s *Store) commit(ctx context.Context, id string, parts []*part) (*state, e
 // but a state, where the owner's index has to be changed as well.
 func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Guess) {
 	l := parts[0].loaded
-	if len(l.token()) == 0 || !l.state.ends.IsZero() && time.Since(l.state.ends) >= overdue {
+	if len(l.state.token) == 0 || l.state.ends != 0 && time.Since(l.state.ends.time()) >= overdue {
 		return nil, nil, nil
 	}
-	st, changed, err := s.joinAll(l.state, parts, s.inRecord(id))
+	st, changed, err := s.joinAll(l.state, parts, id)
 	if err != nil || !changed && !l.state.unsaved() && !l.state.clockWasAhead {
 		return nil, nil, nil
 	}
@@ -213,19 +206,20 @@ func (s *Store) guess(id string, parts []*part) (*state, *tier.Record, *tier.Gue
 		return st, nil, nil
 	}
 	st.sweep(false)
+	st.of = l.state
 	next := st.markSaved().record(id)
-	return st, next, &tier.Guess{Token: l.token(), Next: next}
+	return st, next, &tier.Guess{Token: l.state.token, Next: next}
 }
 
 // record returns the state as the backup is to keep it.
 func (st *state) record(id string) *tier.Record {
-	return &tier.Record{Value: st.encode(id, false), Expires: st.ends}
+	return &tier.Record{Value: st.encode(id, false), Expires: st.ends.time()}
 }
 
 // apply returns what the record is to be with parts; nil: there is none.
 func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *state, changed bool, err error) {
 	unsaved := slices.ContainsFunc(parts, func(p *part) bool { return p.loaded.state.unsaved() })
-	live := slices.ContainsFunc(parts, func(p *part) bool { return time.Since(p.loaded.state.ends) < overdue })
+	live := slices.ContainsFunc(parts, func(p *part) bool { return time.Since(p.loaded.state.ends.time()) < overdue })
 	switch {
 	case current == nil && !unsaved:
 		return nil, false, tier.ErrRemoved
@@ -243,7 +237,7 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 	if next != nil {
 		changed = next.clockWasAhead
 	}
-	next, joined, err := s.joinAll(next, parts, s.inRecord(id))
+	next, joined, err := s.joinAll(next, parts, id)
 	if err != nil {
 		return nil, false, err
 	}
@@ -254,8 +248,8 @@ func (s *Store) apply(id string, current *tier.Record, parts []*part) (next *sta
 }
 
 // joinAll returns into, if there is one, with what parts have later, as a state of
-// its own. check may refuse what a part p has made of was, if that is not nil.
-func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state, p *part) error) (next *state, changed bool, err error) {
+// its own. record is the id of the record that it has to fit; empty: of none.
+func (s *Store) joinAll(into *state, parts []*part, record string) (next *state, changed bool, err error) {
 	next = into
 	for _, p := range parts {
 		was, seen := next, stamp(0)
@@ -271,7 +265,7 @@ func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state,
 			next, changed = st.clone(), true
 		case was == p.loaded.state && p.change != nil && !p.loaded.isOld():
 			next = st.clone() // it has all that was there
-			changed = changed || !st.sameCells(was) || !st.used.Equal(was.used) || !st.ends.Equal(was.ends)
+			changed = changed || !st.sameCells(was) || st.used != was.used || st.ends != was.ends
 		default:
 			joined := false
 			if next, joined, err = s.join(was, st, false); err != nil {
@@ -279,20 +273,14 @@ func (s *Store) joinAll(into *state, parts []*part, check func(was, next *state,
 			}
 			changed = changed || joined
 		}
-		if err := check(was, next, p); err != nil {
-			return nil, false, err
+		if record != "" {
+			if err := s.checkSize(record, was, next, p); err != nil {
+				return nil, false, err
+			}
 		}
 	}
 	return next, changed, nil
 }
-
-// inRecord refuses parts that make the session too large for its record.
-func (s *Store) inRecord(id string) func(was, next *state, p *part) error {
-	return func(was, next *state, p *part) error { return s.checkSize(id, was, next, p) }
-}
-
-// anySize refuses nothing.
-func anySize(_, _ *state, _ *part) error { return nil }
 
 // maxReserve is the part of a record that a change leaves free, so that what
 // others have acknowledged in the cache alone fits beside it.

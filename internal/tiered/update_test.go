@@ -64,7 +64,7 @@ func TestAChangeThatChangesNothingWritesNothing(t *testing.T) {
 		r := s.opened(t, "A")
 		s.forgetCalls()
 		l := r.l
-		_, err := r.st.Update(r.ctx, id, l, Change{Value: l.Value()})
+		_, err := r.st.Update(r.ctx, id, l, &Change{Value: l.Value()})
 		must(t, err)
 		expect(t, "commits", s.count("backup.commit"), 0)
 		expect(t, "swaps", s.count("cache.swap"), 0)
@@ -388,7 +388,7 @@ func TestWhatCannotBeMergedIsRefusedAndChangesNothing(t *testing.T) {
 }
 
 func TestARequestAnHourOldDoesNotEndASessionThatWasUsedSince(t *testing.T) {
-	type method func(st *Store, ctx context.Context, id string, l *Loaded, c Change) (*Loaded, error)
+	type method func(st *Store, ctx context.Context, id string, l *Loaded, c *Change) (*Loaded, error)
 	for name, change := range map[string]method{"synchronous": (*Store).Update, "asynchronous": (*Store).UpdateAsync} {
 		for when, reload := range map[string]bool{"loaded then": false, "loaded now": true} {
 			t.Run(name+" "+when, func(t *testing.T) {
@@ -408,7 +408,7 @@ func TestARequestAnHourOldDoesNotEndASessionThatWasUsedSince(t *testing.T) {
 					must(t, err)
 					drain(t)
 					expect(t, "ends", s.opened(t, "judge").l.Ends(), used.Add(timeout))
-					expect(t, "is used", s.state(t).used, used)
+					expect(t, "is used", s.state(t).used, microsOf(used))
 					s.expectKept(t, "a=1 s=1")
 					expect(t, "record's end", s.records[id].Expires, used.Add(timeout))
 				})
@@ -424,13 +424,13 @@ func TestAnAccessSavedUnderAShorterIntervalIsNotTakenBack(t *testing.T) {
 		time.Sleep(20 * time.Minute)
 		must(t, s.opened(t, "A").updateAsync("")) // an access, and nothing else
 		ends := time.Now().Add(timeout)
-		expect(t, "ends, in the cache", s.state(t).ends, ends)
+		expect(t, "ends, in the cache", s.state(t).ends, microsOf(ends))
 		drain(t)
 		c := slow.change("s=1")
 		c.Used, c.Ends = c.Used.Add(-20*time.Minute), c.Ends.Add(-20*time.Minute)
 		_, err := slow.st.Update(slow.ctx, id, slow.l, c)
 		must(t, err)
-		expect(t, "ends, in the cache", s.state(t).ends, ends)
+		expect(t, "ends, in the cache", s.state(t).ends, microsOf(ends))
 		s.flush()
 		expect(t, "ends, in the backup", s.opened(t, "B").l.Ends(), ends)
 		s.expectKept(t, "a=1 s=1")
@@ -644,7 +644,7 @@ func TestNothingIsGuessedWithoutAnythingToChange(t *testing.T) {
 		must(t, s.opened(t, "A").update("a=1"))
 		r := s.opened(t, "A")
 		s.forgetCalls()
-		_, err := r.st.Update(r.ctx, id, r.l, Change{Value: r.l.Value()})
+		_, err := r.st.Update(r.ctx, id, r.l, &Change{Value: r.l.Value()})
 		must(t, err)
 		s.guessed(t, false)
 		expect(t, "commits", s.count("backup.commit"), 0)

@@ -1,4 +1,4 @@
-// Package values compares the named values of sessions.
+// Package values compares and merges the named values of sessions.
 //
 // It has a deep comparison of its own since no library was found that tells
 // changes of sessions right. To reflect.DeepEqual, go-testdeep, messagediff and
@@ -41,4 +41,22 @@ func Changes[K comparable](before, now map[K]any) (set, deleted []K) {
 		}
 	}
 	return set, deleted
+}
+
+// Merge returns the values of into, with those whose names take reports as from has
+// them: set to the same, or left out. It changes neither.
+func Merge[K comparable](into, from map[K]any, take func(name K) bool) map[K]any {
+	// A new map: a name that is NaN cannot be deleted.
+	merged := make(map[K]any, max(len(into), len(from)))
+	for k, v := range into {
+		if !take(k) {
+			merged[k] = v
+		}
+	}
+	for k, v := range from {
+		if take(k) {
+			merged[k] = v
+		}
+	}
+	return merged
 }

@@ -479,3 +479,19 @@ func TestChangesOfManyNamesAreFoundInLittleTime(t *testing.T) {
 		t.Errorf("%d names took %v", n, took)
 	}
 }
+
+func TestMergeTakesSomeNamesFromTheOtherSideAndChangesNeither(t *testing.T) {
+	nan := math.NaN()
+	into, from := map[any]any{"a": 1, "gone": 1, "kept": 1, nan: 1}, map[any]any{"a": 2, "new": 2, "kept": 2, nan: 2}
+	take := func(name any) bool { return name != "kept" && name == name } // NaN is not
+	want := map[any]any{"a": 2, "new": 2, "kept": 1, nan: 1}
+	if got := Merge(into, from, take); !Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if len(into) != 4 || len(from) != 4 || into["a"] != 1 || from["a"] != 2 {
+		t.Errorf("an argument was changed: %v, %v", into, from)
+	}
+	if got := Merge(nil, from, func(name any) bool { return name == "new" }); !Equal(got, map[any]any{"new": 2}) {
+		t.Errorf("got %v of nothing and one that is taken", got)
+	}
+}

@@ -65,6 +65,13 @@ func (s *Service) NewRequestContext(ctx context.Context, hooks ...Hook) *Request
 	return r
 }
 
+// RequestOf returns the request whose context ctx is, or is derived from; nil: it is
+// of none.
+func RequestOf(ctx context.Context) *Request {
+	r, _ := instance.Of(ctx).Name.(*Request)
+	return r
+}
+
 // Context returns the request's context.
 func (r *Request) Context() context.Context { return r.ctx }
 
@@ -214,7 +221,7 @@ func CrashAt(k int) (*Crash, Hook) {
 				return nil
 			}
 			if call.Index == k {
-				if r, ok := instance.Of(ctx).Name.(*Request); ok {
+				if r := RequestOf(ctx); r != nil {
 					r.Die()
 				}
 				c.note(func() { c.arrived = true })

@@ -9,6 +9,8 @@ import (
 
 func TestPromisesHoldInEverySchedule(t *testing.T) { Schedules(t, "", "redis") }
 
+func TestPromisesOfOwnersHoldInEverySchedule(t *testing.T) { Owners(t, "", "redis") }
+
 func TestPromisesHoldInRandomWalks(t *testing.T) { Walks(t, "", "", "redis") }
 
 func TestReplay(t *testing.T) { Replay(t) }

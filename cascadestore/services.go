@@ -1,7 +1,6 @@
 package cascadestore
 
 import (
-	"cmp"
 	"context"
 
 	"github.com/gaesession/gaesession/internal/gae"
@@ -16,9 +15,6 @@ const (
 	expiresProperty = "ExpiresAt"
 )
 
-// retries is how often a call that fails is tried.
-const retries = 3
-
 // liveStore returns one request's way to the sessions of that name.
 func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store {
 	c, b := cs.services()
@@ -26,13 +22,12 @@ func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store 
 		Cache:         c,
 		Backup:        b,
 		Form:          form{cs, name},
-		Retries:       retries,
 		CacheTimeout:  cs.CacheTimeout,
 		BackupTimeout: cs.BackupTimeout,
 		MaxLifetime:   cs.MaxLifetime,
 		MaxLength:     cs.maxLength,
 		OwnerScope:    name,
-		MaxPerOwner:   cmp.Or(cs.MaxPerOwner, defaultMaxPerOwner),
+		MaxPerOwner:   live.PerOwner(cs.MaxPerOwner),
 		Trace:         cs.logs().trace(cs.Trace),
 		Background:    gae.Background,
 		Report:        func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },
@@ -42,15 +37,14 @@ func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store 
 
 // services returns the services the store is to use.
 func (cs *CascadeStore) services() (c tier.Cache, b tier.Backup) {
-	if cs.backendTypes&MemcacheBackend != 0 {
-		if c = cs.cache; c == nil {
-			c = gae.Memcache{Prefix: cs.keyPrefix, MaxValue: cs.env.maxMemcacheValue}
-		}
+	c, b = gae.Services(cs.cache, cs.backup,
+		gae.Memcache{Prefix: cs.keyPrefix, MaxValue: cs.env.maxMemcacheValue},
+		gae.Datastore{Kind: kind, Prefix: cs.keyPrefix, Value: valueProperty, Expires: expiresProperty})
+	if cs.backendTypes&MemcacheBackend == 0 {
+		c = nil
 	}
-	if cs.backendTypes&DatastoreBackend != 0 {
-		if b = cs.backup; b == nil {
-			b = gae.Datastore{Kind: kind, Prefix: cs.keyPrefix, Value: valueProperty, Expires: expiresProperty}
-		}
+	if cs.backendTypes&DatastoreBackend == 0 {
+		b = nil
 	}
 	return c, b
 }

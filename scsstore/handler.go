@@ -8,13 +8,14 @@ import (
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/scscodec"
 )
 
 // A request holds what the store knows of the sessions of one HTTP request. It
 // lives in the request's context. Without Handler there is one for each call.
 type request struct {
-	codec scs.Codec
-	live  *live.Store
+	form form
+	live *live.Store
 
 	mu     sync.Mutex
 	copies map[string]*live.Copy // by token
@@ -33,12 +34,12 @@ func (s *Store) request(ctx context.Context) *request {
 	return s.newRequest(ctx, s.opt.Codec)
 }
 
-func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {
-	return &request{codec: codec, live: s.liveStore(ctx, form{codec}), copies: make(map[string]*live.Copy)}
-}
-
-// copy returns the request's copy of a session, and whether the token is new.
+// copy returns the request's copy of a session, and whether the token is new; nil: no
+// session can have that token.
 func (req *request) copy(token string) (c *live.Copy, isNew bool) {
+	if !req.live.ValidID(token) {
+		return nil, false
+	}
 	req.mu.Lock()
 	defer req.mu.Unlock()
 	if c = req.copies[token]; c != nil {
@@ -56,7 +57,7 @@ func (req *request) copy(token string) (c *live.Copy, isNew bool) {
 //
 // Errors go to sm.ErrorFunc, as those of LoadAndSave do.
 func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler {
-	loadAndSave := sm.LoadAndSave(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		req := s.request(r.Context())
 		req.mu.Lock()
 		// A session that the request has, and has not asked for, comes from a
@@ -64,12 +65,14 @@ func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler 
 		req.drawsTokens = len(req.copies) > 0 || sm.Token(r.Context()) == ""
 		req.mu.Unlock()
 		next.ServeHTTP(w, r)
-	}))
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		faster := *sm // whose sessions are those of sm
+		faster.Codec = scscodec.Faster(sm.Codec)
 		ctx := r.Context()
 		if _, nested := ctx.Value(requestKey{s}).(*request); !nested {
-			ctx = context.WithValue(ctx, requestKey{s}, s.newRequest(ctx, sm.Codec))
+			ctx = context.WithValue(ctx, requestKey{s}, s.newRequest(ctx, faster.Codec))
 		}
-		loadAndSave.ServeHTTP(w, r.WithContext(ctx))
+		faster.LoadAndSave(inner).ServeHTTP(w, r.WithContext(ctx))
 	})
 }

@@ -1,12 +1,21 @@
-package gobcodec
+package scalargob
 
 import (
+	"bytes"
+	"encoding/gob"
 	"math"
 	"math/bits"
 	"reflect"
 
 	"github.com/gaesession/gaesession/internal/gobstream"
 )
+
+// encodeAll is gob's way to encode a value.
+func encodeAll(v any) ([]byte, error) {
+	var b bytes.Buffer
+	err := gob.NewEncoder(&b).Encode(v)
+	return b.Bytes(), err
+}
 
 // The types of scalars, and gob's ids of them.
 var types, ids = scalars()
@@ -22,15 +31,23 @@ func scalars() (types map[string]reflect.Type, ids map[string]int64) {
 	return types, ids
 }
 
-func allScalars(attrs map[string]any) bool {
-	for _, v := range attrs {
-		switch v.(type) {
-		case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, uintptr, float32, float64, string:
-		default:
+// AreScalars reports whether all values are booleans, numbers or strings, and of no
+// type of the app's.
+func AreScalars[K comparable](m map[K]any) bool {
+	for _, v := range m {
+		if !isScalar(v) {
 			return false
 		}
 	}
 	return true
+}
+
+func isScalar(v any) bool {
+	switch v.(type) {
+	case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, uintptr, float32, float64, string:
+		return true
+	}
+	return false
 }
 
 // number returns the id of a scalar's type, a number, and perhaps a text.
@@ -51,18 +68,38 @@ func number(v reflect.Value) (id int64, x uint64, text string) {
 }
 
 // appendAttr appends a type's name and id, a length, a zero and a scalar.
-func appendAttr(b []byte, v reflect.Value) []byte {
+func appendAttr(b []byte, scalar any) []byte {
+	v := reflect.ValueOf(scalar)
 	id, x, text := number(v)
-	start := gobstream.AppendUint([]byte{0}, x)
 	b = gobstream.AppendUint(gobstream.AppendText(b, v.Type().String()), gobstream.Zigzag(id))
-	b = gobstream.AppendUint(b, uint64(len(start)+len(text)))
-	return append(append(b, start...), text...)
+	b = gobstream.AppendUint(b, uint64(1+gobstream.UintLen(x)+len(text)))
+	return append(gobstream.AppendUint(append(b, 0), x), text...)
 }
 
 // A reader reads what is written here.
 type reader struct{ gobstream.Reader }
 
-func newReader(b []byte) reader { return reader{gobstream.Reader{Rest: b}} }
+// attr reads what appendAttr appends, and returns it if build. The reader is bad if
+// that is no scalar.
+func (r *reader) attr(build bool) (scalar any, isText bool) {
+	typ := r.Text()
+	id := ids[string(typ)]
+	r.Bad = r.Int() != id || id == 0 || r.Bad
+	isText = string(typ) == "string"
+	value := reader{gobstream.Reader{Rest: r.Text()}}
+	if !build || r.Bad {
+		return nil, isText
+	}
+	if value.Bad = value.Uint() != 0; isText {
+		scalar = string(value.Text()) // as below, in fewer allocations
+	} else {
+		v := reflect.New(types[string(typ)]).Elem()
+		value.scalar(v)
+		scalar = v.Interface()
+	}
+	r.Bad = value.Bad || len(value.Rest) > 0
+	return scalar, isText
+}
 
 // scalar reads v. The reader is bad if v cannot hold that.
 func (r *reader) scalar(v reflect.Value) {
