@@ -40,10 +40,7 @@ type shop struct {
 // only if secure says so.
 func newShop(key []byte, secure bool, stage *demo.Stage) (*shop, error) {
 	store := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, key)
-	store.Options.HttpOnly = true
-	store.Options.Secure = secure
-	store.Options.SameSite = http.SameSiteLaxMode
-	store.SetMaxAge(sessionDays * 24 * 3600)
+	store.Options = &sessions.Options{Path: "/", MaxAge: sessionDays * 24 * 3600, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode}
 	store.Trace = stage.Trace()
 	s := &shop{store, stage}
 	store.ErrorHandler = s.fail
