@@ -24,7 +24,10 @@ type Cookie struct {
 	Path, Domain string
 
 	// MaxAge is how long the browser keeps the cookie after it was set last: 30 days
-	// by default, and no longer than MaxLifetime lets the session live.
+	// by default, and no longer than MaxLifetime lets the session live. The cookie is
+	// set again when the session's access time is written. If the session would outlive
+	// the cookie without that, each response of a request that used it sets the cookie
+	// again, from a tenth of MaxAge after the written access time on.
 	MaxAge time.Duration
 
 	// BrowserSession has the browser drop the cookie when it is closed. MaxAge has

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession"
+	"github.com/gaesession/gaesession/internal/verify/gaetest"
 	"github.com/gaesession/gaesession/tier"
 )
 
@@ -91,44 +91,14 @@ func reading(tb testing.TB, withSessions bool) func() {
 	}
 	r.AddCookie(login.Result().Cookies()[0])
 	return func() {
-		handler.ServeHTTP(&blackHole{header: http.Header{"X-Content-Type-Options": {"nosniff"}}}, r)
+		handler.ServeHTTP(gaetest.NewBlackHole(), r)
 	}
 }
-
-// A blackHole is a ResponseWriter that costs little.
-type blackHole struct{ header http.Header }
-
-func (w *blackHole) Header() http.Header         { return w.header }
-func (w *blackHole) Write(p []byte) (int, error) { return len(p), nil }
-func (w *blackHole) WriteHeader(int)             {}
 
 func TestHandlerTakesAtMostTwelveAllocationsMoreThanByHand(t *testing.T) {
-	with, byHand := testing.AllocsPerRun(100, reading(t, true)), testing.AllocsPerRun(100, reading(t, false))
-	t.Logf("%v allocations with Sessions, %v by hand", with, byHand)
-	if with-byHand > 12 {
-		t.Errorf("%v allocations more than by hand, want 12 at most", with-byHand)
-	}
+	gaetest.ExpectAllocs(t, 12, reading(t, true), reading(t, false))
 }
 
-// BenchmarkReadBesideByHand measures both in turns, as then other work on the
-// machine slows down both, and reports the medians and their difference.
 func BenchmarkReadBesideByHand(b *testing.B) {
-	with, byHand := reading(b, true), reading(b, false)
-	measure := func(do func()) time.Duration {
-		begin := time.Now()
-		for range 10 {
-			do()
-		}
-		return time.Since(begin) / 10
-	}
-	var withs, byHands []time.Duration
-	for range b.N {
-		withs, byHands = append(withs, measure(with)), append(byHands, measure(byHand))
-	}
-	slices.Sort(withs)
-	slices.Sort(byHands)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(float64(withs[b.N/2]), "ns-sessions")
-	b.ReportMetric(float64(byHands[b.N/2]), "ns-by-hand")
-	b.ReportMetric(float64(withs[b.N/2]-byHands[b.N/2]), "ns-more")
+	gaetest.InTurns(b, "sessions", reading(b, true), reading(b, false))
 }

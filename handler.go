@@ -75,7 +75,7 @@ func (v *visit) find() (session.Session, error) {
 	if !v.looked {
 		v.looked = true
 		for _, id := range web.CookieValues(v.request, v.sessions.Cookie.withDefaults().Name) {
-			if v.look(id) {
+			if id == "" || v.look(id) {
 				break
 			}
 		}
@@ -89,10 +89,10 @@ func (v *visit) find() (session.Session, error) {
 // look loads the session of that id, and reports whether there is one, or nobody
 // can tell.
 func (v *visit) look(id string) bool {
-	if !v.live.ValidID(id) {
+	c := v.live.Copy(id)
+	if !c.HasValidID() {
 		return false
 	}
-	c := v.live.Copy(id)
 	err := describe("load session", id, v.load(c, id, func(sess session.Session) { v.sess = newNamed(sess, id) }))
 	switch {
 	case c.Err() != nil:
@@ -233,7 +233,7 @@ func (v *visit) setCookie(header http.Header) error {
 	c := v.sessions.Cookie.withDefaults()
 	switch {
 	case !v.removed && v.saved != "":
-		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse()) {
+		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse(c) && !v.endsFirst(c)) {
 			return nil
 		}
 		if err := web.SetCookie(header, c.cookie(v.saved, v.maxAge(c))); err != nil {
@@ -247,11 +247,19 @@ func (v *visit) setCookie(header http.Header) error {
 }
 
 // isLaterUse reports whether the stored access time has come to another
-// RefreshInterval, counted by the clock: that happens once in each of them, however
-// often the session is changed.
-func (v *visit) isLaterUse() bool {
-	interval := v.opt.refreshInterval(v.sess.Timeout())
+// RefreshInterval, or tenth of MaxAge, counted by the clock: that happens once in each
+// of them, however often the session is changed.
+func (v *visit) isLaterUse(c Cookie) bool {
+	interval := min(v.opt.refreshInterval(v.sess.Timeout()), c.MaxAge/10)
 	return v.used.Truncate(interval).After(v.was.Truncate(interval))
+}
+
+// endsFirst reports whether the client's cookie would end before the session, though
+// the session is used: no access time is written close to MaxLifetime, and seldom if
+// RefreshInterval is long. Nothing says when the cookie was set, only that it was not
+// before the access time that was stored.
+func (v *visit) endsFirst(c Cookie) bool {
+	return !v.was.IsZero() && v.was.Add(c.MaxAge).Before(v.copy.Ends()) && time.Since(v.was) >= c.MaxAge/10
 }
 
 // maxAge is how long the client is to keep the cookie.

@@ -27,7 +27,8 @@ type SessionInfo struct {
 }
 
 // SessionsOf returns the owner's sessions that live, the latest login first. It
-// makes a call to Datastore, and one to Memcache for each session.
+// makes a call to Datastore, and one to Memcache for each session. What a RemoveAll was
+// to end whose process has died is not listed, and is removed in the background.
 //
 // ErrUnavailable: nobody can tell.
 func (s *Sessions) SessionsOf(ctx context.Context, owner string) ([]SessionInfo, error) {
@@ -174,8 +175,7 @@ func (v *visit) owner() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	owner, _, err := v.ownerOf(value)
-	return owner, err
+	return v.ownerOf(value)
 }
 
 // owners say whose sessions are.
@@ -205,13 +205,26 @@ func (o *owners) max() int {
 	return live.PerOwner(o.sessions.MaxPerOwner)
 }
 
-// ownerOf asks the app for the owner and the label of the session that is in value.
-func (s *services) ownerOf(value []byte) (owner, label string, err error) {
+// ownerOf asks the app whose the session is that is in value.
+func (s *services) ownerOf(value []byte) (string, error) {
+	return s.askApp(s.owners.sessions.Owner, value)
+}
+
+// labelOf asks the app for the label of the session that is in value.
+func (s *services) labelOf(value []byte) (string, error) {
+	if s.owners.sessions.Label == nil {
+		return "", nil
+	}
+	return s.askApp(s.owners.sessions.Label, value)
+}
+
+// askApp calls a function of the app with the session that is in value.
+func (s *services) askApp(f func(session.Session) string, value []byte) (string, error) {
 	sess, err := s.form.codec.decode(value)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
-	return live.AskOwner(sess, s.owners.sessions.Owner, s.owners.sessions.Label)
+	return live.Ask(sess, f)
 }
 
 // checkOwners returns why the settings of owners cannot work.

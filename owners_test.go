@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -364,4 +365,32 @@ func TestASessionIsRemovedByTheRefThatItHadBeforeItMoved(t *testing.T) {
 		s.must(s.sessions.RemoveRefs(s.service.Context(), "ada", all[1].Ref))
 		s.as(phone, func() { s.expect(nil) })
 	})
+}
+
+func TestTheLabelIsAskedAtLoginAndWithANewID(t *testing.T) {
+	var asked atomic.Int32
+	s := newSite(t, &gaesession.Sessions{Owner: userOf, Label: func(session.Session) string {
+		asked.Add(1)
+		return "phone"
+	}})
+	expect := func(doing string, want int32) {
+		t.Helper()
+		if got := asked.Swap(0); got != want {
+			t.Errorf("%s: asked %d times, want %d", doing, got, want)
+		}
+	}
+	s.login(attrs{"basket": "apple"})
+	expect("of nobody's session", 0)
+	s.visit(s.set("user", "ada"))
+	expect("at login", 1)
+	for n := range 3 {
+		s.visit(s.set("n", n))
+	}
+	expect("at a change", 0)
+	s.visit(func(w http.ResponseWriter, r *http.Request) { s.must(s.sessions.RegenerateID(r)) })
+	expect("with a new id", 1)
+	if got := labels(s.sessionsOf("ada")); got != "phone*" {
+		t.Errorf("got %q", got)
+	}
+	s.expectErrors()
 }

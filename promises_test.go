@@ -102,6 +102,8 @@ func (s *storeSession) Remove() {
 	}
 }
 
+func (s *storeSession) Save() {}
+
 func (s *storeSession) Move() {
 	if next, err := gaesession.RegenerateID(s.Store, s.sess); err == nil {
 		s.sess, s.isNew = next, true
@@ -189,6 +191,8 @@ func (s *sessionsSession) Remove() {
 		s.note(s.app.Sessions.Remove(s.r, sess))
 	}
 }
+
+func (s *sessionsSession) Save() {}
 
 func (s *sessionsSession) Move() { s.note(s.app.RegenerateID(s.r)) }
 

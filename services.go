@@ -83,7 +83,7 @@ func (s *services) draft(sess session.Session) (live.Draft, error) {
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
 	}
 	if s.owners != nil {
-		d.Owner, d.NewID, d.Only = s.ownerOf, s.owners.newID, s.form.only
+		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, s.labelOf, s.owners.newID, s.form.only
 	}
 	return d, nil
 }

@@ -64,8 +64,10 @@ type Sessions struct {
 	Owner func(session.Session) string
 
 	// Label is what a session is called in SessionsOf, 100 bytes at most: the browser
-	// that is to be seen in an attribute, for example. It is asked at login, as Owner
-	// is. The default is no label.
+	// that is to be seen in an attribute, for example. It is asked with a copy, as Owner
+	// is, when the list of the owner's sessions is to be changed: at login, with a new
+	// id, and at a save after which the session may live for longer than was listed. A
+	// listed session keeps the label of its login. The default is no label.
 	Label func(session.Session) string
 
 	// MaxPerOwner is how many sessions an owner may have; a login beyond that ends the
@@ -113,8 +115,8 @@ func (s *Sessions) Err() error {
 //     ErrNotPublished, and when only the access time could not be written, the app's
 //     response goes out, and Options.OnError gets the error.
 //   - The cookie is set when a session is new or has a new id, and again when the
-//     access time has been written, once per RefreshInterval. It ends with Remove
-//     only. A response has one Set-Cookie of the cookie's name at most, with
+//     access time has been written, once per RefreshInterval; for a short MaxAge see
+//     Cookie. It ends with Remove only. A response has one Set-Cookie of the cookie's name at most, with
 //     Cache-Control: no-store unless it has a Cache-Control; one of a request that
 //     used its session has Vary: Cookie.
 //   - If next panics, nothing is saved that was not saved before. A middleware that

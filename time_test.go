@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +24,8 @@ import (
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 	"github.com/gaesession/gaesession/internal/verify/gaetest/promises"
 	"github.com/gaesession/gaesession/internal/verify/oldlib"
+	"github.com/gaesession/gaesession/tier"
+	"github.com/gaesession/gaesession/tier/tiertest"
 )
 
 // What depends on time, tested in simulated time.
@@ -219,4 +224,104 @@ func TestParallelChangesOnOneInstance(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestACookieThatIsShorterThanTheSessionIsSetAgainWhileItIsUsed(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct {
+		o       options
+		timeout time.Duration
+		changes bool
+	}{
+		"no access time is written so close to MaxLifetime": {options{MaxLifetime: 30 * day}, 30 * day, false},
+		"the access time is written seldom":                 {options{RefreshInterval: 30 * day}, 60 * day, false},
+		"every request changes the session":                 {options{RefreshInterval: 30 * day}, 60 * day, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
+				c := newClient(t, &gaesession.Sessions{Options: test.o, Cookie: gaesession.Cookie{MaxAge: day}})
+				c.login(test.timeout)
+				if c.visit(false) {
+					t.Error("the next request sets the cookie again")
+				}
+				writes := c.writes.Load()
+				for range 40 {
+					time.Sleep(day / 20)
+					c.visit(test.changes)
+				}
+				if wrote := c.writes.Load() > writes; wrote != test.changes {
+					t.Errorf("it wrote: %v", wrote)
+				}
+			})
+		})
+	}
+}
+
+func TestACookieThatLivesAsLongAsTheSessionIsSetOnce(t *testing.T) {
+	const month = 30 * 24 * time.Hour
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		c := newClient(t, &gaesession.Sessions{Options: options{MaxLifetime: month}})
+		c.login(month)
+		for range 9 {
+			time.Sleep(month / 10)
+			if c.visit(false) {
+				t.Error("the cookie is set again")
+			}
+		}
+	})
+}
+
+// A client keeps the cookie of an app that runs on services in memory.
+type client struct {
+	t       *testing.T
+	app     *gaesession.Sessions
+	writes  atomic.Int32 // calls that change something
+	cookie  *http.Cookie
+	expires time.Time
+}
+
+func newClient(t *testing.T, app *gaesession.Sessions) *client {
+	c := &client{t: t, app: app}
+	app.Options.Cache, app.Options.Backup = tiertest.NewCache(), tiertest.NewBackup()
+	app.Options.Trace = &tier.Trace{Call: func(_ context.Context, call tier.Call) {
+		if call.Operation != "get" {
+			c.writes.Add(1)
+		}
+	}}
+	return c
+}
+
+// do makes a request, and reports whether its response sets the cookie.
+func (c *client) do(f http.HandlerFunc) (isSet bool) {
+	r, w := httptest.NewRequest(http.MethodGet, "/", nil), httptest.NewRecorder()
+	if time.Now().Before(c.expires) {
+		r.AddCookie(c.cookie)
+	}
+	c.app.Handler(f).ServeHTTP(w, r)
+	for _, cookie := range w.Result().Cookies() {
+		c.cookie, c.expires, isSet = cookie, time.Now().Add(time.Duration(cookie.MaxAge)*time.Second), true
+	}
+	return isSet
+}
+
+func (c *client) login(timeout time.Duration) {
+	c.do(func(_ http.ResponseWriter, r *http.Request) {
+		if err := c.app.Add(r, session.NewSessionOptions(&session.SessOptions{Timeout: timeout})); err != nil {
+			c.t.Error(err)
+		}
+	})
+}
+
+// visit uses the session, which has to be there.
+func (c *client) visit(changes bool) (isSet bool) {
+	c.t.Helper()
+	return c.do(func(_ http.ResponseWriter, r *http.Request) {
+		sess, err := c.app.Get(r)
+		if sess == nil || err != nil {
+			c.t.Fatalf("got %v, %v", sess, err)
+		}
+		if changes {
+			sess.SetAttr("at", time.Now().Unix())
+		}
+	})
 }

@@ -1,53 +1,29 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
 	"net/http"
-	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/gaesession/gaesession/gaelocal"
 	"github.com/gaesession/gaesession/internal/demo"
+	"github.com/gaesession/gaesession/internal/demo/demotest"
 )
 
-// A process is the demo as main runs it.
-type process struct {
-	url  string
-	stop func() error // as a signal does; returns what run returned
-}
-
-func startProcess(t *testing.T, dir string) process {
+// startProcess runs the demo with a data folder, as main does.
+func startProcess(t *testing.T, dir string) demotest.Process {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	out, in := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := cascadeDemo.Run(ctx, []string{"-addr", "127.0.0.1:0", "-data", dir}, in)
-		in.CloseWithError(err)
-		done <- err
-	}()
-	t.Cleanup(cancel)
-	lines := bufio.NewReader(out)
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		t.Fatalf("the demo did not start: %v", err)
-	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }()
-	u := regexp.MustCompile(`http://[^/\s]+`).FindString(line)
-	if u == "" {
-		t.Fatalf("the demo does not say where it is: %q", line)
-	}
-	return process{u, func() error { cancel(); return <-done }}
+	return demotest.Start(t, func(ctx context.Context, out io.Writer) error {
+		return cascadeDemo.Run(ctx, []string{"-addr", "127.0.0.1:0", "-data", dir}, out)
+	})
 }
 
 // startOn serves the demo on services of its own.
@@ -71,11 +47,7 @@ type browser struct {
 
 func newBrowser(t *testing.T, url string) *browser {
 	t.Helper()
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &browser{t, url, &http.Client{Jar: jar}}
+	return &browser{t, url, demotest.Client(t)}
 }
 
 func (b *browser) get(path string) string { return b.do(http.MethodGet, path, nil) }
@@ -144,7 +116,7 @@ func wantText(t *testing.T, page string, want ...string) {
 
 func TestABasketFromTheFirstFruitToLogout(t *testing.T) {
 	p := startProcess(t, "")
-	b := newBrowser(t, p.url)
+	b := newBrowser(t, p.URL)
 	wantText(t, b.get("/"), "nothing in your basket", "No operations")
 	if b.cookie() != "" {
 		t.Error("a cookie before there is anything to remember")
@@ -167,21 +139,21 @@ func TestABasketFromTheFirstFruitToLogout(t *testing.T) {
 	}
 	wantText(t, b.get("/purge"), `"completed":true`)
 	wantText(t, b.get("/style.css"), "--accent")
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestTheBasketIsStillThereWhileMemcacheDoesNotAnswer(t *testing.T) {
 	p := startProcess(t, "")
-	b := newBrowser(t, p.url)
+	b := newBrowser(t, p.URL)
 	b.post("/add", "fruit", "Pears")
 	wantText(t, b.post("/cache/stop"), "Memcache did not answer in time", "Your basket is still here", "<b>1</b> Pears")
 	wantText(t, b.post("/add", "fruit", "Pears"), "<b>2</b> Pears", "Saved all the same")
 	wantText(t, b.post("/login", "name", "Ann"), "Ann</span>", "<b>2</b> Pears", "Nobody waits for Memcache any more", "The circuit breaker is open")
 	wantText(t, b.post("/logout"), "You are logged out", "nothing in your basket")
 	wantText(t, b.post("/cache/start"), "Memcache answers again", "nothing in your basket")
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
@@ -195,11 +167,11 @@ func TestNobodyLosesABasketBecauseServicesFail(t *testing.T) {
 		wantText(t, b.fails(http.MethodPost, path, url.Values{"fruit": {"Plums"}, "name": {"Ann"}}), "That did not work", "all is down")
 	}
 	wantText(t, b.fails(http.MethodGet, "/", nil), "That did not work", "all is down")
-	services.SetHooks(gaelocal.Hooks{})
-	wantText(t, b.get("/"), "<b>1</b> Pears")
-	if b.cookie() != cookie {
+	if b.cookie() != cookie { // the next page sets it again, with another time
 		t.Error("the cookie is another one")
 	}
+	services.SetHooks(gaelocal.Hooks{})
+	wantText(t, b.get("/"), "<b>1</b> Pears")
 }
 
 // The session is there, and nothing can be written.
@@ -253,22 +225,22 @@ func TestWhoIsLoggedOutElsewhereDuringAChangeIsToldSo(t *testing.T) {
 
 func TestAForgedCookieIsNoSession(t *testing.T) {
 	p := startProcess(t, "")
-	b := newBrowser(t, p.url)
-	u, err := url.Parse(p.url)
+	b := newBrowser(t, p.URL)
+	u, err := url.Parse(p.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.client.Jar.SetCookies(u, []*http.Cookie{{Name: cookieName, Value: "forged"}})
 	wantText(t, b.get("/"), "nothing in your basket", "No operations")
 	wantText(t, b.post("/add", "fruit", "Pears"), "<b>1</b> Pears")
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestTabsThatAddDifferentFruitAtOnceLoseNothing(t *testing.T) {
 	p := startProcess(t, "")
-	b := newBrowser(t, p.url)
+	b := newBrowser(t, p.URL)
 	b.post("/login", "name", "Ann")
 	var tabs sync.WaitGroup
 	for _, f := range fruit {
@@ -284,7 +256,7 @@ func TestTabsThatAddDifferentFruitAtOnceLoseNothing(t *testing.T) {
 	for _, f := range fruit {
 		wantText(t, b.get("/"), "<b>5</b> "+f)
 	}
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
@@ -292,15 +264,15 @@ func TestTabsThatAddDifferentFruitAtOnceLoseNothing(t *testing.T) {
 func TestABasketSurvivesARestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new folder")
 	p := startProcess(t, dir)
-	b := newBrowser(t, p.url)
+	b := newBrowser(t, p.URL)
 	b.post("/add", "fruit", "Plums")
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	p = startProcess(t, dir)
-	b.url = p.url // cookies know no ports
+	b.url = p.URL // cookies know no ports
 	wantText(t, b.get("/"), "<b>1</b> Plums", "came from Datastore")
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
@@ -329,7 +301,7 @@ func TestWhatCannotBeStartedSaysWhy(t *testing.T) {
 
 func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 	p := startProcess(t, "")
-	req, err := http.NewRequest(http.MethodPost, p.url+"/basket/empty", nil)
+	req, err := http.NewRequest(http.MethodPost, p.URL+"/basket/empty", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,7 +314,7 @@ func TestFormsOfOtherSitesAreRefused(t *testing.T) {
 	if res.StatusCode != http.StatusForbidden {
 		t.Errorf("got %s, want 403", res.Status)
 	}
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }

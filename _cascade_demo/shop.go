@@ -40,10 +40,7 @@ type shop struct {
 // only if secure says so.
 func newShop(key []byte, secure bool, stage *demo.Stage) (*shop, error) {
 	store := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, key)
-	store.Options.HttpOnly = true
-	store.Options.Secure = secure
-	store.Options.SameSite = http.SameSiteLaxMode
-	store.SetMaxAge(sessionDays * 24 * 3600)
+	store.Options = &sessions.Options{Path: "/", MaxAge: sessionDays * 24 * 3600, HttpOnly: true, Secure: secure, SameSite: http.SameSiteLaxMode}
 	store.Trace = stage.Trace()
 	s := &shop{store, stage}
 	store.ErrorHandler = s.fail
@@ -172,15 +169,12 @@ func (s *shop) fail(w http.ResponseWriter, r *http.Request, err error) {
 		demo.Redirect(w, r, "/", "Your session has ended.")
 		return
 	}
-	p := page{Page: s.stage.Page(w, r), Failed: true}
-	p.Report = err
-	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, page{Page: s.stage.Failed(w, r, err)})
 }
 
 // page is what page.html shows.
 type page struct {
 	demo.Page
-	Failed  bool // what the user wanted was not done
 	Name    string
 	Flashes []any
 	Fruit   []string
@@ -196,6 +190,3 @@ type item struct {
 var pageHTML string
 
 var pageTemplate = demo.Template(pageHTML)
-
-// MaxNameLength is how many characters a name may have.
-func (page) MaxNameLength() int { return demo.MaxNameLength }

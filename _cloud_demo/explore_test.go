@@ -39,6 +39,11 @@ func TestPromisesHoldInEverySchedule(t *testing.T) {
 	interleave.Schedules(t, "versions redis", "locks")
 }
 
+func TestPromisesOfOwnersHoldInEverySchedule(t *testing.T) {
+	useDatabases(t)
+	interleave.Owners(t, "versions", "locks redis")
+}
+
 func TestPromisesHoldInRandomWalks(t *testing.T) {
 	useDatabases(t)
 	interleave.Walks(t, "versions", "versions redis", "locks", "locks redis")

@@ -1,21 +1,17 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +19,7 @@ import (
 
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/demo"
+	"github.com/gaesession/gaesession/internal/demo/demotest"
 	"github.com/gaesession/gaesession/internal/verify/emulators"
 	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
@@ -108,11 +105,7 @@ type browser struct {
 
 func newBrowser(t *testing.T, url string) *browser {
 	t.Helper()
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &browser{t, url, &http.Client{Jar: jar}}
+	return &browser{t, url, demotest.Client(t)}
 }
 
 func (b *browser) get(want ...string) { b.t.Helper(); b.do(http.MethodGet, "/", nil, 200, want...) }
@@ -174,31 +167,13 @@ func start(t *testing.T, env map[string]string) (b *browser, stop func() error) 
 	t.Helper()
 	setEnv(t, env)
 	t.Setenv("PORT", "0")
-	ctx, cancel := context.WithCancel(context.Background())
-	out, in := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		err := run(ctx, in)
-		in.CloseWithError(err)
-		ended <- err
-	}()
-	stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	p := demotest.Start(t, run)
 	t.Cleanup(func() {
-		if err := stop(); err != nil {
+		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	lines := bufio.NewReader(out)
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		t.Fatalf("the demo did not start: %v", err)
-	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }()
-	u := regexp.MustCompile(`http://[^/]+`).FindString(line)
-	if u == "" {
-		t.Fatalf("the demo does not say where it is: %q", line)
-	}
-	return newBrowser(t, u), stop
+	return newBrowser(t, p.URL), p.Stop
 }
 
 func setEnv(t *testing.T, env map[string]string) {

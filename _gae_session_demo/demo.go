@@ -195,16 +195,12 @@ func (a *app) fail(w http.ResponseWriter, r *http.Request, err error) {
 		demo.Redirect(w, r, "/", "Your session has ended. Please log in again.")
 		return
 	}
-	p := page{Page: a.stage.Page(w, r), Failed: true}
-	p.Report = err
-	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, p)
+	demo.Render(w, http.StatusServiceUnavailable, pageTemplate, page{Page: a.stage.Failed(w, r, err)})
 }
 
 // page is what page.html shows.
 type page struct {
 	demo.Page
-	Failed bool // what the user wanted was not done
-
 	Name    string // who is logged in; empty: nobody
 	Visits  int
 	Looking bool // this visit was not counted
@@ -227,6 +223,3 @@ var (
 
 // Password is the password of everybody.
 func (page) Password() string { return password }
-
-// MaxNameLength is how many characters a name may have.
-func (page) MaxNameLength() int { return demo.MaxNameLength }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -20,6 +19,7 @@ import (
 	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/gaelocal"
 	"github.com/gaesession/gaesession/internal/demo"
+	"github.com/gaesession/gaesession/internal/demo/demotest"
 )
 
 // startDemo serves the demo on services of its own.
@@ -46,35 +46,12 @@ func serve(t *testing.T, p demo.Place) *browser {
 	return newBrowser(t, web.URL)
 }
 
-// A process is the demo as main runs it.
-type process struct {
-	url  string
-	stop func() error // as a signal does; returns what run returned
-}
-
-// startProcess runs the demo with a data folder until stop is called.
-func startProcess(t *testing.T, data string) process {
+// startProcess runs the demo with a data folder, as main does.
+func startProcess(t *testing.T, data string) demotest.Process {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	out, in := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := sessionDemo.Run(ctx, []string{"-addr", "127.0.0.1:0", "-data", data}, in)
-		in.CloseWithError(err)
-		done <- err
-	}()
-	t.Cleanup(cancel)
-	lines := bufio.NewReader(out)
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		t.Fatalf("the demo did not start: %v", err)
-	}
-	go io.Copy(io.Discard, lines)
-	u := regexp.MustCompile(`http://\S+`).FindString(line)
-	if u == "" {
-		t.Fatalf("the demo does not say where it is: %q", line)
-	}
-	return process{u, func() error { cancel(); return <-done }}
+	return demotest.Start(t, func(ctx context.Context, out io.Writer) error {
+		return sessionDemo.Run(ctx, []string{"-addr", "127.0.0.1:0", "-data", data}, out)
+	})
 }
 
 func TestLoginTenVisitsFlushAndLogout(t *testing.T) {
@@ -136,10 +113,10 @@ func (b *browser) startMemcache() shown {
 func TestALoginSurvivesARestart(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "new folder")
 	p := startProcess(t, data)
-	b := newBrowser(t, p.url)
+	b := newBrowser(t, p.URL)
 	b.login("Ada", password).wantVisit("Ada", 1)
 	b.get("/").wantVisit("Ada", 2)
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if c := b.cookie(); c == nil {
@@ -147,19 +124,19 @@ func TestALoginSurvivesARestart(t *testing.T) {
 	}
 
 	p = startProcess(t, data)
-	again := newBrowser(t, p.url)
+	again := newBrowser(t, p.URL)
 	again.setCookie(b.cookie())
 	again.get("/").wantVisit("Ada", 3).wantSource("Datastore", "6")
 	again.post("/logout", nil).wantLogin()
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
 
 	p = startProcess(t, data)
-	last := newBrowser(t, p.url)
+	last := newBrowser(t, p.URL)
 	last.setCookie(b.cookie())
 	last.get("/").wantLogin()
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -162,6 +162,8 @@
 // services, which keep it for a tenth of MaxAge longer, and at the latest
 // MaxLifetime after it was created. Saving a session that has not changed
 // writes the cookie, but writes to the services only once per tenth of MaxAge.
+// [CascadeStore.Handler] writes neither of a session that has not changed, and
+// writes the cookie again with the first change in each tenth of MaxAge.
 //
 // If read-only requests never call Save, a session ends MaxAge after its last
 // change.

@@ -3,6 +3,8 @@ package cascadestore
 import (
 	"errors"
 	"net/http"
+	"slices"
+	"sync"
 
 	"google.golang.org/appengine/v2"
 
@@ -19,6 +21,9 @@ type visit struct {
 
 	sent bool    // the header has left
 	lost []error // why changes are nowhere; an error response went out then
+
+	mu    sync.Mutex // of what follows, since RemoveAll may be called by any goroutine
+	ended []string   // the keys of sessions that RemoveAll and RemoveRefs have ended
 }
 
 // Handler returns a handler that has next serve requests, and saves the sessions that
@@ -33,11 +38,17 @@ type visit struct {
 //     only reads is left alone, and gets no cookie.
 //   - Handler saves before the first byte of the header leaves, whatever sends it:
 //     WriteHeader, Write, Flush or Hijack, or the end of next. So the next request
-//     sees every change. It does what Save does, the cookie included.
+//     sees every change.
+//   - The cookie is set when a session is new, has a new id, or has other Options than
+//     the store's and its own MaxAge; and again with the first change in each tenth of
+//     its MaxAge, not with every change. So a browser may drop the cookie by a tenth of
+//     MaxAge before the session ends. Save, where the app calls it, always sets it.
 //   - If a change is saved nowhere, ErrorHandler answers instead of the app: the
 //     header is what it was when Handler was entered, what the app writes fails, and
 //     no cookie is set for what was not saved. With ErrNotBackedUp and
 //     ErrNotPublished the app's response goes out, and Logger gets the error.
+//   - A session that RemoveAll or RemoveRefs has ended, with the request's context, is
+//     not saved any more, and its cookie ends.
 //   - What Save has returned an error for is not saved again, unless it changes again:
 //     the app has answered for it.
 //   - A response that sets a session's cookie has Cache-Control: no-store unless it
@@ -92,6 +103,9 @@ func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
 // changes are nowhere, and logs other errors.
 func (v *visit) save(how saving) (lost []error) {
 	v.known.adopt()
+	v.mu.Lock()
+	how.ended = slices.Clone(v.ended)
+	v.mu.Unlock()
 	for _, m := range v.known.got {
 		if m.store != v.store {
 			continue
@@ -104,6 +118,13 @@ func (v *visit) save(how saving) (lost []error) {
 		}
 	}
 	return lost
+}
+
+// end notes that sessions with those keys have ended.
+func (v *visit) end(keys []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ended = append(v.ended, keys...)
 }
 
 // complete gives a response what it needs because of the sessions that were used:
@@ -138,7 +159,7 @@ func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 // Finish implements web.Hook: it saves what was changed after the header had left.
 func (v *visit) Finish() {
 	if len(v.lost) == 0 {
-		v.report(v.save(saving{header: http.Header{}, sent: true, onlyChanges: true}))
+		v.report(v.save(saving{sent: true, onlyChanges: true}))
 	}
 	v.known.visit = v.around // which may still have the header
 }

@@ -370,7 +370,10 @@ func TestHandlerLetsTheAnswerOutThoughOneServiceFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newSite(t)
 			s.login(values{"n": 0})
-			got := s.visit(setting(values{"n": 1}), gaetest.Fail(c.fails))
+			got := s.visit(func(_ http.ResponseWriter, _ *http.Request, session *sessions.Session) {
+				session.Values["n"] = 1
+				session.Options.MaxAge = 1000 // which the cookie is to say
+			}, gaetest.Fail(c.fails))
 			if got.StatusCode != http.StatusOK || got.Header.Get("Set-Cookie") == "" {
 				t.Errorf("%v, Set-Cookie %q", got.Status, got.Header.Get("Set-Cookie"))
 			}
@@ -818,7 +821,7 @@ func TestHandlerWorksInsideTimeoutHandlerAndAppEnginesMiddleware(t *testing.T) {
 			http.TimeoutHandler(app, time.Minute, "too late"), appengine.Middleware(app),
 			http.TimeoutHandler(appengine.Middleware(app), time.Minute, "too late"),
 		} {
-			if got := s.handle(h); got.body != "hello" || got.Header.Get("Set-Cookie") == "" {
+			if got := s.handle(h); got.body != "hello" || (got.Header.Get("Set-Cookie") != "") != (i == 0) {
 				t.Errorf("got %v, %q, header %v", got.Status, got.body, got.Header)
 			}
 			s.browser.expectNow(t, "afterwards", values{"n": i + 1})
@@ -865,4 +868,76 @@ func TestHandlerOfAStoreThatCannotWorkAnswers500(t *testing.T) {
 		t.Errorf("%v", got.Status)
 	}
 	s.expectLog("no backend chosen")
+}
+
+func isCommit(c gaetest.Call) bool { return c.Method == "Commit" }
+
+// withUsers says whose the sessions of a site are.
+func withUsers(cs *cascadestore.CascadeStore) {
+	cs.Owner = func(s *sessions.Session) string { u, _ := s.Values["user"].(string); return u }
+}
+
+func TestLogOutEverywhereEndsTheCookieOfTheRequestItself(t *testing.T) {
+	s := newSite(t, withUsers)
+	for name, remove := range map[string]func(r *http.Request, session *sessions.Session) error{
+		"RemoveAll": func(r *http.Request, _ *sessions.Session) error {
+			return s.store.RemoveAll(r.Context(), sessionName, "ada")
+		},
+		"RemoveRefs": func(r *http.Request, session *sessions.Session) error {
+			all, err := s.store.SessionsOf(r.Context(), sessionName, "ada", session)
+			if err != nil || len(all) != 1 || !all[0].Current {
+				t.Fatalf("got %+v, %v", all, err)
+			}
+			return s.store.RemoveRefs(r.Context(), sessionName, "ada", all[0].Ref)
+		},
+	} {
+		for when, send := range map[string]func(http.ResponseWriter){
+			"before the header": func(http.ResponseWriter) {},
+			"after it":          func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) },
+		} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				s.login(values{"user": "ada"})
+				cookie := s.browser.cookie()
+				got := s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) {
+					send(w)
+					s.must(remove(r, session))
+					session.AddFlash("You are logged out everywhere.")
+				})
+				if got.StatusCode != http.StatusOK {
+					t.Errorf("%v", got.Status)
+				}
+				if ended := s.browser.cookie() == ""; ended != (when == "before the header") {
+					t.Errorf("the cookie has ended: %v", ended)
+				}
+				s.browser.setCookie(cookie)
+				s.expect(nil)
+				s.expectLog()
+			})
+		}
+	}
+}
+
+func TestLogOutEverywhereEndsNoOtherCookie(t *testing.T) {
+	for name, test := range map[string]struct {
+		owner string
+		hooks []gaetest.Hook
+		want  error
+	}{
+		"of another user":              {"bob", nil, nil},
+		"that Datastore does not save": {"ada", []gaetest.Hook{gaetest.Fail(isCommit)}, cascadestore.ErrNotSaved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, withUsers)
+			s.login(values{"user": "ada"})
+			cookie := s.browser.cookie()
+			s.visit(func(w http.ResponseWriter, r *http.Request, _ *sessions.Session) {
+				if err := s.store.RemoveAll(r.Context(), sessionName, test.owner); !errors.Is(err, test.want) {
+					t.Errorf("got %v, want %v", err, test.want)
+				}
+			}, test.hooks...)
+			if s.browser.cookie() != cookie {
+				t.Error("the cookie is another one")
+			}
+		})
+	}
 }

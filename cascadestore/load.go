@@ -120,10 +120,6 @@ func (cs *CascadeStore) findIn(ctx context.Context, n *named, cookie, name strin
 		session, err = cs.open(ctx, n, name, &track{copy: kept.Clone(), id: kept.ID(), cookieID: id})
 		return session, id, err
 	}
-	if !n.live.ValidID(id) {
-		cs.logs().fail(ctx, describe("load session", id, errInvalidID))
-		return nil, id, nil
-	}
 	session, err = cs.load(ctx, n, name, id)
 	return session, id, err
 }
@@ -131,6 +127,10 @@ func (cs *CascadeStore) findIn(ctx context.Context, n *named, cookie, name strin
 // load returns the session that the services have under that id; nil: none.
 func (cs *CascadeStore) load(ctx context.Context, n *named, name, id string) (*sessions.Session, error) {
 	t := &track{copy: n.copy(id), id: id, cookieID: id}
+	if !t.copy.HasValidID() {
+		cs.logs().fail(ctx, describe("load session", id, errInvalidID))
+		return nil, nil
+	}
 	session := cs.tracked(name, t)
 	err := t.copy.Open(ctx, func(value []byte) (map[string]any, error) {
 		if err := (form{cs, name}).decode(value, session); err != nil {

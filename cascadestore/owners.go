@@ -10,6 +10,7 @@ import (
 	"google.golang.org/appengine/v2"
 
 	"github.com/gaesession/gaesession/internal/live"
+	"github.com/gaesession/gaesession/internal/web"
 )
 
 // SessionInfo is a session of an owner.
@@ -27,7 +28,8 @@ type SessionInfo struct {
 
 // SessionsOf returns the owner's sessions of that name that live, the latest login
 // first. current, which may be nil, is the session to be marked as such. SessionsOf
-// makes a call to Datastore, and one to Memcache for each session.
+// makes a call to Datastore, and one to Memcache for each session. What a RemoveAll was
+// to end whose process has died is not listed, and is removed in the background.
 //
 // ErrUnavailable: nobody can tell.
 func (cs *CascadeStore) SessionsOf(ctx context.Context, name, owner string, current *sessions.Session) ([]SessionInfo, error) {
@@ -57,9 +59,13 @@ func (cs *CascadeStore) RemoveRefs(ctx context.Context, name, owner string, refs
 // RemoveAll removes all sessions of that name and owner for good: log out
 // everywhere. Once it has returned without an error no session lives that had logged
 // in before it began: under no id, in no request in flight, and not after Memcache
-// is emptied. A login that overlaps it may come after it. A request whose own
-// session it is gets ErrRemoved from Save, and should end the cookie by a Save with
-// an Options.MaxAge below zero.
+// is emptied. A login that overlaps it may come after it.
+//
+// If ctx is that of a request inside Handler, and Get has returned one of those
+// sessions to it, Handler ends the cookie, and does not save what the request has
+// changed in the session. Without Handler, or with another context, the client keeps
+// a cookie that opens nothing, and Save returns ErrRemoved; a Save with an
+// Options.MaxAge below zero ends the cookie.
 //
 // With an error call RemoveAll again. ErrNotSaved: some sessions may live.
 // ErrNotBackedUp and ErrNotPublished: some may be seen for a while; this process
@@ -85,7 +91,7 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
-	owner, _, err := cs.ownerOf(f)(value)
+	owner, err := f.ask(cs.Owner)(value)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
@@ -98,7 +104,19 @@ func (cs *CascadeStore) removeOwned(ctx context.Context, name, owner string, mat
 	if err != nil {
 		return describe(doing, "", err)
 	}
-	return describe(doing, "", s.RemoveOwned(live.OrBackground(ctx), owner, match))
+	v, inside := web.Inside[*visit](live.OrBackground(ctx), cs)
+	var keys []string
+	err = s.RemoveOwned(live.OrBackground(ctx), owner, func(l live.Owned) bool {
+		is := match(l)
+		if is && inside {
+			keys = append(keys, l.Key)
+		}
+		return is
+	})
+	if inside && live.IsSaved(err) { // otherwise match may still be called
+		v.end(keys)
+	}
+	return describe(doing, "", err)
 }
 
 // owned returns a way to an owner's sessions.
@@ -114,19 +132,19 @@ func (cs *CascadeStore) owned(ctx context.Context, name, owner string) (*live.St
 	return cs.liveStore(live.OrBackground(ctx), name), nil
 }
 
-// ownerOf returns a function that asks the app for the owner and the label of the
-// session that is in value; nil: sessions have no owners.
-func (cs *CascadeStore) ownerOf(f form) func(value []byte) (owner, label string, err error) {
-	if cs.Owner == nil {
+// ask returns a function that calls one of the app with the session that is in value;
+// nil: the app has none.
+func (f form) ask(app func(*sessions.Session) string) func(value []byte) (string, error) {
+	if app == nil {
 		return nil
 	}
-	return func(value []byte) (owner, label string, err error) {
-		session := cs.blank(f.name)
+	return func(value []byte) (answer string, err error) {
+		session := f.store.blank(f.name)
 		session.IsNew = false
 		if err := f.decode(value, session); err != nil {
-			return "", "", err
+			return "", err
 		}
-		return live.AskOwner(session, cs.Owner, cs.Label)
+		return live.Ask(session, app)
 	}
 }
 

@@ -220,3 +220,38 @@ func TestOwnersThatCannotWork(t *testing.T) {
 		t.Errorf("an Owner that panics: got %v", err)
 	}
 }
+
+func TestTheLabelIsAskedAtLoginAndWithANewID(t *testing.T) {
+	onEachWithUsers(t, func(t *testing.T, a *app, backends int) {
+		var asked atomic.Int32
+		a.store.Label = func(*sessions.Session) string {
+			asked.Add(1)
+			return "phone"
+		}
+		expect := func(doing string, want int32) {
+			t.Helper()
+			if got := asked.Swap(0); got != want {
+				t.Errorf("%s: asked %d times, want %d", doing, got, want)
+			}
+		}
+		b := a.login(t, values{"basket": "apple"})
+		expect("of nobody's session", 0)
+		b.mustChange(t, values{"user": "ada"})
+		expect("at login", 1)
+		for n := range 3 {
+			b.mustChange(t, values{"n": n})
+		}
+		expect("at a change", 0)
+		if err := b.use(func(r *http.Request, s *sessions.Session) {
+			if err := a.store.RegenerateID(r, s); err != nil {
+				t.Error(err)
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+		expect("with a new id", 1)
+		if all := b.sessionsOf(t, "ada"); len(all) != 1 || all[0].Label != "phone" {
+			t.Errorf("got %+v", all)
+		}
+	})
+}

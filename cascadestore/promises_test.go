@@ -56,8 +56,8 @@ func (g guest) Request(on *gaetest.Request, use func(promises.Session)) (a promi
 		if s, a.Err = g.app.store.Get(r, sessionName); a.Err != nil {
 			return
 		}
-		use(session{s, r, g.app})
-		if !s.IsNew || len(s.Values) > 0 {
+		u := &session{Session: s, request: r, app: g.app}
+		if use(u); u.saves {
 			a.Err = s.Save(r, w)
 		}
 	}).Response.Cookies()
@@ -68,9 +68,10 @@ type session struct {
 	*sessions.Session
 	request *http.Request
 	app     *app
+	saves   bool
 }
 
-func (s session) Values() map[string]any {
+func (s *session) Values() map[string]any {
 	if s.IsNew {
 		return nil
 	}
@@ -81,10 +82,20 @@ func (s session) Values() map[string]any {
 	return all
 }
 
-func (s session) Set(key string, v any) { set(s.Session, values{key: v}) }
-func (s session) Remove()               { s.Options.MaxAge = -1 }
+func (s *session) Set(key string, v any) {
+	set(s.Session, values{key: v})
+	s.Save()
+}
 
-func (s session) Move() {
+func (s *session) Remove() {
+	s.Options.MaxAge = -1
+	s.Save()
+}
+
+func (s *session) Save() { s.saves = true }
+
+func (s *session) Move() {
+	s.Save()
 	if err := s.app.store.RegenerateID(s.request, s.Session); err != nil {
 		s.app.t.Errorf("new id: %v", err)
 	}

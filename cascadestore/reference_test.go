@@ -217,6 +217,7 @@ func TestARequestSeesWhatItWouldSeeWithFilesystemStore(t *testing.T) {
 				for run := range runs {
 					files := sessions.NewFilesystemStore(t.TempDir(), hashKey, blockKey)
 					cascade := cascadestore.NewCascadeStore(choice.backends, hashKey, blockKey)
+					cascade.CacheTimeout, cascade.BackupTimeout = time.Minute, time.Minute // see newApp
 					worlds := []*world{
 						newWorld(t, "FilesystemStore", files, files.Codecs, func() *gaetest.Request { return s.NewRequest() }),
 						newWorld(t, "CascadeStore", cascade, cascade.Codecs, func() *gaetest.Request { return s.NewRequest() }),

@@ -214,8 +214,18 @@ func (n *named) keep(cs *CascadeStore, t *track) {
 	}
 }
 
-// setCookie sets the cookie of a session in place of one that was set before.
+// endCookie has the client drop the cookie of a session.
+func (n *named) endCookie(header http.Header, session *sessions.Session) {
+	gone := *session.Options
+	gone.MaxAge = -1
+	n.setCookie(header, sessions.NewCookie(session.Name(), "", &gone))
+}
+
+// setCookie sets the cookie of a session in place of one that was set before. A nil
+// header has left.
 func (n *named) setCookie(header http.Header, c *http.Cookie) {
 	n.cookie = c
-	web.ReplaceCookie(header, c)
+	if header != nil {
+		web.ReplaceCookie(header, c)
+	}
 }

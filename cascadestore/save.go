@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gorilla/securecookie"
@@ -48,9 +49,10 @@ func (cs *CascadeStore) Save(r *http.Request, w http.ResponseWriter, session *se
 
 // A saving says how a session is saved.
 type saving struct {
-	header      http.Header // of the response
+	header      http.Header // of the response; nil: it has left
 	sent        bool        // Handler has seen it leave
 	onlyChanges bool        // by Handler: that the app has not saved itself
+	ended       []string    // by Handler: the keys of sessions that RemoveAll has ended
 }
 
 func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sessions.Session, how saving) error {
@@ -58,6 +60,10 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
+	if slices.Contains(how.ended, t.copy.Key()) {
+		n.endCookie(how.header, session)
+		return nil
+	}
 	if session.Options.MaxAge < 0 {
 		if how.onlyChanges && (t.removed || !t.copy.IsStored() && len(r.CookiesNamed(session.Name())) == 0) {
 			return nil
@@ -67,6 +73,7 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	if how.onlyChanges && cs.isUnchanged(session, t) {
 		return nil
 	}
+	was, isKnown := t.copy.Used(), *session.Options == cs.storedOptions(t)
 	err := cs.save(ctx, n, session, t, how)
 	err = describe("save session", t.id, err) // the new id, if it has moved
 	switch {
@@ -75,7 +82,8 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	case how.sent && err == nil && !t.copy.IsChanged():
 		err = describe("save session", t.id, cs.ask(ctx, t))
 	}
-	if live.IsSaved(err) {
+	isKnown = isKnown && t.id == t.cookieID && !cs.isLaterUse(session, was, t.copy.Used())
+	if live.IsSaved(err) && !(how.onlyChanges && isKnown) {
 		cookie, cerr := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
 		if cerr != nil {
 			return describe("write cookie of session", session.ID, describeCookie(cerr))
@@ -91,7 +99,7 @@ func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.
 	t.removed = true
 	n.keep(cs, t)
 	if !how.onlyChanges || live.IsSaved(err) {
-		n.setCookie(how.header, sessions.NewCookie(session.Name(), "", session.Options))
+		n.endCookie(how.header, session)
 	}
 	return err
 }
@@ -111,7 +119,7 @@ func (cs *CascadeStore) ask(ctx context.Context, t *track) error {
 }
 
 func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Session, t *track, how saving) error {
-	if !n.live.ValidID(t.id) {
+	if !t.copy.HasValidID() {
 		return errInvalidID
 	}
 	f := form{cs, session.Name()}
@@ -127,7 +135,8 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 		},
 		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
-		Owner:    cs.ownerOf(f),
+		Owner:    f.ask(cs.Owner),
+		Label:    f.ask(cs.Label),
 		NewID:    func() (string, error) { return cs.newID(), nil },
 		Only:     f.only,
 		Again:    !how.onlyChanges,
@@ -221,6 +230,24 @@ func (cs *CascadeStore) hasEnded(t *track) bool {
 	}
 	maxAge, used := cs.maxAge(seconds), t.copy.Used()
 	return seconds >= 0 && !used.IsZero() && time.Since(used) > maxAge+refreshInterval(maxAge)
+}
+
+// isLaterUse reports whether a session that was saved at a time, and is now, has come
+// to another refresh interval, counted by the clock: that happens once in each of
+// them, however often the session is saved.
+func (cs *CascadeStore) isLaterUse(session *sessions.Session, was, now time.Time) bool {
+	interval := refreshInterval(cs.maxAge(session.Options.MaxAge))
+	return now.Truncate(interval).After(was.Truncate(interval))
+}
+
+// storedOptions are those of a session of which the app chooses no others in this
+// request.
+func (cs *CascadeStore) storedOptions(t *track) sessions.Options {
+	o := *cs.defaultOptions()
+	if maxAge, ok := t.copy.MaxAge(); ok {
+		o.MaxAge = int(maxAge)
+	}
+	return o
 }
 
 // isUnchanged reports whether a session certainly is what it was: all of it are

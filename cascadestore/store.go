@@ -98,7 +98,10 @@ type CascadeStore struct {
 	Owner func(*sessions.Session) string
 
 	// Label is what a session is called in SessionsOf, 100 bytes at most. It is asked
-	// at login, as Owner is. The default is no label.
+	// with a copy, as Owner is, when the list of the owner's sessions is to be changed:
+	// at login, with a new id, and at a save after which the session may live for longer
+	// than was listed. A listed session keeps the label of its login. The default is no
+	// label.
 	Label func(*sessions.Session) string
 
 	// MaxPerOwner is how many sessions of one name an owner may have; a login beyond

@@ -269,3 +269,60 @@ func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 		b.expectNow(t, "when it has ended", nil)
 	})
 }
+
+func TestHandlerSetsTheCookieAgainOncePerTenthOfMaxAge(t *testing.T) {
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		a.store.SetMaxAge(100_000)
+		const tenth = 10_000 * time.Second
+		time.Sleep(time.Until(time.Now().Truncate(tenth).Add(tenth)))
+		b, n := a.newBrowser(), 0
+		isSet := func(f func(w http.ResponseWriter, r *http.Request, s *sessions.Session)) bool {
+			v := b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s, err := a.store.Get(r, sessionName)
+				if err != nil {
+					t.Error(err)
+				}
+				n++
+				s.Values["n"] = n
+				f(w, r, s)
+			})).ServeHTTP)
+			return v.Response.Header.Get("Set-Cookie") != ""
+		}
+		change := func(http.ResponseWriter, *http.Request, *sessions.Session) {}
+		for _, step := range []struct {
+			name  string
+			after time.Duration
+			do    func(w http.ResponseWriter, r *http.Request, s *sessions.Session)
+			want  bool
+		}{
+			{"a new session", 0, change, true},
+			{"a change", time.Second, change, false},
+			{"a change that the app saves", 0, func(w http.ResponseWriter, r *http.Request, s *sessions.Session) {
+				if err := s.Save(r, w); err != nil {
+					t.Error(err)
+				}
+			}, true},
+			{"a change", 0, change, false},
+			{"a change a tenth later", tenth, change, true},
+			{"another one", tenth / 2, change, false},
+			{"another one", tenth / 2, change, true},
+			{"other Options", 0, func(_ http.ResponseWriter, _ *http.Request, s *sessions.Session) { s.Options.Path = "/shop" }, true},
+			{"another MaxAge", 0, func(_ http.ResponseWriter, _ *http.Request, s *sessions.Session) { s.Options.MaxAge = 200_000 }, true},
+			{"a change", 0, change, false},
+			{"a new id", 0, func(_ http.ResponseWriter, r *http.Request, s *sessions.Session) {
+				if err := a.store.RegenerateID(r, s); err != nil {
+					t.Error(err)
+				}
+			}, true},
+			{"a change", 0, change, false},
+		} {
+			time.Sleep(step.after)
+			if got := isSet(step.do); got != step.want {
+				t.Errorf("%s: cookie set: %v, want %v", step.name, got, step.want)
+			}
+		}
+		b.expectNow(t, "in the end", values{"n": n})
+	})
+}

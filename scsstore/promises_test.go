@@ -70,6 +70,7 @@ type session struct {
 
 func (s *session) Values() map[string]any { return s.app.seen(s.ctx) }
 func (s *session) Set(key string, v any)  { s.app.set(s.ctx, values{key: v}) }
+func (s *session) Save()                  {}
 func (s *session) Remove()                { s.err = s.app.manager.Destroy(s.ctx) }
 
 func TestKeysOfAnyNameAreMerged(t *testing.T) {

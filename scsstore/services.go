@@ -14,10 +14,7 @@ import (
 )
 
 // The properties of a session in Datastore.
-const (
-	valueProperty   = "val"
-	expiresProperty = "exp"
-)
+const valueProperty, expiresProperty = "val", "exp"
 
 // newRequest returns a request that knows of no session yet.
 func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {

@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,36 +20,13 @@ import (
 	"google.golang.org/appengine/v2/memcache"
 
 	"github.com/gaesession/gaesession/gaelocal"
+
+	"github.com/gaesession/gaesession/internal/demo/demotest"
 )
 
-// A process is a demo that runs.
-type process struct {
-	url  string
-	stop func() error // as a signal does; returns what Run returned
-}
-
-func start(t *testing.T, d Demo, args ...string) process {
+func start(t *testing.T, d Demo, args ...string) demotest.Process {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	out, in := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := d.Run(ctx, args, in)
-		in.CloseWithError(err)
-		done <- err
-	}()
-	t.Cleanup(cancel)
-	lines := bufio.NewReader(out)
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		t.Fatalf("the demo did not start: %v", err)
-	}
-	go func() { _, _ = io.Copy(io.Discard, lines) }()
-	u := regexp.MustCompile(`http://\S+`).FindString(line)
-	if u == "" {
-		t.Fatalf("the demo does not say where it is: %q", line)
-	}
-	return process{u, func() error { cancel(); return <-done }}
+	return demotest.Start(t, func(ctx context.Context, out io.Writer) error { return d.Run(ctx, args, out) })
 }
 
 // serving returns a demo with this handler.
@@ -90,10 +65,10 @@ func TestWhatIsKeptSurvivesARestartUnlessItIsInMemory(t *testing.T) {
 		{data, "1 <nil>"}, {data, "2 <nil>"}, {"", "1 <nil>"}, {"", "1 <nil>"}, {data, "3 <nil>"},
 	} {
 		p := start(t, serving(counting), "-addr", "127.0.0.1:0", "-data", test.data)
-		if got, err := get(p.url); got != test.want || err != nil {
+		if got, err := get(p.URL); got != test.want || err != nil {
 			t.Errorf("data %q: got %q, %v, want %q", test.data, got, err, test.want)
 		}
-		if err := p.stop(); err != nil {
+		if err := p.Stop(); err != nil {
 			t.Error(err)
 		}
 		if os.Getenv("API_HOST") != "" {
@@ -104,7 +79,7 @@ func TestWhatIsKeptSurvivesARestartUnlessItIsInMemory(t *testing.T) {
 
 // startAtPort runs a demo at a port that the environment names. Until the demo has
 // it somebody else may take it: then another port is tried.
-func startAtPort(t *testing.T, d Demo) process {
+func startAtPort(t *testing.T, d Demo) demotest.Process {
 	t.Helper()
 	for range 10 {
 		free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -119,14 +94,14 @@ func startAtPort(t *testing.T, d Demo) process {
 		ended := make(chan error, 1)
 		go func() { ended <- d.Run(ctx, []string{"-data", ""}, io.Discard) }()
 		if err = awaitServer(address, ended); err == nil {
-			return process{"http://" + address, func() error { cancel(); return <-ended }}
+			return demotest.Process{URL: "http://" + address, Stop: func() error { cancel(); return <-ended }}
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) {
 			t.Fatal(err)
 		}
 	}
 	t.Fatal("no port is free for long")
-	return process{}
+	return demotest.Process{}
 }
 
 // awaitServer waits until requests are answered, or returns why the server has
@@ -163,10 +138,10 @@ func TestTheHandlerIsToldWhereItRuns(t *testing.T) {
 				return inner(p)
 			}
 			p := startAtPort(t, d)
-			if body, err := get(p.url); body != "hello" || err != nil {
+			if body, err := get(p.URL); body != "hello" || err != nil {
 				t.Errorf("got %q, %v", body, err)
 			}
-			if err := p.stop(); err != nil {
+			if err := p.Stop(); err != nil {
 				t.Error(err)
 			}
 			if place.Services != test.services || place.HTTPS != test.https || place.Local != test.local || (place.Faults != nil) != test.local {
@@ -192,7 +167,7 @@ func TestMemcacheAnswersAgainWhenTheDemoIsToldToStop(t *testing.T) {
 	p := start(t, d, "-addr", "127.0.0.1:0", "-data", "")
 	faults.Stop()
 	go func() { waits <- memcache.Set(context.Background(), &memcache.Item{Key: "k", Value: []byte("v")}) }()
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
@@ -200,15 +175,15 @@ func TestMemcacheAnswersAgainWhenTheDemoIsToldToStop(t *testing.T) {
 // Browsers open connections before they need them.
 func TestAConnectionWithoutARequestDoesNotHoldUpTheEnd(t *testing.T) {
 	p := start(t, serving(func(w http.ResponseWriter, _ *http.Request) {}), "-addr", "127.0.0.1:0", "-data", "")
-	silent, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.url, "http:"), "/"))
+	silent, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.URL, "http:"), "/"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	if _, err := get(p.url); err != nil { // which is served after silent was accepted
+	if _, err := get(p.URL); err != nil { // which is served after silent was accepted
 		t.Fatal(err)
 	}
-	if err := p.stop(); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 }
@@ -283,14 +258,14 @@ func TestARequestUnderWayIsFinishedAtShutdownAndThenItsSaves(t *testing.T) {
 	}
 	answered := make(chan answer, 1)
 	go func() {
-		body, err := get(p.url)
+		body, err := get(p.URL)
 		answered <- answer{body, err}
 	}()
 	<-arrived
 	stopped := make(chan error, 1)
-	go func() { stopped <- p.stop() }()
+	go func() { stopped <- p.Stop() }()
 	for { // until the server takes no more connections
-		c, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.url, "http:"), "/"))
+		c, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(p.URL, "http:"), "/"))
 		if err != nil {
 			break
 		}

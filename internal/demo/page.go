@@ -16,6 +16,7 @@ type Page struct {
 	*Stage
 	Notice string // of what was done before
 	Report error  // of the store; nil: none
+	Failed bool   // what the user wanted was not done
 
 	sentCookie bool
 	watch      *watch
@@ -26,6 +27,16 @@ func (s *Stage) Page(w http.ResponseWriter, r *http.Request) Page {
 	_, err := r.Cookie(s.Cookie)
 	return Page{Stage: s, Notice: takeNotice(w, r), sentCookie: err == nil, watch: watchOf(r.Context())}
 }
+
+// Failed returns the page that answers a request which failed.
+func (s *Stage) Failed(w http.ResponseWriter, r *http.Request, err error) Page {
+	p := s.Page(w, r)
+	p.Report, p.Failed = err, true
+	return p
+}
+
+// MaxNameLength is how many characters a name may have.
+func (Page) MaxNameLength() int { return MaxNameLength }
 
 // Problem reports whether what the store reports is bad news for the user: a
 // change that is saved in one place is none.

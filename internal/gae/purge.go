@@ -125,6 +125,7 @@ func (e *expired) remove(ctx context.Context, keys []*datastore.Key) (err error)
 	err = datastore.DeleteMulti(ctx, plain)
 	for batch := range slices.Chunk(indexes, maxGroups) {
 		if err == nil {
+			//rule: purge-index
 			err = e.removeStill(ctx, batch)
 		}
 	}

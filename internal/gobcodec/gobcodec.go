@@ -39,9 +39,9 @@ func Marshal(v any) ([]byte, error) {
 	return memcache.Gob.Marshal(v)
 }
 
-// Scalars returns the session's own attributes as Marshal has them, and when it was
-// accessed, unless an attribute is more than a boolean, a number or a string. The
-// session must not be changed meanwhile.
+// Scalars returns the session's own attributes, no copy, and when it was accessed,
+// unless an attribute is more than a boolean, a number or a string. The session
+// must not be changed meanwhile.
 func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok bool) {
 	if !sessions.has(sess) {
 		return nil, time.Time{}, false

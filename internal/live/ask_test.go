@@ -5,25 +5,12 @@ import (
 	"testing"
 )
 
-func TestTheAppIsAskedForALabelOnlyIfTheSessionHasAnOwner(t *testing.T) {
-	is := func(text string) func(string) string { return func(string) string { return text } }
-	panics := func(string) string { panic("oh") }
-	for name, test := range map[string]struct {
-		owner, label func(string) string
-		wantOwner    string
-		wantLabel    string
-		fails        bool
-	}{
-		"both":           {is("ada"), is("phone"), "ada", "phone", false},
-		"no owner":       {is(""), panics, "", "", false},
-		"no Label":       {is("ada"), nil, "ada", "", false},
-		"a panic":        {panics, nil, "", "", true},
-		"of Label's own": {is("ada"), panics, "ada", "", true},
-	} {
-		owner, label, err := AskOwner("session", test.owner, test.label)
-		if owner != test.wantOwner || label != test.wantLabel || errors.Is(err, ErrOwnerFunc) != test.fails {
-			t.Errorf("%s: got %q, %q, %v", name, owner, label, err)
-		}
+func TestTheAppsOwnerMayPanic(t *testing.T) {
+	if got, err := Ask("session", func(s string) string { return "of " + s }); got != "of session" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if got, err := Ask("session", func(string) string { panic("oh") }); got != "" || !errors.Is(err, ErrOwnerFunc) {
+		t.Errorf("got %q, %v", got, err)
 	}
 }
 

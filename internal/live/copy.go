@@ -119,6 +119,13 @@ func (c *Copy) Key() string { defer c.lock().Unlock(); return c.key }
 // ID is the session's id, after a move the new one.
 func (c *Copy) ID() string { defer c.lock().Unlock(); return c.id }
 
+// HasValidID is Store.ValidID of the session's id. It hashes nothing.
+func (c *Copy) HasValidID() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.store.takes(c.id, c.key)
+}
+
 // NextID is the id that the session is to have once it is saved.
 func (c *Copy) NextID() string { defer c.lock().Unlock(); return cmp.Or(c.next, c.id) }
 
@@ -295,7 +302,7 @@ func (c *Copy) Remove(ctx context.Context) error {
 	if was == fresh && c.move == nil || was == removed || was == ended || !c.store.keeps() {
 		return nil
 	}
-	if !c.store.ValidID(c.id) {
+	if !c.store.takes(c.id, c.key) {
 		return tier.ErrInvalidID
 	}
 	l := c.loaded

@@ -40,14 +40,10 @@ func CheckOwners(hasBackup bool, perOwner int) error {
 // PerOwner is how many sessions an owner may have where the app has set n.
 func PerOwner(n int) int { return cmp.Or(n, standardPerOwner) }
 
-// AskOwner asks the app for the owner of a session and, if it has one, for its
-// label. A nil label is none.
-func AskOwner[S any](sess S, owner, label func(S) string) (of, called string, err error) {
+// Ask calls the app's Owner or Label.
+func Ask[S any](sess S, app func(S) string) (answer string, err error) {
 	defer Wrap(&err, ErrOwnerFunc)
-	if of = owner(sess); of != "" && label != nil {
-		called = label(sess)
-	}
-	return of, called, nil
+	return app(sess), nil
 }
 
 // An Owned is a session of an owner.
@@ -97,11 +93,10 @@ func (c *Copy) Others() func(Owned) bool {
 
 // Owner returns whose the session is, as Draft.Owner says of the bytes that were
 // loaded or saved last.
-func (c *Copy) Owner(of func(value []byte) (owner, label string, err error)) (string, error) {
+func (c *Copy) Owner(of func(value []byte) (string, error)) (string, error) {
 	defer c.lock().Unlock()
 	if len(c.was.value) == 0 {
 		return "", nil
 	}
-	owner, _, err := of(c.was.value)
-	return owner, err
+	return of(c.was.value)
 }

@@ -54,11 +54,13 @@ type Draft struct {
 	// saved, when it has moved.
 	Adopt func(value []byte) error
 
-	// Owner returns whose the session is that has those bytes, or no owner, and what
-	// it is to be called in the list of the owner's sessions. Nil: sessions have no
-	// owners. NewID returns an id for a session that gets another owner. Only returns
-	// a session without the attributes that keep does not want.
-	Owner func(value []byte) (owner, label string, err error)
+	// Owner returns whose the session is that has those bytes, or no owner. Nil:
+	// sessions have no owners. Label returns what the session is to be called in the
+	// list of the owner's sessions; it is called when that is to be changed, and may be
+	// nil. NewID returns an id for a session that gets another owner. Only returns a
+	// session without the attributes that keep does not want.
+	Owner func(value []byte) (string, error)
+	Label func(value []byte) (string, error)
 	NewID func() (string, error)
 	Only  func(value []byte, keep func(attribute string) bool) ([]byte, error)
 }
@@ -245,14 +247,14 @@ func (c *Copy) changed(d Draft) (*change, error) {
 // own notes whose the session was and is. Where that differs, it is to have a new
 // id.
 func (c *Copy) own(d Draft, ch *change) error {
-	owner, label, err := d.Owner(ch.Value)
+	owner, err := d.Owner(ch.Value)
 	if err != nil {
 		return err
 	}
 	is := tiered.OwnerOf(c.store.ownerScope, owner)
 	if c.loaded != nil {
 		if ch.was = c.loaded.Owner(); ch.was == (tiered.Owner{}) && len(c.was.value) > 0 {
-			if owner, _, err = d.Owner(c.was.value); err != nil {
+			if owner, err = d.Owner(c.was.value); err != nil {
 				return err
 			}
 			ch.was = tiered.OwnerOf(c.store.ownerScope, owner)
@@ -261,13 +263,20 @@ func (c *Copy) own(d Draft, ch *change) error {
 	if is == (tiered.Owner{}) && ch.was == is {
 		return nil
 	}
-	ch.Owner = &tiered.Ownership{Owner: is, Label: label}
+	ch.Owner = &tiered.Ownership{Owner: is}
 	switch {
 	case c.loaded == nil || is == ch.was || c.next != "":
 	case d.NoNewID != nil:
 		return d.NoNewID
 	default:
-		c.next, err = d.NewID()
+		//rule: login-moves
+		if c.next, err = d.NewID(); err != nil {
+			return err
+		}
+	}
+	isListed := c.loaded != nil && c.next == "" && c.loaded.IsListedUntil(is, ch.Ends)
+	if d.Label != nil && is != (tiered.Owner{}) && !isListed {
+		ch.Owner.Label, err = d.Label(ch.Value)
 	}
 	return err
 }
@@ -388,6 +397,7 @@ func (c *Copy) applyMove(ctx context.Context, d Draft, ch *change) error {
 // has logged in twice, for example: as a new session with what this request has
 // set. What the old one had stays removed.
 func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
+	//rule: login-again
 	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
 		value, err = c.store.form.Rename(value, Key(c.next))

@@ -104,12 +104,11 @@ func OrBackground(ctx context.Context) context.Context {
 
 // ValidID reports whether a session may have that id: the services take its key,
 // and nothing else is kept under such names.
-func (s *Store) ValidID(id string) bool {
-	if id == "" || isReserved(id) {
-		return false
-	}
-	key := Key(id)
-	return (s.tiers.Cache == nil || s.tiers.Cache.ValidID(key)) && (s.tiers.Backup == nil || s.tiers.Backup.ValidID(key))
+func (s *Store) ValidID(id string) bool { return s.takes(id, Key(id)) }
+
+func (s *Store) takes(id, key string) bool {
+	return id != "" && !isReserved(id) &&
+		(s.tiers.Cache == nil || s.tiers.Cache.ValidID(key)) && (s.tiers.Backup == nil || s.tiers.Backup.ValidID(key))
 }
 
 // keeps reports whether there is a service that keeps sessions.

@@ -235,9 +235,11 @@
 //	log out     remove; in the background, backup update: it is listed no more
 //
 // Why no session survives: whatever is listed before step 1 is removed, or moves
-// before step 1, and then the index has the new id, or after it, and is refused. An
-// old id stays listed, as ending, until a later End or login has removed it once
-// more: the request that has moved the session may not have told the cache yet.
+// before step 1, and then the index has the new id, or after it, and is refused. If
+// End dies after step 1, its sessions are removed by the next End, by a login, in the
+// background of a listing, and one by one where they are to move. So an old id stays
+// listed, as ending, until one of these has removed it once more: the request that has
+// moved the session may not have told the cache yet.
 //
 // A session is listed until a time. A save that makes it live for longer than that
 // changes the index in the same update, and lists it for twice as long as it lives;

@@ -79,7 +79,8 @@ func (m *Move) MayBeMoved() bool {
 //
 // Run also changes the indexes of the owners whom the session had and has.
 //
-// tier.ErrRemoved: somebody else has removed or moved it. tier.ErrNotPublished: it
+// tier.ErrRemoved: somebody else has removed or moved it, or is removing the owner's
+// sessions, and then it is removed. tier.ErrNotPublished: it
 // has moved, and the cache may show the old one for a while. tier.ErrNotSaved: it
 // has not moved, or nobody can tell. Then the old id is the one to keep; another
 // Run finds out, and if none comes before the request has ended, what has moved
@@ -211,6 +212,9 @@ func (m *Move) commit(ctx context.Context) error {
 		return m.publish(finishing)
 	case errors.Is(err, errEmptied) && m.from != "":
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
+	case errors.Is(err, errEnding):
+		// Whoever was to end it may have died.
+		return errors.Join(err, s.remove(finishing, m.from, m.until))
 	case m.outcome == mayBeMoved && !errors.Is(err, tier.ErrRemoved):
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)

@@ -291,17 +291,25 @@ func TestNoAsynchronousChangeFallsBetweenTheCommitAndTheMarker(t *testing.T) {
 }
 
 func TestAPublishKeepsTheSeal(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := created(t, "a=1 b=1")
-		r, b := s.opened(t, "A"), s.opened(t, "B")
-		begin := s.hold("A", "backup.begin", false)
-		ended := started(func() error { _, err := r.move("a=2"); return err })
-		must(t, b.update("b=2"))
-		expect(t, "cached", s.cached(), "sealed a=1 b=2")
-		begin()
-		must(t, ended())
-		s.expectMoved(t, s.request(t, "A"), "a=2 b=2")
-	})
+	for when, loadedBefore := range map[string]bool{"loaded before": true, "loaded then": false} {
+		t.Run(when, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s := created(t, "a=1")
+				must(t, s.opened(t, "C").update("b=1")) // the item has the record's token
+				r, b := s.opened(t, "A"), s.opened(t, "B")
+				begin := s.hold("A", "backup.begin", false)
+				ended := started(func() error { _, err := r.move("a=2"); return err })
+				if !loadedBefore {
+					b.load()
+				}
+				must(t, b.update("b=2"))
+				expect(t, "cached", s.cached(), "sealed a=1 b=2")
+				begin()
+				must(t, ended())
+				s.expectMoved(t, s.request(t, "A"), "a=2 b=2")
+			})
+		})
+	}
 }
 
 // An orphan lease of a minute would let a refill put a session there whose

@@ -253,7 +253,8 @@ func (l *listing) owned() Owned { return Owned{l.id, l.ref, l.since.time(), l.la
 // loadsAtOnce is how many sessions are loaded, or removed, at once.
 const loadsAtOnce = 16
 
-// Owned returns the sessions of an owner that live, the latest first.
+// Owned returns the sessions of an owner that live, the latest first. Those that are
+// ending are removed in the background: whoever was to end them may have died.
 // tier.ErrUnavailable: it cannot be told.
 func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
 	rec, err := s.read(ctx, o.id())
@@ -264,7 +265,14 @@ func (s *Store) Owned(ctx context.Context, o Owner) ([]Owned, error) {
 	if err != nil {
 		return nil, err
 	}
-	x = slices.DeleteFunc(x, func(l listing) bool { return l.ending })
+	var ending index
+	x = slices.DeleteFunc(x, func(l listing) bool {
+		if l.ending {
+			ending = append(ending, l)
+		}
+		return l.ending
+	})
+	s.tidy(ctx, o, ending, "")
 	lives := make([]bool, len(x))
 	var mu sync.Mutex
 	inParallel(loadsAtOnce, len(x), func(i int) {
@@ -398,6 +406,7 @@ func (s *Store) first(ctx context.Context, ids []string, n int) []string {
 			ended = append(ended, id)
 		}
 	}
+	//rule: owner-oldest
 	return append(ended, living...)[:n]
 }
 

@@ -255,6 +255,61 @@ func TestWhoDiesWhileSessionsEndIsRepeatedByTheNext(t *testing.T) {
 	}
 }
 
+// endedByADeadRequest is alice's session, which is ending, though whoever was to
+// remove it has died.
+func endedByADeadRequest(t *testing.T) (*services, *request) {
+	t.Helper()
+	s, a := loggedIn(t)
+	s.die("E", "backup.commit", true)
+	_ = s.request(t, "E").end(alice)
+	s.well()
+	expect(t, "listed", s.index(t, alice), "of-A!")
+	expect(t, "it lives", a.as("F").see(), "u=alice")
+	return s, a
+}
+
+func TestAListingRemovesWhatADeadRequestWasToEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, _ := endedByADeadRequest(t)
+		must(t, s.request(t, "B").login(bob, "u=bob"))
+		all, err := s.request(t, "B").st.Owned(context.Background(), alice)
+		must(t, err)
+		expect(t, "sessions", len(all), 0)
+		drain(t)
+		s.expectRemovedAs(t, "of-A")
+		expect(t, "listed", s.index(t, alice), "")
+		s.expectKeptAs(t, "of-B", "u=bob")
+	})
+}
+
+func TestASessionThatIsRefusedANewIDSinceItIsEndingIsRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, a := endedByADeadRequest(t)
+		_, err := a.as("B").move("x=1")
+		expectErr(t, "move", err, tier.ErrRemoved)
+		s.expectRemovedAs(t, "of-A")
+		expect(t, "moved", s.backedUpAs("of-B"), "-")
+	})
+}
+
+func TestARefusalThatCannotRemoveTheSessionSaysSo(t *testing.T) {
+	for op, want := range map[string]error{"backup.put": tier.ErrNotBackedUp, "cache.set": tier.ErrNotPublished} {
+		t.Run(op, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				s, a := endedByADeadRequest(t)
+				b := a.as("B")
+				s.fail("B", op)
+				_, err := b.move("x=1")
+				expectErr(t, "move", err, tier.ErrRemoved)
+				expectErr(t, "move", err, want)
+				s.well()
+				time.Sleep(time.Minute)
+				s.expectRemovedAs(t, "of-A") // by the background
+			})
+		})
+	}
+}
+
 func TestAnEndThatFailsSaysSoAndMayBeRepeated(t *testing.T) {
 	for op, want := range map[string]error{"backup.txget": tier.ErrNotSaved, "backup.put": tier.ErrNotBackedUp, "cache.set": tier.ErrNotPublished} {
 		t.Run(op, func(t *testing.T) {

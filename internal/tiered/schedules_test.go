@@ -336,7 +336,7 @@ func TestARightGuessWritesWhatTheUpdateWould(t *testing.T) {
 			}
 			parts = append(parts, p)
 		}
-		_, guessed, guess := st.guess(id, parts)
+		committed, guessed, guess := st.guess(id, parts)
 		if guess == nil {
 			t.Skip("no guess")
 		}
@@ -351,6 +351,21 @@ func TestARightGuessWritesWhatTheUpdateWould(t *testing.T) {
 		}
 		if known(got) != known(next) || !changed && known(got) != known(kept) {
 			t.Fatalf("got\n%s\nwant\n%s", known(got), known(next))
+		}
+		// In place of the item that it was made of comes what a join would make of both.
+		put, _, err := st.contain(item, committed, item)
+		if err != nil {
+			t.Fatal(err)
+		}
+		another := committed.clone()
+		another.of = nil
+		joined, _, err := st.contain(item, another, item)
+		if err != nil {
+			t.Fatal(err)
+		}
+		joined.swept = put.swept // a moment later
+		if !sameState(put, joined) {
+			t.Fatalf("put\n%+v\nwant\n%+v", put, joined)
 		}
 	})
 }

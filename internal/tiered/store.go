@@ -124,6 +124,12 @@ func (l *Loaded) Born() time.Time { return l.state.born.time() }
 // Owner is whose the session is, as far as that is stored.
 func (l *Loaded) Owner() Owner { return l.state.owner }
 
+// IsListedUntil reports whether a session of that owner needs no change of the
+// owner's index to live until then.
+func (l *Loaded) IsListedUntil(o Owner, ends time.Time) bool {
+	return l.state.owner == o && microsOf(ends) <= l.state.listed
+}
+
 // MaxAge is the session's own MaxAge in seconds, if it has one.
 func (l *Loaded) MaxAge() (seconds int32, ok bool) {
 	_, ok = l.state.find(maxAgeName)

@@ -182,6 +182,25 @@ func TestADeletionThatWasUnsavedForLongIsSavedOnce(t *testing.T) {
 	})
 }
 
+// The deletion is forgotten by the time the request saves what it had loaded.
+func TestWhatWasUnsavedLongAgoDoesNotComeBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
+		s := created(t, "a=1")
+		s.fail("B", "backup")
+		expectErr(t, "change", s.opened(t, "B").update("x=1"), tier.ErrNotBackedUp)
+		slow := s.opened(t, "slow")
+		expect(t, "loaded", shown(slow.l.Value()), "a=1 x=1")
+		s.well()
+		must(t, s.opened(t, "C").update("-x"))
+		for range 8 {
+			time.Sleep(20 * time.Minute)
+			must(t, s.opened(t, "C").update(""))
+		}
+		must(t, slow.update("s=1"))
+		s.expectKept(t, "a=1 s=1")
+	})
+}
+
 func TestADeletionThatTheRecordForgetsDoesNotLeaveAnythingUnsaved(t *testing.T) {
 	onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
 		s := created(t, "a=0 x=0")

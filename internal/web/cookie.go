@@ -54,7 +54,7 @@ func VaryCookie(header http.Header) {
 			}
 		}
 	}
-	header.Add("Vary", "Cookie")
+	header["Vary"] = append(header["Vary"], "Cookie")
 }
 
 // A browser sends several values of one cookie if they differ in path or domain.
@@ -63,12 +63,13 @@ const maxValues = 3
 
 // CookieValues returns the values that r has of the cookie called name, in the
 // order in which the client sent them: the first three, without duplicates and
-// empty ones.
-func CookieValues(r *http.Request, name string) []string {
-	var values []string
+// empty ones. Where there are fewer, the rest is empty.
+func CookieValues(r *http.Request, name string) (values [maxValues]string) {
+	n := 0
 	for _, c := range r.CookiesNamed(name) {
-		if len(values) < maxValues && c.Value != "" && !slices.Contains(values, c.Value) {
-			values = append(values, c.Value)
+		if n < maxValues && c.Value != "" && !slices.Contains(values[:n], c.Value) {
+			values[n] = c.Value
+			n++
 		}
 	}
 	return values

@@ -48,11 +48,14 @@ func Handler(next http.Handler, key any, begin func(r *http.Request) Hook) http.
 			http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 			return
 		}
-		run(w, r.WithContext(context.WithValue(r.Context(), key, hook)), next, hook)
+		run(w, r, next, key, hook)
 	})
 }
 
-func run(w http.ResponseWriter, r *http.Request, next http.Handler, hook Hook) {
+func run(w http.ResponseWriter, r *http.Request, next http.Handler, key any, hook Hook) {
+	of := &response{Context: r.Context(), key: key}
+	r = r.WithContext(of)
+	of.writer = writer{inner: w, request: r, hook: hook, entered: fieldsOf(w.Header())}
 	if r.MultipartForm == nil { // else whoever parsed it removes the files
 		defer func() {
 			if r.MultipartForm != nil {
@@ -60,11 +63,26 @@ func run(w http.ResponseWriter, r *http.Request, next http.Handler, hook Hook) {
 			}
 		}()
 	}
-	rw := &writer{inner: w, request: r, hook: hook, entered: w.Header().Clone()}
-	defer rw.skip() // unless begin has run the hook
-	next.ServeHTTP(rw, r)
-	_ = rw.begin(false) // if it failed, ServeError has answered
+	defer of.skip() // unless begin has run the hook
+	next.ServeHTTP(&of.writer, r)
+	_ = of.begin(false) // if it failed, ServeError has answered
 	hook.Finish()
+}
+
+// A response is what Handler makes for a request, in one allocation: the app's writer,
+// and the context in which Inside finds the hook.
+type response struct {
+	context.Context
+	key any
+	writer
+}
+
+// Value implements context.Context.
+func (of *response) Value(key any) any {
+	if key == of.key {
+		return of.hook
+	}
+	return of.Context.Value(key)
 }
 
 // Inside returns the hook of the Handler with that key, if ctx is the context of a

@@ -219,6 +219,37 @@ func TestAHookThatFailsReplacesTheResponseWhateverSendsIt(t *testing.T) {
 	})
 }
 
+func TestTheHeaderIsRestoredThoughTheAppChangedItsValuesInPlace(t *testing.T) {
+	m := manager{fail: errHook}
+	w := httptest.NewRecorder()
+	w.Header()["Outside"] = append(make([]string, 0, 4), "a", "b")
+	m.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Outside"][0] = "changed"
+		w.Header().Add("Outside", "c")
+	})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if got := w.Result().Header["Outside"]; !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestTheAppsContextHasWhatTheRequestsHas(t *testing.T) {
+	type key struct{}
+	var m manager
+	var got context.Context
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "a value"))
+	m.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var end context.CancelFunc
+		got, end = context.WithCancel(r.Context())
+		t.Cleanup(end)
+	})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+	if got.Value(key{}) != "a value" || got.Err() != nil {
+		t.Errorf("value %v, error %v", got.Value(key{}), got.Err())
+	}
+	if cancel(); got.Err() == nil {
+		t.Error("it does not end with the request's")
+	}
+}
+
 func TestEveryCallReturnsAnErrorOnceTheResponseIsReplaced(t *testing.T) {
 	m := manager{fail: errHook}
 	eachProtocol(t, func(t *testing.T, http2 bool) {

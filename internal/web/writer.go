@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,10 +22,25 @@ type writer struct {
 	inner   http.ResponseWriter
 	request *http.Request
 	hook    Hook
-	entered http.Header // inner's header when Handler was entered
+	entered []field // inner's header when Handler was entered
 
 	once     sync.Once
 	replaced atomic.Pointer[replacement] // nil: the response is the app's
+}
+
+// A field is one of a header.
+type field struct {
+	name   string
+	values []string
+}
+
+// fieldsOf returns a copy of a header. It is seldom read, and costs less than a map.
+func fieldsOf(header http.Header) []field {
+	fields := make([]field, 0, len(header))
+	for name, values := range header {
+		fields = append(fields, field{name, slices.Clone(values)})
+	}
+	return fields
 }
 
 // A replacement is what the app sees of a response that was replaced.
@@ -44,8 +60,8 @@ func (w *writer) begin(hijack bool) error {
 		}
 		w.replaced.Store(&replacement{header.Clone(), fmt.Errorf("%w: %w", ErrReplaced, err)})
 		clear(header)
-		for name, values := range w.entered {
-			header[name] = values
+		for _, f := range w.entered {
+			header[f.name] = f.values
 		}
 		w.hook.ServeError(w.inner, w.request, err)
 	})

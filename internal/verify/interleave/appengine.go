@@ -279,7 +279,12 @@ func (w *world) describe(c *call, txns map[uint64]*transaction) {
 		c.name = "rollback"
 	case "backup.RunQuery", "backup.Next":
 		c.name = map[string]string{"RunQuery": "query", "Next": "next"}[c.method]
-		c.answer = func() []token { return []token{word(fmt.Sprint(bytes.Contains(c.response, []byte(w.id))))} }
+		c.answer = func() (tokens []token) {
+			for _, id := range w.ids() {
+				tokens = append(tokens, word(fmt.Sprint(bytes.Contains(c.response, []byte(id)))))
+			}
+			return tokens
+		}
 	case "backup.Get", "backup.Put", "backup.Delete":
 		c.name = map[string]string{"Get": "ds-get", "Put": "ds-put", "Delete": "ds-delete"}[c.method]
 		if txn != nil {
@@ -312,12 +317,16 @@ func (w *world) performOnAppEngine(c *call, txns map[uint64]*transaction, servic
 	}
 	request := c.request
 	switch c.name {
-	case "txn-get", "txn-put", "commit":
+	case "txn-get", "txn-put", "txn-delete", "commit":
 		if time.Since(txn.began) > transactionTime {
 			return nil, w.expireTransaction(c, txn)
 		}
 	}
 	switch c.name {
+	case "txn-delete":
+		in := decode(request, &wire.DeleteRequest{})
+		in.Transaction = decode(txn.handle, &wire.Transaction{})
+		request = encode(protoadapt.MessageV1Of(in))
 	case "txn-get", "txn-put":
 		request = withTransaction(request, txn.handle)
 		if c.name == "txn-get" && txn.read == 0 {

@@ -36,6 +36,7 @@ func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, return
 		Retries:       sc.retries,
 		CacheTimeout:  callTimeout,
 		BackupTimeout: callTimeout,
+		MaxPerOwner:   sc.most,
 		Report:        func(_ string, err error) { returned(err) },
 		Shared:        func() any { return b },
 	}}
@@ -145,7 +146,7 @@ func (v *bareVisit) change() *tiered.Change {
 	if owner := v.op.owner; owner != "" {
 		c.Owner = &tiered.Ownership{Owner: ownerNamed(owner)}
 	} else if v.sc.owned {
-		c.Owner = &tiered.Ownership{Owner: ownerNamed("alice")}
+		c.Owner = &tiered.Ownership{Owner: ownerNamed(alice)}
 	}
 	return c
 }
@@ -156,7 +157,7 @@ func (v *bareVisit) close() {
 	var err error
 	switch {
 	case v.op.endall:
-		err = v.End(v.ctx, ownerNamed("alice"), func(tiered.Owned) bool { return true })
+		err = v.End(v.ctx, ownerNamed(alice), func(tiered.Owned) bool { return true })
 	case v.none:
 	case v.op.logout:
 		err = v.Remove(v.ctx, v.id, v.loaded)

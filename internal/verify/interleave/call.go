@@ -75,13 +75,22 @@ func holderOf(ctx context.Context) holder { return ctx.Value(holderKey{}).(holde
 
 // label is the call's name in a trace.
 func (c *call) label() string {
-	if w := c.actor.w; w.second != "" && slices.Contains(c.ids, w.second) {
-		return c.name + "'"
-	} else if w.scenario.hasOwners() && len(c.ids) == 1 && c.ids[0] != w.id && c.ids[0] != c.actor.target {
-		return c.name + "@" + w.place(c.ids[0])
+	w, name := c.actor.w, c.name
+	if w.second != "" && slices.Contains(c.ids, w.second) {
+		return name + "'"
 	}
-	return c.name
+	if w.scenario.hasOwners() && len(c.ids) == 1 && c.ids[0] != w.id && c.ids[0] != c.actor.target {
+		name += "@" + w.place(c.ids[0])
+	}
+	if c.isAside() {
+		name += "~"
+	}
+	return name
 }
+
+// isAside reports whether the call is part of what a request has left to the
+// background, which may change an owner's index while the request does so itself.
+func (c *call) isAside() bool { return c.actor.w.scenario.hasOwners() && workOf(c.ctx) != nil }
 
 // written are the ids of the records that the call has written, if it is one
 // that others see.
@@ -150,7 +159,7 @@ func (c *call) hidden() bool {
 	case "begin":
 		// The first call of a save tells when that began.
 		return c.actor.judge.Saving != 0
-	case "txn-put":
+	case "txn-put", "txn-delete":
 		return true
 	case "rollback":
 		return c.to == nil || !c.to.Unlocks

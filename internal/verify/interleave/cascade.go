@@ -88,10 +88,10 @@ func (cascadeStore) purge(ctx context.Context) error {
 func (cascadeStore) decode(value []byte) (s stored, err error) {
 	var values map[any]any
 	err = gob.NewDecoder(bytes.NewReader(value)).Decode(&values)
-	return stored{attrs: texts(values)}, err
+	return stored{attrs: texts(values), owner: ownerIn(values[ownerAttr])}, err
 }
 
-func (cs cascadeStore) visit(ctx context.Context, t tiers, _ scenario, o op, returned, logged func(error)) visit {
+func (cs cascadeStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, logged func(error)) visit {
 	if o.old {
 		return &oldCascadeVisit{ctx: ctx, returned: returned}
 	}
@@ -99,20 +99,27 @@ func (cs cascadeStore) visit(ctx context.Context, t tiers, _ scenario, o op, ret
 	if t.cache != nil {
 		cs = newCascadeStore(cascadestore.NewTieredStore(t.cache, t.backup, hashKey))
 		cs.SetMaxLength(0)
+	} else if sc.hasOwners() {
+		cs = newCascadeStore(cascadestore.NewCascadeStore(cascadestore.DistributedBackends, hashKey))
 	}
-	return &cascadeVisit{cs: cs, ctx: ctx, returned: returned}
+	if sc.hasOwners() {
+		cs.Owner = func(s *sessions.Session) string { return ownerIn(s.Values[ownerAttr]) }
+		cs.MaxPerOwner = sc.most
+	}
+	return &cascadeVisit{cs: cs, ctx: ctx, sc: sc, op: o, returned: returned}
 }
 
 // A cascadeVisit is an HTTP request.
 type cascadeVisit struct {
 	cs       cascadeStore
 	ctx      context.Context
+	sc       scenario
 	returned func(error)
 	request  *http.Request
 	session  *sessions.Session // nil: there is none
 	op       op
-	id       string // that it was loaded under
-	newID    string
+	id       string // that it was loaded under; empty: it is new
+	newID    string // that the browser is told
 }
 
 // open begins the request. An id comes in a signed cookie.
@@ -134,10 +141,10 @@ func (v *cascadeVisit) create() string {
 		v.returned(err)
 		return ""
 	}
-	for name, value := range initial {
+	for name, value := range newAttributes(v.sc, v.op) {
 		s.Values[name] = value
 	}
-	v.session, v.id = s, s.ID
+	v.session = s
 	return s.ID
 }
 
@@ -155,13 +162,30 @@ func (v *cascadeVisit) load(id string) *view {
 
 func (v *cascadeVisit) act(o op, value string) {
 	v.op = o
-	if o.regenerate && v.session != nil {
-		if err := v.cs.RegenerateID(v.request, v.session); err != nil {
-			v.returned(err)
-		}
+	if o.enter {
+		v.create()
+		return
+	}
+	if v.session == nil {
+		return
+	}
+	var err error
+	switch {
+	case o.owner != "":
+		v.session.Values[ownerAttr] = o.owner
+	case o.regenerate:
+		err = v.cs.RegenerateID(v.request, v.session)
 	}
 	switch {
-	case v.session == nil:
+	case o.others:
+		err = errors.Join(err, v.cs.RemoveOthers(v.request, v.session))
+	case o.endall:
+		err = v.cs.RemoveAll(v.ctx, cookieName, alice)
+	}
+	if err != nil {
+		v.returned(err)
+	}
+	switch {
 	case o.logout:
 		v.session.Options.MaxAge = -1
 	case o.refresh:
@@ -176,15 +200,15 @@ func (v *cascadeVisit) act(o op, value string) {
 func (v *cascadeVisit) moved() string { return v.newID }
 
 func (v *cascadeVisit) close() {
-	if v.session == nil {
-		return
-	}
-	err := v.save()
-	if v.op.again && errors.Is(err, cascadestore.ErrNotSaved) {
-		err = v.save()
-	}
-	if v.session.ID != v.id {
-		v.newID = v.session.ID
+	var err error
+	switch {
+	case v.op.endall && !v.op.logout:
+		err = v.cs.RemoveAll(v.ctx, cookieName, alice)
+	case v.session == nil:
+	default:
+		if err = v.save(); v.op.again && errors.Is(err, cascadestore.ErrNotSaved) {
+			err = v.save()
+		}
 	}
 	if err != nil {
 		v.returned(err)
@@ -214,6 +238,9 @@ func (v *cascadeVisit) save() error {
 		var id string
 		if cookie == nil || v.cs.anyAge.Decode(cookieName, cookie.Value, &id) != nil || id != v.session.ID {
 			return errors.Join(err, fmt.Errorf("%w: it is not the session's", errCookie))
+		}
+		if id != v.id {
+			v.newID = id
 		}
 	}
 	return err

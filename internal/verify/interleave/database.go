@@ -71,7 +71,9 @@ func Do(ctx context.Context, to Call) error {
 	c := &call{ctx: ctx, service: inBackup, name: to.Name, ids: to.IDs, values: to.Values, perform: to.Perform, failure: to.Failure}
 	c.to = &to
 	switch c.name {
-	case "ds-get", "txn-get", "ds-swap", "commit", "query":
+	case "query":
+		c.answer = func() []token { return w.recordTokensOf(w.ids()) }
+	case "ds-get", "txn-get", "ds-swap", "commit":
 		c.answer = func() []token { return w.recordTokensOf(c.ids) }
 	}
 	return h.hold(c)

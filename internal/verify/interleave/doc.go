@@ -5,10 +5,10 @@
 // good, make a call fail, or make it and lose its answer, have a cache not answer
 // in time, end the request's context inside a call, make a service fail for one
 // request or for all, or let time pass. The stores are those of the root
-// package, of cascadestore and of scsstore on both services, used as an app uses
-// them, and the protocol alone, which can do what no store can: move a session that
-// others change asynchronously. What each has of its own is in one file
-// (gaesession.go, cascade.go, scs.go, bare.go); all else is the same.
+// package, of cascadestore and of scsstore on both services, and the root package's
+// Sessions, used as an app uses them; and the protocol alone. What each has of its own
+// is in one file (gaesession.go, sessions.go, cascade.go, scs.go, bare.go); all else is
+// the same.
 //
 // The services are App Engine's, or a cache that goes back in time, as a Redis
 // server does that restarts from a snapshot, with the fence of package rediscache
@@ -41,10 +41,16 @@
 // _cloud_demo. On "small" services a few kilobytes reach the limits of items and
 // records, and #5000 behind a change says how many bytes longer its value is.
 // With "two" each request works on another session of the same store as well; the
-// events are then those that no error tells of. With "owned" the session is Alice's,
-// and in the index of her sessions; other sessions are nobody's until somebody logs
-// in ("own", "claim"), and "enter" begins another one of hers. "endall" ends all of
-// them. Backups copy what they are given and what they hand on.
+// events are then those that no error tells of. Backups copy what they are given and
+// what they hand on.
+//
+// With "owned" the session is Alice's, and in the index of her sessions; other
+// sessions are nobody's until somebody logs in ("own", "claim"), and "enter" begins
+// another one of hers. "endall" ends all of them from outside, "logout-all" does so
+// from a request of the session, which logs out as well, and "others" spares the
+// request's own. With "most=2" she may have two, and a login beyond that ends the
+// oldest. In the state "brief" the next use has to be listed, and in "lapsed" her index
+// has expired, so that a purge deletes it unless somebody logs in.
 //
 // A schedule is a list of choices: which call is made next, or what happens
 // instead. The search goes depth first and begins every schedule anew, as the
@@ -55,25 +61,27 @@
 // they come up, the times of changes by their rank, and other times are told to
 // the minute. A call that nobody else can notice (the beginning of a transaction,
 // a put inside of it, a rollback, and what fails anyway as its service is down) is
-// made as soon as it can be made; but the first call of a save is not hidden, as it
+// made as soon as it can be made. With owners a "~" behind a call says that a request
+// has left it to the background. But the first call of a save is not hidden, as it
 // tells when the save began. On a Database that call may have the time of the
 // change in it already: there a request pauses before it saves.
 //
 // A scenario on cascadestore's store has the word cascade in its name, one on
-// scsstore's the word scs, one on the protocol alone the word bare. On cascadestore's a request has the session's
+// scsstore's the word scs, one on Sessions the word sessions, one on the protocol
+// alone the word bare. On cascadestore's a request has the session's
 // signed cookie, calls New, changes Values or Options or calls RegenerateID, and
 // then Save, which moves the session; what Save answers as a cookie is looked at
-// as well. "again" saves again after [tier.ErrNotSaved]. On scsstore's a request goes
-// through its Handler, with an IdleTimeout, so that scs commits at each of them;
-// "refresh" sets a later deadline.
+// as well. "again" saves again after [tier.ErrNotSaved]. On Sessions and on scsstore's
+// a request goes through Handler. Sessions hashes the ids; scs has an IdleTimeout, so
+// that it commits at each request, and "refresh" sets a later deadline. Where sessions
+// have owners an attribute says whose they are.
 //
 // Left out: the retry of a background save in a context of its own, as that goes
 // to the service without passing here; gob in the root package and in scsstore, as
 // sessions are encoded as JSON there, which is quicker; RenewToken, which is a logout
 // and a login; cascadestore's
 // other combinations of backends; requests with the id that RegenerateID made,
-// before the request that called it has returned; owners in the two stores, which
-// are explored on the protocol alone.
+// before the request that called it has returned.
 //
 // # What is judged
 //
@@ -81,9 +89,11 @@
 // schedule a load, what the backup holds, what was pending once the services
 // answer again, a request that touches the session, one more change, and loads
 // after the cache was emptied. A change may be refused for its size only if it
-// takes from the reserve, and never once it was acknowledged. A session that lives
-// has to be in its owner's index after every write; and once all of Alice's have
-// ended, none is left that had logged in before. What may be seen is said in
+// takes from the reserve, and never once it was acknowledged. After every write a
+// session that lives has to be in its owner's index, and to be whose the app says; one
+// that has ended is not there again. A login has another id, also to a session that is
+// gone, of which it takes nothing along. And once all of Alice's have ended, none is
+// left that had logged in before. What may be seen is said in
 // package judge, which the other tests use, too; the scenario tells it which of
 // its excuses can excuse nothing there.
 package interleave

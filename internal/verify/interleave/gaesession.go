@@ -38,7 +38,7 @@ func (gaesessionStore) decode(value []byte) (stored, error) {
 		AttrsF    map[string]string
 	}
 	err := codec.Unmarshal(value, &v)
-	return stored{v.AccessedF, v.AttrsF}, err
+	return stored{v.AccessedF, texts(v.AttrsF), v.AttrsF[ownerAttr]}, err
 }
 
 func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
@@ -48,6 +48,15 @@ func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, re
 		v.store = v.old
 		return v
 	}
+	opt := optionsOf(t, sc, o, func(_ context.Context, err error) { returned(err) })
+	if v.again = o.again; v.again {
+		opt.OnError = func(_ context.Context, err error) { v.errs = append(v.errs, err) }
+	}
+	v.store = gaesession.NewMemcacheStoreOptions(ctx, &opt)
+	return v
+}
+
+func optionsOf(t tiers, sc scenario, o op, report func(context.Context, error)) gaesession.MemcacheStoreOptions {
 	opt := gaesession.MemcacheStoreOptions{
 		Codec:              &codec,
 		Retries:            sc.retries,
@@ -57,16 +66,12 @@ func (gaesessionStore) visit(ctx context.Context, t tiers, sc scenario, o op, re
 		Backup:             t.backup,
 		OnlyMemcache:       sc.only,
 		AsyncDatastoreSave: o.async,
-		OnError:            func(_ context.Context, err error) { returned(err) },
+		OnError:            report,
 	}
 	if o.refresh {
 		opt.RefreshInterval = time.Minute
 	}
-	if v.again = o.again; v.again {
-		opt.OnError = func(_ context.Context, err error) { v.errs = append(v.errs, err) }
-	}
-	v.store = gaesession.NewMemcacheStoreOptions(ctx, &opt)
-	return v
+	return opt
 }
 
 type gaesessionVisit struct {

@@ -99,16 +99,19 @@ func (w *world) judgeEnded(a *actor) {
 				w.fail("request %d was refused for its size, and %d bytes were there: %v", a.index, a.largest, err)
 			}
 		case failing || a.op.old:
-		case a.op.enter || a.op.endall:
+		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
+		case !a.op.loads() && !a.op.login:
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		case errors.Is(err, gaesession.ErrRemoved):
 			if jerr := w.session.CheckRefusal(a.judge, time.Now()); jerr != nil {
 				w.fail("request %d reported %v: %w", a.index, err, jerr)
 			}
-		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
 		default:
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		}
+	}
+	if err := a.err(); err == nil && a.op.owner != "" && a.op.makes() && !a.judge.Gone && a.newID == "" {
+		w.fail("request %d has logged in, and the session has kept its id", a.index)
 	}
 	if err := w.session.CheckSuccess(a.judge); err != nil && !a.op.old {
 		w.fail("request %d: %w", a.index, err)
@@ -152,15 +155,15 @@ func (w *world) judgeEnd() {
 	}
 	w.down = map[string]bool{}
 	w.clock++
+	w.mu.Lock()
+	w.free = true
+	w.mu.Unlock()
 	for range 300 {
 		if w.database == nil || w.database.Locks() == w.unlocked {
 			break
 		}
 		time.Sleep(time.Second) // a transaction that could not be rolled back ends by itself
 	}
-	w.mu.Lock()
-	w.free = true
-	w.mu.Unlock()
 	backup := func(what string) *view {
 		return w.check(what+" the backup has", w.inBackup(), w.clock, time.Now(), true)
 	}
@@ -303,11 +306,14 @@ func (w *world) judgeMoved(when string) {
 			}
 			continue
 		}
-		if a.op.regenerate && a.judge.Closed != 0 && !a.judge.Failed {
+		if a.op.regenerate && a.judge.Closed != 0 && !a.judge.Failed && !a.isAgain() {
 			movers++
 		}
 		r := w.newRequest("", op{})
 		loaded, inBackup := r.load(a.newID), w.inBackupAt(a.newID)
+		if w.ended[a.newID] && !loaded.none && !w.hurt && !w.unsure && !w.hasOld() {
+			w.fail("P2: %s under the id that request %d made is %v, which had ended", when, a.index, loaded)
+		}
 		for _, v := range []*view{loaded, inBackup} {
 			switch {
 			case !v.none && a.isEnded(w.clock):
@@ -315,8 +321,13 @@ func (w *world) judgeMoved(when string) {
 				continue
 			case v.none && (w.expired || a.mayBeEnded()), !v.none && w.isTimeless():
 				continue
-			case a.op.enter:
-				if v.none && !a.judge.Failed || !v.none && !maps.Equal(v.attrs, initial) {
+			case a.op.enter || a.isAgain():
+				// Of a session that is gone a login takes nothing along.
+				has := initial
+				if !a.op.enter {
+					has = a.judge.Sets
+				}
+				if v.none && !a.judge.Failed || !v.none && !maps.Equal(v.attrs, has) {
 					w.fail("P1: %s in the session that request %d began is %v", when, a.index, v)
 				}
 				continue

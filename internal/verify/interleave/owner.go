@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,10 +23,32 @@ import (
 // beginning, and listed; otherwise it is nobody's until somebody logs in. A request
 // "endall" removes all of Alice's sessions, whatever their ids.
 
-// ownerNames are those of the owners, as they are in scenarios.
-var ownerNames = []string{"alice", "bob"}
+// alice is the owner whose sessions are ended.
+const alice = "alice"
 
-func ownerNamed(name string) tiered.Owner { return tiered.OwnerOf("explore", name) }
+// ownerNames are those of the owners, as they are in scenarios.
+var ownerNames = []string{alice, "bob"}
+
+func ownerNamed(name string) tiered.Owner { return tiered.OwnerOf(cookieName, name) }
+
+// ownerAttr is the attribute that says whose a session is, where a store asks the
+// app. Nobody judges it as an attribute.
+const ownerAttr = "owner"
+
+// ownerIn is the owner that the value of the attribute names.
+func ownerIn(value any) string {
+	name, _ := value.(string)
+	return name
+}
+
+// newAttributes are those of a session that a request begins.
+func newAttributes(sc scenario, o op) map[string]string {
+	attrs := maps.Clone(initial)
+	if sc.owned || o.enter {
+		attrs[ownerAttr] = alice
+	}
+	return attrs
+}
 
 // indexID is that of the index of an owner.
 func indexID(o tiered.Owner) string {
@@ -35,7 +59,7 @@ func isIndex(id string) bool { return strings.HasPrefix(id, tier.OwnerPrefix) }
 
 // hasOwners reports whether sessions have owners.
 func (s scenario) hasOwners() bool {
-	return s.owned || slices.ContainsFunc(s.ops, func(o op) bool { return o.owner != "" || o.endall })
+	return s.owned || slices.ContainsFunc(s.ops, op.isOwners)
 }
 
 // place says which of a world's records and items an id is of; "": the session's
@@ -71,6 +95,12 @@ type listing struct {
 }
 
 const indexMagic = "\x89gaeown\x01"
+
+// emptyIndex is an index that lists nothing.
+func emptyIndex() []byte {
+	b := []byte(indexMagic)
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)))
+}
 
 var errIndex = errors.New("interleave: an index that cannot be read")
 
@@ -138,6 +168,9 @@ func (w *world) ownerTokens() (tokens []token) {
 	for _, r := range w.session.Requests {
 		tokens = append(tokens, word(fmt.Sprint(w.claimed == 0, w.claimed < r.Began, w.claimed < r.Closed)))
 	}
+	for _, id := range w.ids() {
+		tokens = append(tokens, word(fmt.Sprint(w.ended[id])))
+	}
 	for _, name := range ownerNames {
 		tokens = append(append(tokens, word(name)), w.recordTokensAt(indexID(ownerNamed(name)))...)
 	}
@@ -154,18 +187,26 @@ func (w *world) judgeIndex() {
 	w.indexed = w.version
 	for _, id := range w.ids() {
 		r := w.backup.record(id)
-		if isIndex(id) || r == nil || len(r.value) == 0 {
+		if isIndex(id) || r == nil {
 			continue
+		}
+		if w.ended[id] = w.ended[id] || len(r.value) == 0; len(r.value) == 0 {
+			continue
+		} else if w.ended[id] && !w.hasOld() {
+			w.fail("P2: the backup has a session again, under the id %q, that had ended", w.place(id))
 		}
 		tr, err := parseTrailer(r.value)
 		if err != nil || tr.isMissing {
 			continue
 		}
 		o := tiered.Owner([]byte(tr.owner))
+		if s, err := w.store.decode(tr.value); err == nil && !w.scenario.bare && ownerNamed(s.owner) != o {
+			w.fail("P10: a session, under the id %q, is %q's as the app says, and its trailer says another owner", w.place(id), s.owner)
+		}
 		if o == (tiered.Owner{}) {
 			continue
 		}
-		isAlices := o == ownerNamed("alice")
+		isAlices := o == ownerNamed(alice)
 		if isAlices && id == w.id && w.claimed == 0 {
 			w.claimed = w.clock
 		}
@@ -196,22 +237,56 @@ func (a *actor) login() judge.Time {
 // one included that a request has begun or moved. (P10)
 func (a *actor) isEnded(at judge.Time) bool {
 	return slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
-		return r.EndsAll && r.Closed != 0 && !r.Failed && r.Closed < at && a.login() < r.Began
+		isSpared := r.Spares && a.op.regenerate // "everywhere but here"
+		return r.EndsAll && !isSpared && r.Closed != 0 && !r.Failed && r.Closed < at && a.login() < r.Began
 	})
 }
 
 // mayBeEnded reports whether somebody may have ended the session that a request
 // has begun or moved.
 func (a *actor) mayBeEnded() bool {
-	return a.isAlices && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
-		return r.EndsAll && r.Began != 0 && r.End() >= a.judge.Began
+	return a.w.mayBeTooMany(a) || a.isAlices && slices.ContainsFunc(a.w.session.Requests, func(r *judge.Request) bool {
+		return r.EndsAll && r != a.judge && r.Began != 0 && r.End() >= a.judge.Began
 	})
+}
+
+// mayBeTooMany reports whether an owner may have so many sessions that the one which
+// a request has begun or moved is to end, or the one that was there at first (nil):
+// whether as many logins as there may be sessions did not end before it began. "Beyond
+// MaxPerOwner the oldest is ended."
+func (w *world) mayBeTooMany(a *actor) bool {
+	n, owner := 0, alice
+	if a != nil && a.op.owner != "" {
+		owner = a.op.owner
+	}
+	for _, b := range w.actors {
+		if b != a && b.op.owner == owner && b.judge.Saving != 0 && (a == nil || b.judge.End() >= a.judge.Began) {
+			n++
+		}
+	}
+	return w.scenario.most > 0 && n >= w.scenario.most
+}
+
+// logsIn notes of a request that begins to log in whether that may end the session
+// which was there at first.
+func (w *world) logsIn() {
+	if w.scenario.owned && w.mayBeTooMany(nil) {
+		w.session.Requests = append(w.session.Requests, &judge.Request{Removes: true, Failed: true, Began: w.clock, Saving: w.clock})
+	}
+}
+
+// isAgain reports whether a request has logged in to a session that was gone: "a new
+// session with what this request has set; the rest is reported".
+func (a *actor) isAgain() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.newID != "" && slices.ContainsFunc(a.logs, isLeftOut)
 }
 
 // endsAll notes of a request that ends all of Alice's sessions whether that one
 // is among them which the others are about.
 func (a *actor) endsAll() {
-	if a.w.scenario.owned || a.w.claimed == 0 {
+	if a.w.scenario.owned || a.w.claimed == 0 || a.op.loads() {
 		return
 	}
 	a.judge.Removes = true
@@ -228,6 +303,12 @@ func (w *world) judgeEnding() {
 		return
 	}
 	w.judgeIndex()
+	living := slices.DeleteFunc(w.listed(ownerNamed(alice)), func(l listing) bool { return l.ending })
+	// A session that moves meanwhile may be left until the next login.
+	moves := slices.ContainsFunc(w.scenario.ops, func(o op) bool { return o.regenerate && o.owner == "" })
+	if most := w.scenario.most; most > 0 && len(living) > most && w.events == 0 && !moves {
+		w.fail("Alice has %d sessions, and may have %d", len(living), most)
+	}
 	w.clock++
 	r := w.newRequest("", op{endall: true})
 	r.act(op{endall: true}, "")
@@ -246,7 +327,7 @@ func (w *world) judgeEnding() {
 		w.lose()
 		w.cache.flush()
 	}
-	if left := w.listed(ownerNamed("alice")); len(left) > 0 {
+	if left := w.listed(ownerNamed(alice)); len(left) > 0 {
 		w.fail("when all have ended %d sessions are listed", len(left))
 	}
 }

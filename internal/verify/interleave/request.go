@@ -60,7 +60,7 @@ type actor struct {
 	down         map[string]bool
 	txns         map[uint64]*transaction
 	answers      map[string][]token // in the order in which they came, by what they are about
-	attempt      int                // how many of the backup's there were when the transaction began
+	attempts     map[string]int     // how many there were when the last transaction began
 	breached     breachState
 	ended        context.Context // the request's
 	cancel       func()
@@ -303,7 +303,7 @@ func (a *actor) run() {
 	case a.op.login:
 		a.w.id = v.create()
 	case a.op.enter:
-	case a.op.endall:
+	case !a.op.loads():
 		a.phase = saving
 		v.close()
 		a.phase = returned
@@ -390,6 +390,8 @@ func (a *actor) startsSaving() {
 		r.Sets = initial
 	case a.op.endall:
 		a.endsAll()
+	case a.op.enter:
+		a.w.logsIn()
 	case a.op.attr != "" && !a.saw.none && a.saw.attrs[a.op.attr] != a.op.value(a.index):
 		r.Sets = map[string]string{a.op.attr: a.op.value(a.index)}
 	}

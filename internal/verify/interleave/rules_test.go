@@ -21,7 +21,7 @@ import (
 
 var rulesFlag = flag.Bool("explore.rules", false, "leave each rule of the protocol out of the code, and find out")
 
-// A rule of the protocol is marked in package tiered, by a comment of the form
+// A rule of the protocol is marked in one of ruleFiles, by a comment of the form
 // //rule: name before the statement, or the case of a switch, that keeps it.
 type rule struct {
 	name string
@@ -160,9 +160,28 @@ var rules = []rule{
 		by:       "x = slices.DeleteFunc(x, func(l listing) bool { return l.id == m.from })",
 		scenario: "cached regenerate+endall owned bare", events: "1", kinds: "crash",
 	},
+	{
+		name: "owner-oldest", says: "the oldest of an owner's sessions are the first to end",
+		by:       "return append(ended, living...)[len(ids)-n:]",
+		scenario: "cached enter+enter owned most=2 sessions", events: "0",
+	},
+	{
+		name: "login-moves", says: "a session that gets another owner gets another id",
+		scenario: "cached read+own sessions", events: "0",
+	},
+	{
+		name: "login-again", says: "a login to a session that is gone takes nothing of it along",
+		by:       "value, err := ch.Value, error(nil)",
+		scenario: "cached own+logout sessions", events: "0",
+	},
+	{
+		name: "purge-index", says: "a purge deletes an index only if it still has expired",
+		by:       "err = datastore.DeleteMulti(ctx, batch)",
+		scenario: "lapsed purge+own sessions", events: "0",
+	},
 }
 
-const tieredFiles = "../../tiered/*.go"
+var ruleFiles = []string{"../../tiered/*.go", "../../live/*.go", "../../gae/*.go"}
 
 var marker = regexp.MustCompile(`^//rule: (\S+)$`)
 
@@ -172,12 +191,16 @@ type marked struct {
 	start, end int
 }
 
-// findMarked returns what the markers of package tiered are before, by their name.
+// findMarked returns what the markers are before, by their name.
 func findMarked(t *testing.T) map[string][]marked {
 	t.Helper()
-	files, err := filepath.Glob(tieredFiles)
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no files %s: %v", tieredFiles, err)
+	var files []string
+	for _, pattern := range ruleFiles {
+		of, err := filepath.Glob(pattern)
+		if err != nil || len(of) == 0 {
+			t.Fatalf("no files %s: %v", pattern, err)
+		}
+		files = append(files, of...)
 	}
 	found := map[string][]marked{}
 	for _, file := range files {

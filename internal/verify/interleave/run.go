@@ -26,13 +26,17 @@ var (
 	seedFlag     = flag.Uint64("explore.seed", 1, "seed of the random schedules; 0: a new one, which is printed")
 )
 
-// shortTime bounds what a plain go test explores.
-const shortTime = 8 * time.Second
+// shortTime and ownersTime bound what a plain go test explores.
+const (
+	shortTime  = 8 * time.Second
+	ownersTime = 4 * time.Second
+)
 
 // A job is a scenario to be explored.
 type job struct {
 	scenario scenario
 	events   int
+	walks    int // random schedules; 0: all there are
 }
 
 // databases are those that schedules can run on, by the word for them in a
@@ -48,7 +52,7 @@ type list []job
 func (l *list) add(events int, scenarios ...scenario) {
 	for _, sc := range scenarios {
 		if isChosen(sc) && (*eventsFlag < 0 || *eventsFlag == events) {
-			*l = append(*l, job{sc, events})
+			*l = append(*l, job{scenario: sc, events: events})
 		}
 	}
 }
@@ -64,7 +68,8 @@ func (l *list) named(events int, names ...string) {
 }
 
 // jobs are what is explored on the services that are named, App Engine's without
-// a name. The most telling comes first: a short run does not get to the end.
+// a name, but for owners. The most telling comes first: a short run does not get to
+// the end.
 func jobs(services []string) (all list) {
 	if *scenarioFlag != "" {
 		all.named(max(*eventsFlag, 0), *scenarioFlag)
@@ -73,7 +78,6 @@ func jobs(services []string) (all list) {
 	for _, on := range services {
 		if on == "" && !*fullFlag {
 			all.named(0,
-				"cached own+endall bare", "brief change:a+endall owned bare",
 				"cached change:a~ahead+change:a~behind", "cached async:a~ahead+async-delete:a~behind",
 				"cached old:a+change:a", "cached async:a~shared+change:a~shared", "old change:a+logout", "old-alone change:a+change:b",
 				"cached change:a+regenerate cascade", "cached async:a+regenerate bare", "old change:a+change:b cascade", "cached old:a+change:b cascade",
@@ -107,7 +111,6 @@ func jobs(services []string) (all list) {
 			all.withEvents(on, start)
 		}
 		all.withSizes(on)
-		all.withOwners(on)
 		for _, names := range [][]string{{"change:a", "change:a"}, {"async:a", "change:a"}, {"change:a", "logout"}, {"async:a", "read"}} {
 			all.add(1, newScenario(on+" two", ofRoot, cached, names...), newScenario(on+" two", ofRoot, evicted, names...))
 		}
@@ -189,34 +192,89 @@ func (l *list) withSizes(on string) {
 	}
 }
 
-// withOwners adds pairs of requests about owners, with an event, and three of
-// them without.
-func (l *list) withOwners(on string) {
-	add := func(where string, firsts []string, others ...string) {
+// ownerJobs are what is explored with owners: all pairs of requests that are about
+// them and of these with others. With -explore.full they are followed by three
+// requests, and by pairs with an event. A short run has a random schedule of each,
+// in an order of -explore.seed, and does not get to the end.
+func ownerJobs(services []string) (all list) {
+	for _, events := range []int{0, 1} {
+		if events > 0 && !*fullFlag {
+			break
+		}
+		for _, on := range services {
+			for _, of := range []string{"bare", ofSessions, ofCascade} {
+				all.withOwners(on+" "+of, events)
+			}
+		}
+	}
+	if *fullFlag || *onlyFlag != "" {
+		return all
+	}
+	// A short run has some of all of them.
+	for i := range all {
+		all[i].walks = 1
+	}
+	rand.New(rand.NewPCG(uint64(*seedFlag), 0)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	var first list
+	first.named(0, "cached own+endall bare "+services[0], "brief change:a+endall owned bare "+services[0],
+		"cached change:a+endall owned sessions "+services[0], "cached endall+read owned cascade "+services[0])
+	return append(first, all...)
+}
+
+// withOwners adds pairs of requests about owners, and, without events, three of
+// them.
+func (l *list) withOwners(on string, events int) {
+	requests := func(where, start string, names ...string) {
+		if sc, err := parseScenario(start + " " + strings.Join(names, "+") + " " + where + " " + on); err == nil { // the store can do that
+			l.add(events, sc)
+		}
+	}
+	pairs := func(where, start string, firsts []string, others ...string) {
 		for i, first := range firsts {
 			for _, second := range slices.Concat(firsts[i:], others) {
-				for _, start := range ownedStates {
-					if start != brief || strings.Contains(where, "owned") {
-						l.add(1, newScenario(where+" "+on, ofRoot, start, first, second))
-					}
+				if start == created {
+					requests(where, start, "login", first, second)
+				} else {
+					requests(where, start, first, second)
 				}
 			}
 		}
 	}
-	add("owned bare", []string{"endall", "enter", "own:bob", "regenerate:a"}, "read", "change:a", "async:a", "logout")
-	add("bare", []string{"endall", "enter", "own", "claim"}, "read", "change:a", "async:a", "logout", "regenerate:a")
+	others := []string{"read", "change:a", "async:a", "refresh", "logout", "purge"}
 	for _, start := range ownedStates {
-		for _, requests := range [][]string{
-			{"endall", "regenerate", "read"}, {"endall", "regenerate", "change:a"}, {"endall", "regenerate", "logout"}, {"endall", "regenerate", "enter"},
-			{"endall", "endall", "regenerate"}, {"endall", "change:a", "logout"}, {"endall", "own:bob", "read"}, {"regenerate", "enter", "logout"},
-		} {
-			l.add(0, newScenario("owned bare "+on, ofRoot, start, requests...))
+		pairs("owned", start, []string{"endall", "logout-all", "others", "regenerate-others", "enter", "own:bob", "regenerate:a"}, others...)
+		if start != brief {
+			pairs("", start, []string{"endall", "enter", "own", "own:a", "claim"}, append(others, "regenerate:a")...)
 		}
 	}
 	for _, start := range []string{cached, evicted} {
-		for _, requests := range [][]string{{"endall", "own", "own"}, {"endall", "own", "logout"}, {"endall", "own", "read"}, {"endall", "claim", "own"}} {
-			l.add(0, newScenario("bare "+on, ofRoot, start, requests...))
+		pairs("owned most=1", start, []string{"enter"}, append(others, "enter", "endall", "others", "regenerate:a")...)
+		pairs("most=1", start, []string{"own"}, "own", "enter", "endall", "logout")
+		requests("owned most=2", start, "enter", "enter")
+	}
+	pairs("", lapsed, []string{"purge"}, "own", "enter", "endall", "purge")
+	if events > 0 || !*fullFlag {
+		return
+	}
+	for _, start := range ownedStates {
+		for _, names := range [][]string{
+			{"endall", "regenerate", "read"}, {"endall", "regenerate", "change:a"}, {"endall", "regenerate", "logout"}, {"endall", "regenerate", "enter"},
+			{"endall", "endall", "regenerate"}, {"endall", "change:a", "logout"}, {"endall", "own:bob", "read"}, {"regenerate", "enter", "logout"},
+			{"others", "regenerate", "enter"}, {"regenerate-others", "enter", "logout"}, {"logout-all", "regenerate", "enter"}, {"others", "change:a", "logout"},
+		} {
+			requests("owned", start, names...)
 		}
+	}
+	for _, start := range []string{cached, evicted} {
+		for _, names := range [][]string{{"endall", "own", "own"}, {"endall", "own", "logout"}, {"endall", "own", "read"}, {"endall", "claim", "own"}, {"own", "own:a", "logout"}} {
+			requests("", start, names...)
+		}
+		for _, names := range [][]string{{"enter", "enter", "enter"}, {"enter", "enter", "logout"}, {"enter", "enter", "endall"}, {"enter", "enter", "read"}, {"enter", "enter", "regenerate"}} {
+			requests("owned most=2", start, names...)
+		}
+	}
+	for _, names := range [][]string{{"purge", "own", "enter"}, {"purge", "enter", "endall"}} {
+		requests("", lapsed, names...)
 	}
 }
 
@@ -259,7 +317,17 @@ func isChosen(sc scenario) bool {
 // Schedules explores pairs of requests without events, and some with one at every
 // point; with -explore.full all pairs with one, and triples. Services are words in
 // the names of scenarios, empty for App Engine's.
-func Schedules(t *testing.T, services ...string) {
+func Schedules(t *testing.T, services ...string) { schedules(t, shortTime, jobs(services)) }
+
+// Owners explores pairs of requests about owners, as Schedules does.
+func Owners(t *testing.T, services ...string) {
+	if *scenarioFlag != "" {
+		t.Skip("-explore.scenario")
+	}
+	schedules(t, ownersTime, ownerJobs(services))
+}
+
+func schedules(t *testing.T, short time.Duration, all list) {
 	if *traceFlag != "" {
 		t.Skip("-explore.trace")
 	}
@@ -269,7 +337,7 @@ func Schedules(t *testing.T, services ...string) {
 	case *timeFlag > 0:
 		ctx = within(t, *timeFlag)
 	case !*fullFlag && *onlyFlag == "" && *scenarioFlag == "":
-		ctx = within(t, shortTime)
+		ctx = within(t, short)
 	}
 	var part, of int
 	if _, err := fmt.Sscanf(*partFlag, "%d/%d", &part, &of); err != nil || of < 1 {
@@ -277,11 +345,14 @@ func Schedules(t *testing.T, services ...string) {
 	}
 	var total stats
 	begin := time.Now()
-	for i, j := range jobs(services) {
+	for i, j := range all {
 		if i%of != part {
 			continue
 		}
-		x := &explorer{scenario: j.scenario, events: j.events, evict: *fullFlag, most: 3}
+		x := &explorer{scenario: j.scenario, events: j.events, evict: *fullFlag, most: 3, walks: j.walks}
+		if j.walks > 0 {
+			x.random = rand.New(rand.NewPCG(uint64(*seedFlag), uint64(i)))
+		}
 		started := time.Now()
 		x.explore(t, ctx)
 		for _, v := range x.found {
@@ -347,13 +418,17 @@ func randomScenario(random *rand.Rand, on string) scenario {
 	if (isBare || of == ofSCS) && (start == old || start == oldAlone) {
 		start = evicted // its sessions without a trailer do not say when they end
 	}
-	isOwned := isBare && random.IntN(2) == 0
+	if of == ofRoot && !isBare && random.IntN(2) == 0 {
+		of = ofSessions
+	}
+	hasOwners := isBare || of == ofCascade || of == ofSessions
+	isOwned := hasOwners && random.IntN(2) == 0
 	if isOwned {
 		start = ownedStates[random.IntN(len(ownedStates))]
 	}
 	var able, names []string
 	for _, o := range ops {
-		if !o.login && !o.old && (isBare && o.ofBare() || !isBare && o.of(of)) {
+		if !o.login && !o.old && (scenario{of: of, bare: isBare, owned: isOwned}).can(o) {
 			able = append(able, o.name)
 		}
 	}
@@ -369,6 +444,9 @@ func randomScenario(random *rand.Rand, on string) scenario {
 	if isBare {
 		on = strings.TrimSpace(on + " bare")
 	}
+	if hasOwners && random.IntN(6) == 0 {
+		on = strings.TrimSpace(on + fmt.Sprint(" most=", 1+random.IntN(2)))
+	}
 	for range 2 + random.IntN(3) {
 		name := able[random.IntN(len(able))]
 		if o, err := opNamed(name); isSmall && err == nil && o.attr != "" && !o.delete && o.to == "" {
@@ -382,14 +460,14 @@ func randomScenario(random *rand.Rand, on string) scenario {
 		case 2, 3:
 			name += "~shared"
 		case 4:
-			if on == "" && of != ofSCS {
+			if on == "" && of != ofSCS && of != ofSessions {
 				name = []string{"old:a", "old:read"}[random.IntN(2)]
 			}
 		}
 		names = append(names, name)
 	}
 	sc := newScenario(on, of, start, names...)
-	if of == ofRoot {
+	if of == ofRoot || of == ofSessions {
 		sc.retries = 1 + random.IntN(2)
 	}
 	return sc

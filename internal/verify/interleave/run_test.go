@@ -9,6 +9,8 @@ import (
 
 func TestPromisesHoldInEverySchedule(t *testing.T) { Schedules(t, "", "redis") }
 
+func TestPromisesOfOwnersHoldInEverySchedule(t *testing.T) { Owners(t, "", "redis") }
+
 func TestPromisesHoldInRandomWalks(t *testing.T) { Walks(t, "", "", "redis") }
 
 func TestReplay(t *testing.T) { Replay(t) }
@@ -34,6 +36,15 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 			"1.begin 2.commit 2.cas:value 1.cas:unsaved' 1.begin 1.txn-get 1.txn-put 1.txn-get' 1.txn-put' crash(1)'",
 		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 0.save 1.get 1.save 1.cas:sealed 1.add:lease " +
 			"1.begin 1.txn-get 1.txn-put 0.cas:unsaved 0.get",
+		"an old instance puts back what a login has moved": "cached old:a+delete:a+read+own:a cascade: 2.get 3.get 0.get 3.save 3.add:lease 0.save 3.cas:sealed 3.begin 1.get " +
+			"3.txn-get 3.txn-put 1.save 1.begin 1.txn-put 0.set:old 3.commit 1.txn-get 1.rollback 3.get 0.ds-put",
+		"two logins of another owner, who may have one session": "outlived reset:c~behind+own:bob+enter+own:bob small most=1 cascade: 2.save 1.get 1.cas:unsaved 3.get 3.save 2.add:lease " +
+			"2.begin 2.get 2.txn-get 2.txn-put 2.commit 1.begin 1.txn-get 1.txn-put 3.cas:sealed 0.get 0.save 0.begin 1.commit " +
+			"0.txn-get 0.txn-put 3.add:lease 3.begin 2.cas:value 3.get 1.get 1.cas:sealed 1.save 1.cas:sealed 0.commit 0.cas:sealed " +
+			"1.get 3.txn-get 3.txn-put 1.cas:sealed 1.add:lease 1.begin 1.txn-get 1.txn-put 1.commit 0.get 1.get 1.cas:value " +
+			"0.cas:sealed 3.commit 3.begin 1.set:removed 3.txn-get 3.rollback 3.ds-get 3.set:removed 3.add:lease 3.begin 3.txn-get " +
+			"3.txn-put 3.get 3.commit 3.get@1~ 3.get~ 3.ds-get~ 3.begin~ 3.txn-get@bob~ 3.txn-put@bob~ 3.commit~ 3.ds-put@1~ " +
+			"3.set:removed@1~ 3.set:removed@1~ 3.begin~ 3.txn-get@bob~ 3.txn-put@bob~ 3.commit~",
 	} {
 		t.Run(name, func(t *testing.T) {
 			sc, tr, err := parseTrace(text)

@@ -57,6 +57,7 @@ type op struct {
 	claims bool   // it says whose the session is that nobody's was, and moves nothing
 	enter  bool   // begins a session of its own
 	endall bool   // ends all of Alice's
+	others bool   // ends all of Alice's but its own
 
 	skew   time.Duration // of its instance's clock
 	shared bool          // it is on one instance with others
@@ -83,11 +84,15 @@ var ops = []op{
 	{name: "async:read", async: true},
 	{name: "purge", purge: true},
 	{name: "login", login: true},
-	{name: "own", regenerate: true, owner: "alice"},
+	{name: "own", regenerate: true, owner: alice},
+	{name: "own:a", attr: "a", regenerate: true, owner: alice},
 	{name: "own:bob", regenerate: true, owner: "bob"},
-	{name: "claim", attr: "a", owner: "alice", claims: true},
-	{name: "enter", owner: "alice", enter: true},
+	{name: "claim", attr: "a", owner: alice, claims: true},
+	{name: "enter", owner: alice, enter: true},
 	{name: "endall", endall: true},
+	{name: "logout-all", logout: true, endall: true}, // by a request of the session
+	{name: "others", others: true},
+	{name: "regenerate-others", regenerate: true, others: true},
 	{name: "old:a", attr: "a", old: true},
 	{name: "old:read", old: true},
 }
@@ -137,35 +142,43 @@ func (o op) saves() bool {
 }
 
 // isOwners reports whether it is about owners.
-func (o op) isOwners() bool { return o.owner != "" || o.endall }
+func (o op) isOwners() bool { return o.owner != "" || o.endall || o.others }
+
+// loads reports whether it is about a session that it has loaded.
+func (o op) loads() bool { return !o.login && !o.enter && (!o.endall || o.logout) }
 
 // makes reports whether there is a session under an id of its own.
 func (o op) makes() bool { return o.regenerate || o.enter }
 
 // The stores, by the word for them in a scenario's name.
 const (
-	ofRoot    = ""
-	ofCascade = "cascade"
-	ofSCS     = "scs"
+	ofRoot     = ""
+	ofCascade  = "cascade"
+	ofSCS      = "scs"
+	ofSessions = "sessions" // those of the root package, with Handler
 )
 
+// stores are those that are explored with sessions of nobody; ofSessions is the
+// same as ofRoot but for owners and moves.
 var stores = []string{ofRoot, ofCascade, ofSCS}
 
 // of reports whether a store can do this.
 func (o op) of(store string) bool {
-	switch {
-	case store != ofRoot && (o.async || o.isOwners()):
-		return false
-	case store == ofCascade:
-		return true
-	case store == ofSCS:
-		return !o.regenerate && !o.old // a new token is a logout and a login
+	switch store {
+	case ofCascade:
+		return !o.async && !o.claims
+	case ofSCS:
+		return !o.async && !o.isOwners() && !o.regenerate && !o.old // a new token is a logout and a login
+	case ofSessions:
+		return !o.claims && !o.old
 	}
 	return !o.regenerate && !o.again && !o.isOwners() // Close does not try again
 }
 
 // ofBare reports whether requests on the protocol alone can do this.
-func (o op) ofBare() bool { return !o.refresh && !o.purge && !o.old && !o.again }
+func (o op) ofBare() bool {
+	return !o.refresh && !o.purge && !o.old && !o.again && !o.others && (!o.endall || !o.logout)
+}
 
 // States that a session may be in when the requests begin.
 const (
@@ -179,6 +192,7 @@ const (
 	old        = "old"         // in both services, written by the library before this one
 	oldAlone   = "old-alone"   // the same in Memcache alone
 	brief      = "brief"       // in both services, and listed for less time than a change makes it live
+	lapsed     = "lapsed"      // in both services, and nobody's; Alice's index, which lists nothing, has expired
 )
 
 var states = []string{cached, evicted, unsaved, newUnsaved, created, idle, outlived, old, oldAlone}
@@ -200,6 +214,7 @@ type scenario struct {
 	small    bool   // the services take small sessions alone
 	two      bool   // each request works on another session as well
 	owned    bool   // the session is Alice's
+	most     int    // MaxPerOwner; 0: the default
 }
 
 // String returns what parseScenario reads: "cached change:a+logout retries=2".
@@ -224,13 +239,16 @@ func (s scenario) String() string {
 	if s.owned {
 		text += " owned"
 	}
+	if s.most > 0 {
+		text += fmt.Sprintf(" most=%d", s.most)
+	}
 	if s.of != ofRoot {
-		return text + " " + s.of
+		text += " " + s.of
 	}
 	if s.bare {
 		text += " bare"
 	}
-	if s.retries > 1 {
+	if s.retries > 1 && (s.of == ofRoot || s.of == ofSessions) {
 		text += fmt.Sprintf(" retries=%d", s.retries)
 	}
 	if s.only {
@@ -245,7 +263,7 @@ func parseScenario(text string) (scenario, error) {
 		return scenario{}, fmt.Errorf("a scenario is a state and requests, as in %q", "cached change:a+logout")
 	}
 	s := scenario{start: words[0], retries: 1}
-	if !slices.Contains(states, s.start) && !slices.Contains(ownedStates, s.start) {
+	if !slices.Contains(states, s.start) && !slices.Contains(ownedStates, s.start) && s.start != lapsed {
 		return scenario{}, fmt.Errorf("scenario %q: no such state", text)
 	}
 	for _, name := range strings.Split(words[1], "+") {
@@ -256,7 +274,9 @@ func parseScenario(text string) (scenario, error) {
 		s.ops = append(s.ops, o)
 	}
 	for _, w := range words[2:] {
-		if w == ofCascade || w == ofSCS {
+		if w == ofSessions {
+			s.of = w
+		} else if w == ofCascade || w == ofSCS {
 			s.of, s.retries = w, fixedRetries
 		} else if w == "only" {
 			s.only = true
@@ -272,11 +292,13 @@ func parseScenario(text string) (scenario, error) {
 			s.redis = true
 		} else if databases[w] != nil {
 			s.database = w
+		} else if _, err := fmt.Sscanf(w, "most=%d", &s.most); err == nil && s.most > 0 {
+			continue
 		} else if _, err := fmt.Sscanf(w, "retries=%d", &s.retries); err != nil {
 			return scenario{}, fmt.Errorf("scenario %q: %w", text, err)
 		}
 	}
-	if s.of != ofRoot && (s.only || s.bare || s.retries != fixedRetries) {
+	if s.of != ofRoot && (s.only || s.bare || s.of != ofSessions && s.retries != fixedRetries) {
 		return scenario{}, fmt.Errorf("scenario %q: the store has no such option", text)
 	}
 	if s.of == ofSCS && (s.start == old || s.start == oldAlone) {
@@ -285,18 +307,30 @@ func parseScenario(text string) (scenario, error) {
 	if s.two && (s.of != ofRoot || s.bare || s.start == created) {
 		return scenario{}, fmt.Errorf("scenario %q: two sessions are of one store of the root package", text)
 	}
-	if s.owned && (!s.bare || !slices.Contains(ownedStates, s.start)) || s.start == brief && !s.owned {
+	if !s.bare && (s.of == ofRoot || s.of == ofSCS) && (s.owned || s.most > 0 || s.start == lapsed) ||
+		s.owned && !slices.Contains(ownedStates, s.start) || s.start == brief && !s.owned {
 		return scenario{}, fmt.Errorf("scenario %q: no session in that state has an owner there", text)
 	}
 	for _, o := range s.ops {
 		if o.old && s.on() != "" || o.size > 0 && !s.small {
 			return scenario{}, fmt.Errorf("scenario %q: not on these services: %s", text, o.name)
 		}
-		if s.bare && !o.ofBare() || !s.bare && !o.of(s.of) {
+		if !s.can(o) {
 			return scenario{}, fmt.Errorf("scenario %q: the store has no %s", text, o.name)
 		}
 	}
 	return s, nil
+}
+
+// can reports whether a request can do this.
+func (s scenario) can(o op) bool {
+	if s.bare {
+		return o.ofBare()
+	}
+	if s.owned {
+		return o.of(s.of) && (o.owner != alice || o.enter) // she has logged in
+	}
+	return o.of(s.of) && !o.others && (!o.endall || !o.logout)
 }
 
 // on returns the words for the services, empty for App Engine's.
@@ -335,7 +369,7 @@ func pairs(on, of, start string) []scenario {
 	var all []scenario
 	var names []string
 	for _, o := range ops {
-		if !o.login && !o.again && !o.old && o.of(of) &&
+		if !o.login && !o.again && !o.old && !o.isOwners() && o.of(of) &&
 			(o.attr != "c" || start == unsaved || start == outlived) {
 			names = append(names, o.name)
 		}

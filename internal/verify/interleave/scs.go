@@ -9,14 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"runtime"
 	"strings"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
 
-	"github.com/gaesession/gaesession/internal/instance"
 	"github.com/gaesession/gaesession/scsstore"
 )
 
@@ -56,8 +53,7 @@ func (scsStore) decode(value []byte) (stored, error) {
 }
 
 func (s scsStore) visit(ctx context.Context, t tiers, _ scenario, o op, returned, _ func(error)) visit {
-	v := &scsVisit{ctx: ctx, returned: returned, op: o, over: instance.Of(ctx).Over,
-		begun: make(chan context.Context, 1), acted: make(chan struct{}), answered: make(chan struct{})}
+	v := &scsVisit{served: newServed(ctx), returned: returned, op: o}
 	store := scsstore.New(t.cache, t.backup, &scsstore.Options{
 		Codec: scsCodec{}, CacheTimeout: callTimeout, BackupTimeout: callTimeout,
 		OnError: func(_ context.Context, err error) {
@@ -86,56 +82,25 @@ var scsManager = scs.New()
 // lifetime is longer than any schedule: sessions end when they are not used.
 const lifetime = 1000 * time.Hour
 
-// An scsVisit is an HTTP request: a goroutine is in the app's handler while the
-// request's own does what the app does.
+// An scsVisit is an HTTP request.
 type scsVisit struct {
-	ctx      context.Context
+	*served
 	returned func(error)
 	op       op
-	over     <-chan struct{} // the instance has ended
 	manager  *scs.SessionManager
 	handler  http.Handler
-
-	begun    chan context.Context // gets that of the session
-	acted    chan struct{}        // closed: the app's handler returns
-	answered chan struct{}        // closed: the request has been answered
-	answer   *httptest.ResponseRecorder
 	failed   error           // that scs handed to the app
 	session  context.Context // nil: there is none
 	token    string
 }
 
-// begin begins the request, and returns the session's context; nil: the app does
-// not get to serve it.
-func (v *scsVisit) begin(token string) context.Context {
-	r := httptest.NewRequestWithContext(v.ctx, http.MethodGet, "/", nil)
-	if token != "" {
-		r.AddCookie(&http.Cookie{Name: v.manager.Cookie.Name, Value: token})
-	}
-	v.answer = httptest.NewRecorder()
-	go func() {
-		defer close(v.answered)
-		v.handler.ServeHTTP(v.answer, r)
-	}()
-	select {
-	case ctx := <-v.begun:
-		return ctx
-	case <-v.answered:
-		return nil
-	}
-}
-
-func (v *scsVisit) serve(_ http.ResponseWriter, r *http.Request) {
-	v.begun <- r.Context()
-	select {
-	case <-v.acted:
-	case <-v.over:
-		runtime.Goexit()
-	}
+// begin begins the request of a browser that has the token.
+func (v *scsVisit) begin(token string) *http.Request {
+	return v.served.begin(v.handler, &http.Cookie{Name: v.manager.Cookie.Name, Value: token})
 }
 
 func (v *scsVisit) create() string {
-	v.session = v.begin("")
+	v.session = v.begin("").Context()
 	for name, value := range initial {
 		v.manager.Put(v.session, name, value)
 	}
@@ -147,11 +112,12 @@ func (v *scsVisit) create() string {
 }
 
 func (v *scsVisit) load(id string) *view {
-	ctx := v.begin(id)
-	if ctx == nil {
+	r := v.begin(id)
+	if r == nil {
 		v.returned(v.failed)
 		return &view{none: true}
 	}
+	ctx := r.Context()
 	if v.token = v.manager.Token(ctx); v.token == "" {
 		return &view{none: true}
 	}
@@ -190,8 +156,7 @@ func (v *scsVisit) close() {
 			v.returned(err)
 		}
 	}
-	close(v.acted)
-	<-v.answered
+	v.end()
 	if v.session == nil {
 		return
 	}
@@ -202,10 +167,7 @@ func (v *scsVisit) close() {
 
 // checkCookie looks at the cookie that the browser gets.
 func (v *scsVisit) checkCookie() error {
-	var cookie *http.Cookie
-	for _, c := range v.answer.Result().Cookies() {
-		cookie = c
-	}
+	cookie := v.cookie()
 	switch {
 	case v.failed != nil:
 		if cookie != nil {

@@ -149,7 +149,7 @@ func (a *actor) movedTokens() []token {
 	if a.target == "" {
 		return nil
 	}
-	tokens := []token{word(fmt.Sprint("moved ", a.newID != "", a.isAlices))}
+	tokens := []token{word(fmt.Sprint("moved ", a.newID != "", a.isAlices, a.isAgain()))}
 	if it := a.w.cache.peek(a.target); it != nil {
 		tokens = append(tokens, a.w.itemTokens(it)...)
 	}
@@ -157,10 +157,10 @@ func (a *actor) movedTokens() []token {
 }
 
 // movesTo notes the id that the request moves the session to, as its calls are
-// about it.
+// about it: the first one that is nobody's.
 func (a *actor) movesTo(ids []string) {
 	for _, id := range ids {
-		if a.op.makes() && id != a.w.id && a.target == "" && !isIndex(id) {
+		if a.op.makes() && a.target == "" && a.w.place(id) == "?" {
 			a.target = id
 		}
 	}
@@ -185,20 +185,24 @@ func (w *world) recordTokensOf(ids []string) (tokens []token) {
 // remember adds the answer of a call to what the request knows.
 func (a *actor) remember(c *call) {
 	about := c.service
-	if len(c.ids) == 1 && (c.service == inCache || c.name == "ds-put" && a.op.endall) {
+	if c.isAside() {
+		about += "~"
+	}
+	if len(c.ids) == 1 && (c.service == inCache || c.name == "ds-put" && a.w.scenario.hasOwners()) {
 		about += " " + a.w.place(c.ids[0])
 	}
 	if c.name == "begin" {
-		a.attempt = len(a.answers[inBackup])
+		a.attempts[about] = len(a.answers[about])
 	}
 	if c.name == "commit" && c.err != nil && strings.Contains(c.err.Error(), "CONCURRENT_TRANSACTION") {
 		// The time of the change is fixed now: what was put says which it is.
-		put := slices.IndexFunc(a.answers[inBackup][a.attempt:], func(t token) bool { return t.kind == plain && strings.HasPrefix(t.text, "txn-put") })
+		began := a.attempts[about]
+		put := slices.IndexFunc(a.answers[about][began:], func(t token) bool { return t.kind == plain && strings.HasPrefix(t.text, "txn-put") })
 		if a.op.endall {
-			put = len(a.answers[inBackup]) - a.attempt // it has no time
+			put = len(a.answers[about]) - began // it has no time
 		}
 		if put >= 0 {
-			a.answers[inBackup] = slices.Delete(a.answers[inBackup], a.attempt, a.attempt+put)
+			a.answers[about] = slices.Delete(a.answers[about], began, began+put)
 		}
 		return
 	}
@@ -327,6 +331,9 @@ func (w *world) valueText(value []byte) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.attrs)) {
 		fmt.Fprintf(&b, " %s=%s", name, short(v.attrs[name]))
+	}
+	if v.owner != "" {
+		fmt.Fprintf(&b, " %s's", v.owner)
 	}
 	w.texts[string(value)] = b.String()
 	return b.String()

@@ -5,6 +5,7 @@ package interleave
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/gaesession/gaesession/tier"
@@ -43,6 +44,7 @@ type tiers struct {
 type stored struct {
 	accessed time.Time // zero: it is not kept
 	attrs    map[string]string
+	owner    string // that the app says it has, where a store asks
 }
 
 func (s scenario) store(br breach) store {
@@ -53,14 +55,18 @@ func (s scenario) store(br breach) store {
 		return cascade
 	case s.of == ofSCS:
 		return scsStore{plain: br.plain}
+	case s.of == ofSessions:
+		return sessionsStore{ids: &sync.Map{}}
 	}
 	return gaesessionStore{}
 }
 
+// texts are a session's attributes, without the one that says whose it is.
 func texts[K comparable, V any](attrs map[K]V) map[string]string {
 	all := make(map[string]string, len(attrs))
 	for name, value := range attrs {
 		all[fmt.Sprint(name)] = fmt.Sprint(value)
 	}
+	delete(all, ownerAttr)
 	return all
 }

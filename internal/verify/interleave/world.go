@@ -54,9 +54,10 @@ type world struct {
 	timedOut bool // a call of the cache
 	unsure   bool // the backup may have what nobody was told of
 	down     map[string]bool
-	version  int        // of the entity
-	indexed  int        // the version at which the indexes of owners were judged
-	claimed  judge.Time // when the session was Alice's for the first time
+	version  int             // of the entity
+	indexed  int             // the version at which the indexes of owners were judged
+	claimed  judge.Time      // when the session was Alice's for the first time
+	ended    map[string]bool // ids under which the backup has had the end of a session
 	ttl      time.Duration
 	looks    int // requests that were not held
 
@@ -79,7 +80,7 @@ func (w *world) isStopped() bool {
 // requests.
 func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 	w := &world{bubble: b, scenario: sc, store: sc.store(br), breach: br, born: time.Now(),
-		texts: map[string]string{}, down: map[string]bool{}, clock: 1, over: make(chan struct{})}
+		texts: map[string]string{}, ended: map[string]bool{}, down: map[string]bool{}, clock: 1, over: make(chan struct{})}
 	w.appEngine = appEngine{b.server, w.store.kept()}
 	w.cache, w.backup = w.appEngine, w.appEngine
 	if sc.redis {
@@ -107,10 +108,10 @@ func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
 		w.claimed = 1
 	}
 	for i, o := range sc.ops {
-		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), answers: map[string][]token{}, down: map[string]bool{}}
+		a := &actor{w: w, index: i, op: o, over: make(chan struct{}), answers: map[string][]token{}, attempts: map[string]int{}, down: map[string]bool{}}
 		a.ended, a.cancel = context.WithCancel(context.Background())
 		a.judge = &judge.Request{
-			Creates: o.login, Removes: o.logout || o.endall && sc.owned, EndsAll: o.endall, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew,
+			Creates: o.login, Removes: o.logout || o.endall && sc.owned, EndsAll: o.endall || o.others, Spares: o.others, Moves: o.regenerate, Async: o.async, Old: o.old, Skew: o.skew,
 			Gone: o.purge || o.enter, CacheOK: true,
 		}
 		w.session.Requests = append(w.session.Requests, a.judge)
@@ -176,6 +177,24 @@ func (w *world) prepare() error {
 	switch start {
 	case idle:
 		time.Sleep(idleAge)
+	case brief:
+		if !w.scenario.bare {
+			// It is used once, so that the next use makes it live for longer than listed.
+			time.Sleep(idleAge)
+			use := w.newRequest("", op{})
+			use.load(w.id)
+			use.close()
+			if err := errors.Join(use.errs...); err != nil {
+				return err
+			}
+			before(judge.Request{})
+			time.Sleep(idleAge)
+		} else {
+			time.Sleep(age)
+		}
+	case lapsed:
+		w.backup.put(indexID(ownerNamed(alice)), &record{value: emptyIndex(), expires: time.Now().Add(-time.Hour)})
+		time.Sleep(age)
 	case outlived, oldAlone:
 		w.backup.put(w.id, nil)
 		fallthrough
@@ -240,6 +259,7 @@ func (w *world) note(a *actor) {
 	if a.saw != nil && !a.judged {
 		a.judged = true
 		r.Gone = a.saw.none
+		r.EndsAll = r.EndsAll && !r.Gone
 		w.judgeLoad(a)
 	}
 	if r.Used = a.used; r.Latest.Before(a.used) {
@@ -253,9 +273,10 @@ func (w *world) note(a *actor) {
 			r.Saving = w.clock // it had nothing to save
 		}
 		r.Closed, r.Failed = w.clock, r.Failed || a.err() != nil
+		r.Gone = r.Gone || a.isAgain() // what it saved is another session
 		r.Kept = a.isKept()
 	}
-	if (a.op.again || a.op.old) && a.phase == saving {
+	if (a.op.again || a.op.old || a.op.others) && a.phase == saving {
 		r.Latest = time.Now() // it saves when it was used once more
 	}
 	if r.Closed != 0 && r.Ended == 0 && !a.crashed && !slices.ContainsFunc(w.actors, func(b *actor) bool {
@@ -309,7 +330,7 @@ func (w *world) apply(ch choice) error {
 			w.session.Overdue = true
 		}
 		w.lose()
-		if w.scenario.start == idle {
+		if w.scenario.start == idle || w.scenario.start == brief && !w.scenario.bare {
 			time.Sleep(lapse)
 		} else {
 			time.Sleep(gone)

@@ -96,6 +96,7 @@ type Request struct {
 	Removes bool
 	Moves   bool // gives it another id; Sets are what it has there
 	EndsAll bool // it ends all sessions of an owner
+	Spares  bool // but the one that it is about
 	Async   bool // it counts as saved when it is in the cache
 	Old     bool // it is one of the library before this one
 	Saves   bool // it wrote something, if only when the session was used

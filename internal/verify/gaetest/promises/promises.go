@@ -85,6 +85,9 @@ type Session interface {
 	Set(key string, v any)
 	// Remove removes the session for good, here or when the request saves.
 	Remove()
+	// Save has the request save though nothing may have changed, where the app
+	// decides on that.
+	Save()
 }
 
 // A Mover is a Session that can get a new id when the request saves.
@@ -403,7 +406,7 @@ func removedInFlight(r *run) {
 				found := false
 				a := v.Request(r.request(hook), func(s Session) {
 					found = s.Values() != nil
-					if changes {
+					if s.Save(); changes {
 						s.Set("mine", "a")
 					}
 				})
