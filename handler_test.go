@@ -964,7 +964,7 @@ func TestCookieLivesNoLongerThanTheSession(t *testing.T) {
 }
 
 func TestSessionEndsAfterItsMaxLifetimeHoweverOftenItIsUsed(t *testing.T) {
-	const lifetime = 2 * time.Second
+	const lifetime = 4 * time.Second
 	s := newSite(t, &gaesession.Sessions{Options: options{MaxLifetime: lifetime, RefreshInterval: -1}})
 	s.login(attrs{"n": 0})
 	begin := time.Now()

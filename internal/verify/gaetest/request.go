@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/appengine/v2"
 	"google.golang.org/protobuf/protoadapt"
@@ -22,6 +24,7 @@ type Call struct {
 	Service       string
 	Method        string
 	InTransaction bool // of a transaction of this request, of which one is open at a time
+	Began         time.Time
 }
 
 // String returns the service and the method: "memcache.Get".
@@ -86,6 +89,12 @@ func (r *Request) Calls() []Call {
 	return append([]Call(nil), r.calls...)
 }
 
+// CallsBefore returns the calls that began before t. In simulated time, those of the
+// background that a request leaves behind begin when it ends or later.
+func (r *Request) CallsBefore(t time.Time) []Call {
+	return slices.DeleteFunc(r.Calls(), func(c Call) bool { return !c.Began.Before(t) })
+}
+
 func (r *Request) call(ctx context.Context, service, method string, in, out protoadapt.MessageV1) error {
 	c := r.begin(service, method)
 	if r.hook.Before != nil {
@@ -105,7 +114,7 @@ func (r *Request) call(ctx context.Context, service, method string, in, out prot
 func (r *Request) begin(service, method string) Call {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := Call{Index: len(r.calls) + 1, Service: service, Method: method}
+	c := Call{Index: len(r.calls) + 1, Service: service, Method: method, Began: time.Now()}
 	if service == "datastore_v3" {
 		c.InTransaction = r.inTxn
 		switch method {
