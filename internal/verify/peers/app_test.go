@@ -86,6 +86,7 @@ func (a *app) serve(w http.ResponseWriter, r *http.Request) {
 // answer sends a number. What a store has done, and could not tell everybody, is
 // no error.
 func answer(w http.ResponseWriter, n int, err error) {
+	unreported(context.Background(), err)
 	if err != nil && (errors.Is(err, tier.ErrNotSaved) || !errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotPublished)) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return

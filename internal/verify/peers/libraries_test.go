@@ -2,7 +2,9 @@ package peers
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,8 +96,16 @@ func ourApps(cache tier.Cache, backup tier.Backup, timeout time.Duration) []*app
 	return apps
 }
 
+// unpublished is how many errors of ours have said that the cache may show an older
+// session until it is told.
+var unpublished atomic.Int64
+
 // unreported is for the errors that cost a visitor nothing.
-func unreported(context.Context, error) {}
+func unreported(_ context.Context, err error) {
+	if errors.Is(err, tier.ErrNotPublished) {
+		unpublished.Add(1)
+	}
+}
 
 // icza/session, with Sessions.
 
