@@ -61,7 +61,7 @@ func TestMergeOfBytesFailsWithWhatCannotBeDecodedOrEncoded(t *testing.T) {
 }
 
 func TestAnErrorForTheAppNamesWhoDidWhatAndNotTheSession(t *testing.T) {
-	if Describe("store", "save session", id, nil) != nil {
+	if Describe("store", "save session", "id", nil) != nil {
 		t.Error("there is an error where there was none")
 	}
 	err := Describe("store", "save session", HashedPrefix+"secret", tier.ErrNotSaved)
