@@ -71,7 +71,9 @@ func (s *Sessions) RemoveAll(ctx context.Context, owner string) error {
 }
 
 // RemoveOthers removes the sessions of the owner of the request's session, except
-// that one: log out everywhere else. It promises and returns what RemoveAll does.
+// that one: log out everywhere else. It promises and returns what RemoveAll does. If
+// another request gives the session a new id meanwhile, the session may end as well:
+// nobody can tell it from one that a thief has moved.
 func (s *Sessions) RemoveOthers(r *http.Request) error {
 	const doing = "remove other sessions"
 	v, err := s.visit(r)

@@ -75,7 +75,9 @@ func (cs *CascadeStore) RemoveAll(ctx context.Context, name, owner string) error
 }
 
 // RemoveOthers removes the sessions of the session's owner and name, except that
-// one: log out everywhere else. It promises and returns what RemoveAll does.
+// one: log out everywhere else. It promises and returns what RemoveAll does. If
+// another request gives the session a new id meanwhile, the session may end as well:
+// nobody can tell it from one that a thief has moved.
 func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session) error {
 	const doing = "remove other sessions"
 	if session == nil {
