@@ -47,10 +47,9 @@
 //
 // # Log in and out
 //
-// To log in, [Sessions.Add] a session of session.NewSession, or call
-// [Sessions.RegenerateID] if the request has a session already. It gives the
-// session a new id, so that one planted in the browser before is useless, and
-// loses nothing that other requests save meanwhile. To log out,
+// To log in, call [Sessions.Renew]. It begins a session, or gives the one that
+// the request has a new id, so that one planted in the browser before is useless,
+// and loses nothing that other requests save meanwhile. To log out,
 // [Sessions.Remove] the session. [RemoveID] ends a session by its id.
 //
 // If [Sessions.Owner] says whose a session is, a user can be logged out

@@ -60,14 +60,8 @@ func home(w http.ResponseWriter, r *http.Request) {
 }
 
 func logIn(w http.ResponseWriter, r *http.Request) {
-	sess, err := sessions.Get(r) // nil and no error: there is none
-	switch {
-	case err == nil && sess == nil:
-		sess = session.NewSession() // of github.com/icza/session
-		err = sessions.Add(r, sess)
-	case err == nil: // keep the basket, but no id that was known before
-		err = sessions.RegenerateID(r)
-	}
+	// A new session, or a new id for the one that is there: the basket stays.
+	sess, err := sessions.Renew(r, nil)
 	if err != nil { // it cannot be told whether there is a session; the cookie stays
 		http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
 		return

@@ -567,6 +567,55 @@ func TestNewIDThatWasNotSavedWithTheHeaderIsNotSavedLater(t *testing.T) {
 	s.expect(attrs{"n": 0})
 }
 
+func TestRenewIsALogin(t *testing.T) {
+	s := newSite(t, &gaesession.Sessions{})
+	login := func(user string, o *session.SessOptions) session.Session {
+		var sess session.Session
+		s.visit(func(w http.ResponseWriter, r *http.Request) {
+			var err error
+			sess, err = s.sessions.Renew(r, o)
+			s.must(err)
+			if again := s.get(r); again != sess {
+				t.Errorf("Get returns %v after Renew, want the session that Renew returned", again)
+			}
+			sess.SetAttr("user", user)
+		})
+		return sess
+	}
+	first := login("ada", &session.SessOptions{Timeout: time.Hour, Attrs: attrs{"theme": "dark"}})
+	old := s.cookie()
+	if old == "" || old != first.ID() || first.Timeout() != time.Hour {
+		t.Errorf("the cookie of a new session is %q, its timeout %v", old, first.Timeout())
+	}
+	if sess := login("bea", &session.SessOptions{Timeout: time.Minute, Attrs: attrs{"theme": "light"}}); sess.Timeout() != time.Hour {
+		t.Errorf("a session that was there has another timeout: %v", sess.Timeout())
+	}
+	if s.cookie() == old {
+		t.Error("the client has the old id")
+	}
+	s.expect(attrs{"user": "bea", "theme": "dark"})
+	s.setCookie(old)
+	s.expect(nil)
+	if sess := login("cyd", nil); sess.Timeout() != session.NewSession().Timeout() || s.cookie() == old {
+		t.Errorf("a login with a cookie that opens nothing: timeout %v", sess.Timeout())
+	}
+	s.expect(attrs{"user": "cyd"})
+
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		if sess, err := s.sessions.Renew(r, nil); sess != nil || !errors.Is(err, gaesession.ErrUnavailable) {
+			t.Errorf("nobody can tell: got %v, %v", sess, err)
+		}
+	}, gaetest.Fail(anyCall))
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		if sess, err := s.sessions.Renew(r, nil); sess != nil || !errors.Is(err, gaesession.ErrHeaderSent) {
+			t.Errorf("after the header: got %v, %v", sess, err)
+		}
+	})
+	s.errs.reset() // the outage
+	s.expect(attrs{"user": "cyd"})
+}
+
 func TestLoginWithABasketLosesNothing(t *testing.T) {
 	for name, codec := range map[string]*memcache.Codec{"gob": nil, "another codec": {
 		Marshal: json.Marshal, Unmarshal: json.Unmarshal,

@@ -1,6 +1,7 @@
 package gaesession
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ func (s *Sessions) Get(r *http.Request) (session.Session, error) {
 // Add makes a session that session.NewSession has just made the request's, to be
 // saved before the header leaves. Unless PlainIDs is set, its ID begins with "h."
 // from then on. If the request has another session, that is saved at once and left
-// as it is; at login, better keep the session and call RegenerateID.
+// as it is; at login, better keep the session: see Renew.
 //
 // Add refuses with the error of Get if that could not tell whether there is a
 // session, and with ErrHeaderSent if the client can get no cookie any more.
@@ -209,6 +210,30 @@ func (s *Sessions) RegenerateID(r *http.Request) error {
 	}
 	defer v.unlock()
 	return v.regenerate()
+}
+
+// Renew is for a login: it returns the request's session, which gets a new id as with
+// RegenerateID, or else a new session, which it adds as Add does. o says what a new
+// session is like, and says nothing of one that is there; nil stands for the defaults
+// of package session. Renew refuses with the errors of Get, Add and RegenerateID.
+func (s *Sessions) Renew(r *http.Request, o *session.SessOptions) (session.Session, error) {
+	v, err := s.visit(r)
+	if err != nil {
+		return nil, err
+	}
+	defer v.unlock()
+	sess, err := v.find()
+	switch {
+	case err != nil:
+	case sess != nil:
+		err = v.regenerate()
+	default:
+		err = v.add(session.NewSessionOptions(cmp.Or(o, &session.SessOptions{})))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v.find()
 }
 
 // Save saves what was changed in the request's session at once, for handlers that

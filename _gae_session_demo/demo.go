@@ -104,15 +104,7 @@ func (a *app) login(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	sess, err := a.sessions.Get(r)
-	switch {
-	case err != nil:
-	case sess == nil:
-		sess = session.NewSessionOptions(&session.SessOptions{Timeout: idleTimeout})
-		err = a.sessions.Add(r, sess)
-	default:
-		err = a.sessions.RegenerateID(r)
-	}
+	sess, err := a.sessions.Renew(r, &session.SessOptions{Timeout: idleTimeout})
 	if err != nil {
 		a.fail(w, r, err)
 		return
