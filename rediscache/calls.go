@@ -56,14 +56,17 @@ func ended(ctx context.Context, err error) error {
 }
 
 // observesDeadlines reports whether every call of a client ends at the deadline of
-// its context. Those of a Cluster's client may load the Cluster's state first.
+// its context. Those of a Cluster's client may load the Cluster's state first, and
+// the app's own functions may observe nothing. A dialer has a goroutine of its own.
 func observesDeadlines(client redis.UniversalClient) bool {
 	one, ok := client.(*redis.Client)
 	if !ok {
 		return false
 	}
 	o := one.Options()
-	return o.ContextTimeoutEnabled && o.ReadTimeout >= 0 && o.WriteTimeout >= 0
+	callsApp := o.CredentialsProvider != nil || o.CredentialsProviderContext != nil || o.StreamingCredentialsProvider != nil ||
+		o.OnConnect != nil || o.Limiter != nil
+	return o.ContextTimeoutEnabled && o.ReadTimeout >= 0 && o.WriteTimeout >= 0 && !callsApp
 }
 
 // calls takes a call when a goroutine is waiting for one.
