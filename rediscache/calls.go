@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -45,14 +46,16 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// ended returns the context's error if err is a client's that noticed its deadline
-// first.
+// ended returns the context's error if err is a client's that has waited in vain and
+// the context has ended, or the client has noticed its deadline first.
 func ended(ctx context.Context, err error) error {
-	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(deadline) {
-		<-ctx.Done()
-		return ctx.Err()
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	return err
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return cmp.Or(ctx.Err(), err)
 }
 
 // observesDeadlines reports whether every call of a client ends at the deadline of

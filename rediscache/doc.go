@@ -72,9 +72,9 @@
 //
 // # When the server fails
 //
-//   - It is silent. A call returns the context's error when the context ends. The
-//     session stores allow a call 500 ms by default, and after three timeouts in a
-//     row make no calls until the server answers a probe.
+//   - It is silent. A call returns the context's error when the context ends, or, as
+//     said above, at its deadline. The session stores allow a call 500 ms by default,
+//     and after three timeouts in a row make no calls until the server answers a probe.
 //   - It is down. Calls return [tier.ErrUnreachable] if the connection is refused or
 //     not made within DialTimeout, if the host name has no address, or if no Sentinel
 //     can be reached.

@@ -141,6 +141,23 @@ func TestACallWithADeadlineNeedsNoOtherGoroutine(t *testing.T) {
 	eventually(t, "the server answers again", func() bool { _, err := c.Get(ctx, "id"); return err == nil })
 }
 
+// The client's timeout comes before the deadline.
+func TestACallThatWasCancelledSaysSo(t *testing.T) {
+	s := newServer(t)
+	options := rediscache.ClientOptions(s.addr())
+	options.ReadTimeout = 100 * time.Millisecond
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	c := newCache(t, client)
+	c.set("id", "x")
+	s.silence()
+	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	time.AfterFunc(time.Millisecond, cancel)
+	if _, err := c.Get(ctx, "id"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Packets that are lost: no connection is made, and none is refused.
 func TestACallEndsWithItsContextWhileNoDialEnds(t *testing.T) {
 	s := newServer(t)
