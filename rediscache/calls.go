@@ -1,6 +1,7 @@
 package rediscache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -45,25 +46,30 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 }
 
-// ended returns the context's error if err is a client's that noticed its deadline
-// first.
+// ended returns the context's error if err is a client's that has waited in vain and
+// the context has ended, or the client has noticed its deadline first.
 func ended(ctx context.Context, err error) error {
-	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(deadline) {
-		<-ctx.Done()
-		return ctx.Err()
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	return err
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return cmp.Or(ctx.Err(), err)
 }
 
 // observesDeadlines reports whether every call of a client ends at the deadline of
-// its context. Those of a Cluster's client may load the Cluster's state first.
+// its context. Those of a Cluster's client may load the Cluster's state first, and
+// the app's own functions may observe nothing. A dialer has a goroutine of its own.
 func observesDeadlines(client redis.UniversalClient) bool {
 	one, ok := client.(*redis.Client)
 	if !ok {
 		return false
 	}
 	o := one.Options()
-	return o.ContextTimeoutEnabled && o.ReadTimeout >= 0 && o.WriteTimeout >= 0
+	callsApp := o.CredentialsProvider != nil || o.CredentialsProviderContext != nil || o.StreamingCredentialsProvider != nil ||
+		o.OnConnect != nil || o.Limiter != nil
+	return o.ContextTimeoutEnabled && o.ReadTimeout >= 0 && o.WriteTimeout >= 0 && !callsApp
 }
 
 // calls takes a call when a goroutine is waiting for one.

@@ -50,10 +50,11 @@
 // its promises with any other options, but a silent server then holds connections
 // for longer, and a failed connection takes longer to be noticed.
 //
-// If the client is that of one server and has ContextTimeoutEnabled, a call whose
-// context has a deadline returns by then, and leaves nothing behind. If its context
-// is cancelled earlier, while the server is silent, it still waits for the deadline or
-// for the client's timeout. The session stores give every call a deadline.
+// If the client is that of one server and has ContextTimeoutEnabled, and no function
+// of the app's for credentials, OnConnect or Limiter, a call whose context has a
+// deadline returns by then, and leaves nothing behind. If its context is cancelled
+// earlier, while the server is silent, it still waits for the deadline or for the
+// client's timeout. The session stores give every call a deadline.
 //
 // Any other call returns when its context ends, even if the client or its dialer does
 // not. If it holds a connection at that moment, it continues in the background until
@@ -71,9 +72,9 @@
 //
 // # When the server fails
 //
-//   - It is silent. A call returns the context's error when the context ends. The
-//     session stores allow a call 500 ms by default, and after three timeouts in a
-//     row make no calls until the server answers a probe.
+//   - It is silent. A call returns the context's error when the context ends, or, as
+//     said above, at its deadline. The session stores allow a call 500 ms by default,
+//     and after three timeouts in a row make no calls until the server answers a probe.
 //   - It is down. Calls return [tier.ErrUnreachable] if the connection is refused or
 //     not made within DialTimeout, if the host name has no address, or if no Sentinel
 //     can be reached.

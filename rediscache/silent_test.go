@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/auth"
 
 	"github.com/gaesession/gaesession/rediscache"
 	"github.com/gaesession/gaesession/tier"
@@ -140,6 +141,23 @@ func TestACallWithADeadlineNeedsNoOtherGoroutine(t *testing.T) {
 	eventually(t, "the server answers again", func() bool { _, err := c.Get(ctx, "id"); return err == nil })
 }
 
+// The client's timeout comes before the deadline.
+func TestACallThatWasCancelledSaysSo(t *testing.T) {
+	s := newServer(t)
+	options := rediscache.ClientOptions(s.addr())
+	options.ReadTimeout = 100 * time.Millisecond
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	c := newCache(t, client)
+	c.set("id", "x")
+	s.silence()
+	ctx, cancel := context.WithTimeout(ctx, time.Hour)
+	time.AfterFunc(time.Millisecond, cancel)
+	if _, err := c.Get(ctx, "id"); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Packets that are lost: no connection is made, and none is refused.
 func TestACallEndsWithItsContextWhileNoDialEnds(t *testing.T) {
 	s := newServer(t)
@@ -178,6 +196,49 @@ func TestACallEndsWithItsContextWhileNoDialEnds(t *testing.T) {
 		})
 	}
 }
+
+// A function of the app's may wait for something else, as for a token of the server's.
+func TestACallEndsWithItsContextWhileAFunctionOfTheAppDoesNot(t *testing.T) {
+	s := newServer(t)
+	for name, set := range map[string]func(o *redis.Options, wait func()){
+		"CredentialsProvider": func(o *redis.Options, wait func()) {
+			o.CredentialsProvider = func() (string, string) { wait(); return "", "" }
+		},
+		"CredentialsProviderContext": func(o *redis.Options, wait func()) {
+			o.CredentialsProviderContext = func(context.Context) (string, string, error) { wait(); return "", "", nil }
+		},
+		"StreamingCredentialsProvider": func(o *redis.Options, wait func()) { o.StreamingCredentialsProvider = subscription(wait) },
+		"OnConnect": func(o *redis.Options, wait func()) {
+			o.OnConnect = func(context.Context, *redis.Conn) error { wait(); return nil }
+		},
+		"Limiter": func(o *redis.Options, wait func()) { o.Limiter = limiter(wait) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			goOn := make(chan struct{})
+			options := rediscache.ClientOptions(s.addr())
+			set(options, func() { <-goOn })
+			client := redis.NewClient(options)
+			t.Cleanup(func() { _ = client.Close() })
+			t.Cleanup(func() { eventually(t, "what goes on behind the scenes ends", func() bool { return behind() == 0 }) })
+			t.Cleanup(func() { close(goOn) })
+			endsInTime(t, newCache(t, client), &tier.Item{Token: strings.Repeat("x", 56)})
+		})
+	}
+}
+
+// A subscription waits before it says that there are no credentials.
+type subscription func()
+
+func (wait subscription) Subscribe(auth.CredentialsListener) (auth.Credentials, auth.UnsubscribeFunc, error) {
+	wait()
+	return nil, nil, errors.New("no credentials")
+}
+
+// A limiter waits before it lets a call pass.
+type limiter func()
+
+func (wait limiter) Allow() error  { wait(); return nil }
+func (limiter) ReportResult(error) {}
 
 // A call that was given up holds a connection. One that waited for a connection
 // ends. So there are no more of them than connections.

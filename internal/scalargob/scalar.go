@@ -90,7 +90,7 @@ func (r *reader) attr(build bool) (scalar any, isText bool) {
 	if !build || r.Bad {
 		return nil, isText
 	}
-	if value.Bad = value.Uint() != 0; isText {
+	if value.Bad = value.Uint() != 0 || value.Bad; isText {
 		scalar = string(value.Text()) // as below, in fewer allocations
 	} else {
 		v := reflect.New(types[string(typ)]).Elem()

@@ -155,9 +155,9 @@ func (f *Form) Decode(stream []byte, v any) bool {
 func (f *Form) decode(message []byte, v any, build bool) bool {
 	r := reader{gobstream.Reader{Rest: message}}
 	r.Rest = r.Text()
-	r.Bad = r.Bad || r.Int() != f.ID
+	r.Bad = r.Int() != f.ID || r.Bad
 	if m, ok := v.(*map[any]any); ok {
-		r.Bad = r.Bad || r.Uint() != 0
+		r.Bad = r.Uint() != 0 || r.Bad
 		r.entries(m, build)
 		return !r.Bad
 	}

@@ -2,6 +2,7 @@ package scalargob
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/gob"
 	"fmt"
 	"math"
@@ -148,6 +149,35 @@ func TestDamagedStreams(t *testing.T) {
 			changed[i] = changed[j]
 		}
 		agree(t, changed)
+	}
+}
+
+// A number has eight bytes at most, whatever the last eight of more say.
+func TestNumbersOfTooManyBytesAreRefused(t *testing.T) {
+	long := func(x uint64) []byte {
+		return binary.BigEndian.AppendUint64(append([]byte{0x80}, make([]byte, 120)...), x)
+	}
+	id := gobstream.Zigzag(maps.ID)
+	value := func(zero []byte) []byte { // of an int
+		attr := append(gobstream.AppendText(nil, "int"), byte(gobstream.Zigzag(2)))
+		return append(appendAttr(nil, "a"), gobstream.AppendText(attr, append(zero, 2))...)
+	}
+	text := func(zero []byte) []byte {
+		attr := append(gobstream.AppendText(nil, "string"), byte(gobstream.Zigzag(6)))
+		return append(appendAttr(nil, "a"), gobstream.AppendText(attr, append(zero, 1, 'x'))...)
+	}
+	for name, message := range map[string][][]byte{
+		"none":          {gobstream.AppendUint(nil, id), {0, 1}, value([]byte{0})},
+		"the id":        {long(id), {0, 1}, value([]byte{0})},
+		"the zero":      {gobstream.AppendUint(nil, id), long(0), {1}, value([]byte{0})},
+		"an int's zero": {gobstream.AppendUint(nil, id), {0, 1}, value(long(0))},
+		"a text's zero": {gobstream.AppendUint(nil, id), {0, 1}, text(long(0))},
+	} {
+		stream := gobstream.AppendText(bytes.Clone(maps.Head), bytes.Join(message, nil))
+		if got := maps.Decode(stream, &entry{}); got != (name == "none") {
+			t.Errorf("%s: taken: %v", name, got)
+		}
+		agree(t, stream)
 	}
 }
 
