@@ -138,7 +138,8 @@ const (
 
 // A Cache is fast and may lose any item at any time, but never shows an older
 // item again once it has shown, or taken, a newer one. Its methods may be
-// called by several goroutines at once, and return when the context ends.
+// called by several goroutines at once, and return when the context ends: at its
+// deadline, and when it is cancelled by its deadline at the latest.
 //
 // A Cache is comparable with ==, as a pointer is, and equal ones keep the same
 // sessions. The stores refuse to work with one that is not comparable.
