@@ -941,3 +941,30 @@ func TestLogOutEverywhereEndsNoOtherCookie(t *testing.T) {
 		})
 	}
 }
+
+func TestASessionThatBeginsAfterLogOutEverywhereKeepsItsCookie(t *testing.T) {
+	for name, begin := range map[string]func(s *site, r *http.Request) *sessions.Session{
+		"New": func(s *site, r *http.Request) *sessions.Session {
+			fresh, err := s.store.New(r, sessionName)
+			s.must(err)
+			return fresh
+		},
+		"NewSession": func(s *site, _ *http.Request) *sessions.Session { return sessions.NewSession(s.store, sessionName) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, withUsers)
+			s.login(values{"user": "ada"})
+			s.visit(func(w http.ResponseWriter, r *http.Request, _ *sessions.Session) {
+				s.must(s.store.RemoveAll(r.Context(), sessionName, "ada"))
+				fresh := begin(s, r)
+				fresh.Values["user"] = "ada"
+				s.must(s.store.Save(r, w, fresh))
+			})
+			if s.browser.cookie() == "" {
+				t.Fatal("no cookie")
+			}
+			s.expect(values{"user": "ada"})
+			s.expectLog()
+		})
+	}
+}

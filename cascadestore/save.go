@@ -60,8 +60,11 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
-	if slices.Contains(how.ended, t.copy.Key()) {
-		n.endCookie(how.header, session)
+	if key := t.copy.Key(); slices.Contains(how.ended, key) {
+		// Another session may have taken the cookie over.
+		if n.cookie == nil || slices.Contains(how.ended, n.cookieKey) {
+			n.endCookie(how.header, session, key)
+		}
 		return nil
 	}
 	if session.Options.MaxAge < 0 {
@@ -88,7 +91,7 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 		if cerr != nil {
 			return describe("write cookie of session", session.ID, describeCookie(cerr))
 		}
-		n.setCookie(how.header, sessions.NewCookie(session.Name(), cookie, session.Options))
+		n.setCookie(how.header, sessions.NewCookie(session.Name(), cookie, session.Options), t.copy.Key())
 	}
 	return err
 }
@@ -99,7 +102,7 @@ func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.
 	t.removed = true
 	n.keep(cs, t)
 	if !how.onlyChanges || live.IsSaved(err) {
-		n.endCookie(how.header, session)
+		n.endCookie(how.header, session, t.copy.Key())
 	}
 	return err
 }
