@@ -61,10 +61,9 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
 	if key := t.copy.Key(); slices.Contains(how.ended, key) {
-		// Another session may have taken the cookie over.
 		if n.cookie == nil || slices.Contains(how.ended, n.cookieKey) {
 			n.endCookie(how.header, session, key)
-		}
+		} // else another session has taken it over
 		return nil
 	}
 	if session.Options.MaxAge < 0 {
@@ -101,8 +100,10 @@ func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.
 	err := describe("remove session", t.id, t.copy.Remove(ctx))
 	t.removed = true
 	n.keep(cs, t)
-	if !how.onlyChanges || live.IsSaved(err) {
-		n.endCookie(how.header, session, t.copy.Key())
+	key := t.copy.Key()
+	takenOver := n.cookie != nil && n.cookieKey != key // by another session
+	if !how.onlyChanges || live.IsSaved(err) && !takenOver {
+		n.endCookie(how.header, session, key)
 	}
 	return err
 }
