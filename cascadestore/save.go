@@ -75,7 +75,7 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	if how.onlyChanges && cs.isUnchanged(session, t) {
 		return nil
 	}
-	was, isKnown := t.copy.Used(), *session.Options == cs.storedOptions(t)
+	was, ended, isKnown := t.copy.Used(), t.copy.Ends(), *session.Options == cs.storedOptions(t)
 	err := cs.save(ctx, n, session, t, how)
 	err = describe("save session", t.id, err) // the new id, if it has moved
 	switch {
@@ -84,7 +84,10 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	case how.sent && err == nil && !t.copy.IsChanged():
 		err = describe("save session", t.id, cs.ask(ctx, t))
 	}
-	isKnown = isKnown && t.id == t.cookieID && !cs.isLaterUse(session, was, t.copy.Used())
+	used := t.copy.Used()
+	// If the session has got a longer life, the cookie is as short as the store's MaxAge was.
+	isLonger := t.copy.Ends().Sub(ended) > used.Sub(was)
+	isKnown = isKnown && t.id == t.cookieID && !isLonger && !cs.isLaterUse(session, was, used)
 	if live.IsSaved(err) && !(how.onlyChanges && isKnown) {
 		cookie, cerr := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
 		if cerr != nil {

@@ -270,6 +270,38 @@ func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 	})
 }
 
+func TestHandlerSetsTheCookieAgainWhenTheStoresMaxAgeIsHigher(t *testing.T) {
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		const hour, tenth = 3600, 10 * time.Hour // of a higher MaxAge
+		time.Sleep(time.Until(time.Now().Truncate(tenth).Add(tenth)))
+		b := a.newBrowser()
+		change := func(n int) bool {
+			v := b.Visit(a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				s, err := a.store.Get(r, sessionName)
+				if err != nil {
+					t.Error(err)
+				}
+				s.Values["n"] = n
+			})).ServeHTTP)
+			return v.Response.Header.Get("Set-Cookie") != ""
+		}
+		a.store.SetMaxAge(hour)
+		change(1)
+		a.store.SetMaxAge(100 * hour)
+		time.Sleep(time.Minute)
+		if !change(2) {
+			t.Error("the cookie stays as short as it was")
+		}
+		time.Sleep(2 * time.Hour)
+		b.expectNow(t, "when the old cookie has ended", values{"n": 2})
+		if change(3) {
+			t.Error("the cookie is set with every change")
+		}
+	})
+}
+
 func TestHandlerSetsTheCookieAgainOncePerTenthOfMaxAge(t *testing.T) {
 	s := gaetest.Local(t)
 	gaetest.InSimulatedTime(t, func(t *testing.T) {
