@@ -131,6 +131,10 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	f := form{cs, session.Name()}
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
+	used := now
+	if was := t.copy.Used(); how.sent && now.Sub(was) < refreshInterval(maxAge) {
+		used = was // the next response in time is to set the cookie for it, too
+	}
 	cs.logs().step(ctx, "save", t.id)
 	draft := live.Draft{
 		Encode: func(key string, worth func(map[string]any) bool) ([]byte, bool, error) {
@@ -140,7 +144,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 			value, err := f.encode(session, key)
 			return value, f.isExact(session.Values), err
 		},
-		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
+		Lifetime: live.Lifetime{Used: used, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
 		Owner:    f.ask(cs.Owner),
 		Label:    f.ask(cs.Label),
