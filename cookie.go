@@ -27,7 +27,8 @@ type Cookie struct {
 	// by default, and no longer than MaxLifetime lets the session live. The cookie is
 	// set again when the session's access time is written. If the session would outlive
 	// the cookie without that, each response of a request that used it sets the cookie
-	// again, from a tenth of MaxAge after the written access time on.
+	// again, from a tenth of MaxAge after the written access time on, if a call to the
+	// cache says that the session is still there.
 	MaxAge time.Duration
 
 	// BrowserSession has the browser drop the cookie when it is closed. MaxAge has

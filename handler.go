@@ -225,15 +225,16 @@ func (v *visit) beforeHeader(header http.Header, hijack bool) error {
 		return err
 	}
 	v.later(err)
-	return v.setCookie(header)
+	return v.setCookie(header, err == nil)
 }
 
-// setCookie has the client know what its session is called now.
-func (v *visit) setCookie(header http.Header) error {
+// setCookie has the client know what its session is called now. With prolong it
+// also sets a cookie again that would end before the session.
+func (v *visit) setCookie(header http.Header, prolong bool) error {
 	c := v.sessions.Cookie.withDefaults()
 	switch {
 	case !v.removed && v.saved != "":
-		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse(c) && !v.endsFirst(c)) {
+		if v.saved == v.cookie && (c.BrowserSession || !v.isLaterUse(c) && !(prolong && v.endsFirst(c) && v.isThere())) {
 			return nil
 		}
 		if err := web.SetCookie(header, c.cookie(v.saved, v.maxAge(c))); err != nil {
@@ -262,6 +263,16 @@ func (v *visit) endsFirst(c Cookie) bool {
 	return !v.was.IsZero() && v.was.Add(c.MaxAge).Before(v.copy.Ends()) && time.Since(v.was) >= c.MaxAge/10
 }
 
+// isThere reports whether the session still is there under its id: if it has ended or
+// moved meanwhile, the client may have a newer cookie.
+func (v *visit) isThere() bool {
+	err := v.ask()
+	if !errors.Is(err, ErrRemoved) {
+		v.later(err)
+	}
+	return err == nil
+}
+
 // maxAge is how long the client is to keep the cookie.
 func (v *visit) maxAge(c Cookie) time.Duration {
 	if v.opt.MaxLifetime <= 0 {
@@ -278,7 +289,7 @@ func (v *visit) maxAge(c Cookie) time.Duration {
 func (v *visit) ServeError(w http.ResponseWriter, r *http.Request, err error) {
 	v.mu.Lock()
 	web.VaryCookie(w.Header())
-	v.later(v.setCookie(w.Header())) // of what was saved before
+	v.later(v.setCookie(w.Header(), false)) // of what was saved before
 	v.unlock()
 	if v.sessions.ErrorHandler != nil {
 		v.sessions.ErrorHandler(w, r, err)

@@ -156,11 +156,12 @@ func (v *visit) removeOf(owner string) {
 	if sess, err := v.find(); sess == nil || err != nil || v.removed {
 		return
 	}
+	const doing = "remove session"
 	of, err := v.copy.Owner(v.ownerOf)
-	v.later(err)
+	v.later(describe(doing, v.sess.ID(), err))
 	if of != owner {
 		of, err = v.owner()
-		v.later(err)
+		v.later(describe(doing, v.sess.ID(), err))
 	}
 	if of == owner {
 		v.later(v.remove(v.sess))

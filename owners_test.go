@@ -394,3 +394,27 @@ func TestTheLabelIsAskedAtLoginAndWithANewID(t *testing.T) {
 	}
 	s.expectErrors()
 }
+
+func TestAnOwnerThatPanicsTellsNoID(t *testing.T) {
+	panics := false
+	s := newSite(t, &gaesession.Sessions{PlainIDs: true, Owner: func(sess session.Session) string {
+		if panics {
+			panic("no user in " + sess.ID())
+		}
+		return userOf(sess)
+	}})
+	s.login(attrs{"user": "ada"})
+	s.visit(func(w http.ResponseWriter, r *http.Request) {
+		panics = true
+		s.must(s.sessions.RemoveAll(r.Context(), "ada"))
+	})
+	errs := s.errs.list()
+	if len(errs) == 0 {
+		t.Error("nothing was reported")
+	}
+	for _, err := range errs {
+		if strings.Contains(err.Error(), s.cookie()) {
+			t.Errorf("an error has the id: %v", err)
+		}
+	}
+}

@@ -1088,3 +1088,33 @@ func TestWhatTheCodecLeavesOutIsNoChange(t *testing.T) {
 		t.Errorf("got calls %v, want one", calls)
 	}
 }
+
+func TestWhatCouldNotBeEncodedIsSavedOnceItIsMendedInPlace(t *testing.T) {
+	gob.Register(map[string]any{})
+	s := gaetest.Local(t)
+	r := newRequest(s, options{})
+	sess, m := session.NewSession(), map[string]any{"a": func() {}}
+	sess.SetAttr("m", m)
+	r.Store.Add(sess)
+	for _, step := range []struct {
+		name   string
+		change func()
+		errs   int
+	}{
+		{"a function", func() {}, 1},
+		{"nothing has changed", func() {}, 0},
+		{"another attribute", func() { sess.SetAttr("n", 1) }, 1},
+		{"a number", func() { m["a"] = 1 }, 0},
+		{"nothing has changed since", func() {}, 0},
+	} {
+		step.change()
+		r.Store.Close()
+		if errs := r.errs.list(); len(errs) != step.errs {
+			t.Errorf("%s: reported %v, want %d", step.name, errs, step.errs)
+		}
+		r.errs.reset()
+	}
+	if got := read(t, s, options{}, sess.ID()); !reflect.DeepEqual(got, attrs{"m": map[string]any{"a": 1}, "n": 1}) {
+		t.Errorf("got %v", got)
+	}
+}

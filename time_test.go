@@ -257,6 +257,37 @@ func TestACookieThatIsShorterThanTheSessionIsSetAgainWhileItIsUsed(t *testing.T)
 	}
 }
 
+func TestALateAnswerTakesNoNewerCookieAway(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, interval := range map[string]time.Duration{"the access time is due": day / 5, "it is not due": 30 * day} {
+		t.Run(name, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
+				c := newClient(t, &gaesession.Sessions{Options: options{RefreshInterval: interval}, Cookie: gaesession.Cookie{MaxAge: day}})
+				c.app.Options.OnError = new(errorLog).add
+				c.login(60 * day)
+				time.Sleep(day / 2)
+				old := c.cookie.Value
+				late := c.do(func(_ http.ResponseWriter, r *http.Request) {
+					if sess, err := c.app.Get(r); sess == nil || err != nil {
+						t.Fatalf("got %v, %v", sess, err)
+					}
+					moves := c.do(func(_ http.ResponseWriter, r *http.Request) {
+						if err := c.app.RegenerateID(r); err != nil {
+							t.Error(err)
+						}
+					})
+					if !moves || c.cookie.Value == old {
+						t.Fatal("the session has not moved")
+					}
+				})
+				if late {
+					t.Error("the late answer sets the cookie")
+				}
+			})
+		})
+	}
+}
+
 func TestACookieThatLivesAsLongAsTheSessionIsSetOnce(t *testing.T) {
 	const month = 30 * 24 * time.Hour
 	gaetest.InSimulatedTime(t, func(t *testing.T) {

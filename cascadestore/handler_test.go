@@ -941,3 +941,32 @@ func TestLogOutEverywhereEndsNoOtherCookie(t *testing.T) {
 		})
 	}
 }
+
+func TestASessionThatBeginsAfterALogoutKeepsItsCookie(t *testing.T) {
+	logouts := map[string]func(s *site, r *http.Request, session *sessions.Session){
+		"everywhere": func(s *site, r *http.Request, _ *sessions.Session) {
+			s.must(s.store.RemoveAll(r.Context(), sessionName, "ada"))
+		},
+		"here": func(_ *site, _ *http.Request, session *sessions.Session) { session.Options.MaxAge = -1 },
+	}
+	for where, logout := range logouts {
+		t.Run(where, func(t *testing.T) {
+			s := newSite(t, withUsers)
+			s.login(values{"user": "ada", "n": 1})
+			old := s.browser.cookie()
+			s.visit(func(w http.ResponseWriter, r *http.Request, session *sessions.Session) {
+				logout(s, r, session)
+				fresh := sessions.NewSession(s.store, sessionName)
+				fresh.Values["user"] = "ada"
+				s.must(s.store.Save(r, w, fresh))
+			})
+			if s.browser.cookie() == "" {
+				t.Fatal("the cookie has ended")
+			}
+			s.expect(values{"user": "ada"})
+			s.browser.setCookie(old)
+			s.expect(nil)
+			s.expectLog()
+		})
+	}
+}

@@ -52,8 +52,9 @@ type named struct {
 	// kept is the request backend: the session that was loaded or saved last.
 	kept     *live.Copy
 	keptFrom string // the id in the cookie that it came from, or replaces
-	// cookie is what saves have set last; nil: nothing.
-	cookie *http.Cookie
+	// cookie is what saves have set last, of the session of that key; nil: nothing.
+	cookie    *http.Cookie
+	cookieKey string
 }
 
 // A track is what the store knows of one session value.
@@ -214,17 +215,17 @@ func (n *named) keep(cs *CascadeStore, t *track) {
 	}
 }
 
-// endCookie has the client drop the cookie of a session.
-func (n *named) endCookie(header http.Header, session *sessions.Session) {
+// endCookie has the client drop the cookie of a session, which has that key.
+func (n *named) endCookie(header http.Header, session *sessions.Session, key string) {
 	gone := *session.Options
 	gone.MaxAge = -1
-	n.setCookie(header, sessions.NewCookie(session.Name(), "", &gone))
+	n.setCookie(header, sessions.NewCookie(session.Name(), "", &gone), key)
 }
 
-// setCookie sets the cookie of a session in place of one that was set before. A nil
-// header has left.
-func (n *named) setCookie(header http.Header, c *http.Cookie) {
-	n.cookie = c
+// setCookie sets the cookie of the session of that key in place of one that was set
+// before. A nil header has left.
+func (n *named) setCookie(header http.Header, c *http.Cookie, key string) {
+	n.cookie, n.cookieKey = c, key
 	if header != nil {
 		web.ReplaceCookie(header, c)
 	}

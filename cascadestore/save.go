@@ -60,8 +60,10 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	n := req.sessions(ctx, cs, session.Name())
 	cs.setOptions(session)
 	t := req.track(n, cs, session)
-	if slices.Contains(how.ended, t.copy.Key()) {
-		n.endCookie(how.header, session)
+	if key := t.copy.Key(); slices.Contains(how.ended, key) {
+		if n.cookie == nil || slices.Contains(how.ended, n.cookieKey) {
+			n.endCookie(how.header, session, key)
+		} // else another session has taken it over
 		return nil
 	}
 	if session.Options.MaxAge < 0 {
@@ -73,7 +75,7 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	if how.onlyChanges && cs.isUnchanged(session, t) {
 		return nil
 	}
-	was, isKnown := t.copy.Used(), *session.Options == cs.storedOptions(t)
+	was, ended, isKnown := t.copy.Used(), t.copy.Ends(), *session.Options == cs.storedOptions(t)
 	err := cs.save(ctx, n, session, t, how)
 	err = describe("save session", t.id, err) // the new id, if it has moved
 	switch {
@@ -82,13 +84,16 @@ func (cs *CascadeStore) saveSession(r *http.Request, req *request, session *sess
 	case how.sent && err == nil && !t.copy.IsChanged():
 		err = describe("save session", t.id, cs.ask(ctx, t))
 	}
-	isKnown = isKnown && t.id == t.cookieID && !cs.isLaterUse(session, was, t.copy.Used())
+	used := t.copy.Used()
+	// If the session has got a longer life, the cookie is as short as the store's MaxAge was.
+	isLonger := t.copy.Ends().Sub(ended) > used.Sub(was)
+	isKnown = isKnown && t.id == t.cookieID && !isLonger && !cs.isLaterUse(session, was, used)
 	if live.IsSaved(err) && !(how.onlyChanges && isKnown) {
 		cookie, cerr := securecookie.EncodeMulti(session.Name(), session.ID, cs.Codecs...)
 		if cerr != nil {
 			return describe("write cookie of session", session.ID, describeCookie(cerr))
 		}
-		n.setCookie(how.header, sessions.NewCookie(session.Name(), cookie, session.Options))
+		n.setCookie(how.header, sessions.NewCookie(session.Name(), cookie, session.Options), t.copy.Key())
 	}
 	return err
 }
@@ -98,8 +103,10 @@ func (cs *CascadeStore) remove(ctx context.Context, n *named, session *sessions.
 	err := describe("remove session", t.id, t.copy.Remove(ctx))
 	t.removed = true
 	n.keep(cs, t)
-	if !how.onlyChanges || live.IsSaved(err) {
-		n.endCookie(how.header, session)
+	key := t.copy.Key()
+	takenOver := n.cookie != nil && n.cookieKey != key // by another session
+	if !how.onlyChanges || live.IsSaved(err) && !takenOver {
+		n.endCookie(how.header, session, key)
 	}
 	return err
 }
@@ -124,6 +131,10 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	f := form{cs, session.Name()}
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
+	used := now
+	if was := t.copy.Used(); how.sent && now.Sub(was) < refreshInterval(maxAge) {
+		used = was // the next response in time is to set the cookie for it, too
+	}
 	cs.logs().step(ctx, "save", t.id)
 	draft := live.Draft{
 		Encode: func(key string, worth func(map[string]any) bool) ([]byte, bool, error) {
@@ -133,7 +144,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 			value, err := f.encode(session, key)
 			return value, f.isExact(session.Values), err
 		},
-		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
+		Lifetime: live.Lifetime{Used: used, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
 		Owner:    f.ask(cs.Owner),
 		Label:    f.ask(cs.Label),

@@ -270,6 +270,96 @@ func TestAnExpiredCookieGivesANewSession(t *testing.T) {
 	})
 }
 
+func TestChangesAfterTheHeaderKeepNoCookieFromBeingSetAgain(t *testing.T) {
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		a.store.SetMaxAge(36_000)
+		const tenth = time.Hour
+		time.Sleep(time.Until(time.Now().Truncate(tenth).Add(tenth)))
+		b, n := a.newBrowser(), 0
+		change := func(late bool) {
+			b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s, err := a.store.Get(r, sessionName)
+				if err != nil || s.IsNew != (n == 0) {
+					t.Fatalf("after %d changes: got %v, %v", n, s.Values, err)
+				}
+				if late {
+					w.WriteHeader(http.StatusOK)
+				}
+				n++
+				s.Values["n"] = n
+			})).ServeHTTP)
+		}
+		change(false)
+		time.Sleep(tenth * 9 / 10)
+		for range 15 {
+			for _, late := range []bool{true, false, false} {
+				time.Sleep(tenth / 3)
+				change(late)
+			}
+		}
+		b.expectNow(t, "in the end", values{"n": n})
+	})
+}
+
+func TestASessionThatIsChangedAfterTheHeaderAloneLives(t *testing.T) {
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		a.store.SetMaxAge(36_000)
+		b := a.login(t, values{"n": 0})
+		cookie := b.cookie()
+		for n := range 60 {
+			time.Sleep(20 * time.Minute)
+			b.setCookie(cookie) // which ends before
+			b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s, err := a.store.Get(r, sessionName)
+				if err != nil || s.IsNew {
+					t.Fatalf("got %v, %v", s.Values, err)
+				}
+				w.WriteHeader(http.StatusOK)
+				s.Values["n"] = n
+			})).ServeHTTP)
+		}
+		time.Sleep(36_000 * time.Second)
+		b.setCookie(cookie)
+		b.expectNow(t, "a MaxAge after the last change", values{"n": 59})
+	})
+}
+
+func TestHandlerSetsTheCookieAgainWhenTheStoresMaxAgeIsHigher(t *testing.T) {
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		const hour, tenth = 3600, 10 * time.Hour // of a higher MaxAge
+		time.Sleep(time.Until(time.Now().Truncate(tenth).Add(tenth)))
+		b := a.newBrowser()
+		change := func(n int) bool {
+			v := b.Visit(a.store.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				s, err := a.store.Get(r, sessionName)
+				if err != nil {
+					t.Error(err)
+				}
+				s.Values["n"] = n
+			})).ServeHTTP)
+			return v.Response.Header.Get("Set-Cookie") != ""
+		}
+		a.store.SetMaxAge(hour)
+		change(1)
+		a.store.SetMaxAge(100 * hour)
+		time.Sleep(time.Minute)
+		if !change(2) {
+			t.Error("the cookie stays as short as it was")
+		}
+		time.Sleep(2 * time.Hour)
+		b.expectNow(t, "when the old cookie has ended", values{"n": 2})
+		if change(3) {
+			t.Error("the cookie is set with every change")
+		}
+	})
+}
+
 func TestHandlerSetsTheCookieAgainOncePerTenthOfMaxAge(t *testing.T) {
 	s := gaetest.Local(t)
 	gaetest.InSimulatedTime(t, func(t *testing.T) {

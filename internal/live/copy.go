@@ -225,7 +225,7 @@ func (c *Copy) Open(ctx context.Context, read func(value []byte) (scalars map[st
 		c.why = errors.Join(err, rerr)
 		return c.why
 	}
-	c.status, c.was = stored, snapshot{l.Value(), scalars}
+	c.status, c.was = stored, snapshot{value: l.Value(), attrs: scalars}
 	return err
 }
 

@@ -17,6 +17,8 @@ import (
 type snapshot struct {
 	value []byte
 	attrs map[string]any // that nobody changes; nil: decode value
+	// unencoded says that attrs are the app's own, which could not be encoded.
+	unencoded bool
 }
 
 func (s snapshot) all(f Form) (map[string]any, error) {
@@ -170,6 +172,8 @@ type diff struct {
 	now          map[string]any
 	set, deleted []string
 	force        bool // also if nothing has changed
+	unencoded    bool // what was tried before could not be encoded
+	again        bool // that is tried again: it may have been changed in place
 }
 
 // worth is differs for attributes that may change later.
@@ -185,7 +189,10 @@ func (d *diff) worth(attrs map[string]any) bool {
 func (d *diff) differs(attrs map[string]any) bool {
 	if d.tried != nil {
 		if set, deleted := values.Changes(d.tried, attrs); len(set)+len(deleted) == 0 {
-			return false // it was tried, and reported
+			if !d.unencoded {
+				return false // it was tried, and reported
+			}
+			d.again = true
 		}
 	}
 	d.now = attrs
@@ -205,10 +212,14 @@ func (c *Copy) changed(d Draft) (*change, error) {
 		if df.tried, err = c.tried.all(c.store.form); err != nil {
 			return nil, err
 		}
+		df.unencoded = c.tried.unencoded
 	}
 	value, exact, err := d.Encode(c.key, df.worth)
-	if err != nil && df.now != nil {
-		c.tried = &snapshot{attrs: df.now}
+	switch {
+	case err != nil && df.again:
+		return nil, nil // as before, which was reported
+	case err != nil && df.now != nil:
+		c.tried = &snapshot{attrs: df.now, unencoded: true}
 	}
 	if value == nil || err != nil {
 		return nil, err
@@ -219,7 +230,7 @@ func (c *Copy) changed(d Draft) (*change, error) {
 			return nil, err
 		}
 	}
-	ch := &change{now: snapshot{value, df.now}}
+	ch := &change{now: snapshot{value: value, attrs: df.now}}
 	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
