@@ -213,8 +213,12 @@ func (m *Move) commit(ctx context.Context) error {
 	case errors.Is(err, errEmptied) && m.from != "":
 		return errors.Join(err, s.markOrOwe(finishing, m.from))
 	case errors.Is(err, errEnding):
-		// Whoever was to end it may have died.
-		return errors.Join(err, s.remove(finishing, m.from, m.until))
+		// Whoever was to end it may have died. What the removal reports must not
+		// be taken for the outcome of the save.
+		if rerr := s.remove(finishing, m.from, m.until); rerr != nil {
+			s.Report(m.from, rerr)
+		}
+		return err
 	case m.outcome == mayBeMoved && !errors.Is(err, tier.ErrRemoved):
 		m.watch(ctx)
 		return with(tier.ErrNotSaved, err)

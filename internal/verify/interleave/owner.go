@@ -260,17 +260,18 @@ func (w *world) mayBeTooMany(a *actor) bool {
 		owner = a.op.owner
 	}
 	for _, b := range w.actors {
-		if b != a && b.op.owner == owner && b.judge.Saving != 0 && (a == nil || b.judge.End() >= a.judge.Began) {
+		if b != a && !(a == nil && b.op.claims) && b.op.owner == owner && b.judge.Saving != 0 && (a == nil || b.judge.End() >= a.judge.Began) {
 			n++
 		}
 	}
 	return w.scenario.most > 0 && n >= w.scenario.most
 }
 
-// logsIn notes of a request that begins to log in whether that may end the session
-// which was there at first.
+// logsIn notes of a request that begins to log in, or to claim the session which was
+// there at first, whether that session may be ended as the oldest.
 func (w *world) logsIn() {
-	if w.scenario.owned && w.mayBeTooMany(nil) {
+	isAlices := w.scenario.owned || slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.claims && a.judge.Saving != 0 })
+	if isAlices && w.mayBeTooMany(nil) {
 		w.session.Requests = append(w.session.Requests, &judge.Request{Removes: true, Failed: true, Began: w.clock, Saving: w.clock})
 	}
 }

@@ -378,20 +378,23 @@ func (w *world) newRequest(down string, o op) *request {
 // alone.
 func (a *actor) isKept() bool {
 	err := a.err()
-	return errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) && !a.op.logout
+	return errors.Is(err, tier.ErrNotBackedUp) && !errors.Is(err, tier.ErrNotSaved) && !errors.Is(err, tier.ErrRemoved) &&
+		!errors.Is(err, tier.ErrTooLarge) && !a.op.logout // then it was a later save that did something else
 }
 
 // startsSaving notes what the request is going to save, when it begins to.
 func (a *actor) startsSaving() {
 	r := a.judge
 	r.Saving = a.w.clock
+	if a.op.enter || a.op.claims {
+		a.w.logsIn()
+	}
 	switch {
 	case a.op.login:
 		r.Sets = initial
 	case a.op.endall:
 		a.endsAll()
 	case a.op.enter:
-		a.w.logsIn()
 	case a.op.attr != "" && !a.saw.none && a.saw.attrs[a.op.attr] != a.op.value(a.index):
 		r.Sets = map[string]string{a.op.attr: a.op.value(a.index)}
 	}

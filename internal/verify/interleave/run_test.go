@@ -34,6 +34,12 @@ func TestSchedulesThatBrokeAPromise(t *testing.T) {
 		"what a dead instance had changed in the other session, and a refresh of the first": "cached async-reset:a~shared+async:a#9000+refresh small two " +
 			"retries=2: 0.get 0.get' 0.save 0.cas:unsaved' 0.begin 2.get crash(0) 2.get' 2.save 2.begin 1.get 1.get' 2.txn-get 2.txn-put 1.save " +
 			"1.begin 2.commit 2.cas:value 1.cas:unsaved' 1.begin 1.txn-get 1.txn-put 1.txn-get' 1.txn-put' crash(1)'",
+		"a move that is refused, as all sessions are ending, and a cache that then fails": "evicted regenerate+logout~shared+endall~shared small owned most=1 cascade: 2.begin 2.txn-get@alice 2.txn-put@alice 2.commit " +
+			"1.get minute 0.get 1.ds-get 2.ds-put 2.set:removed 0.ds-get 0.save 0.begin 0.txn-get 0.rollback 1.save 0.ds-put " +
+			"0.set:removed~",
+		"a change that is too large, and another save of the request that the backup fails": "outlived again:a#9000+change:b#9000+async-reset:c small sessions: 2.get 2.save 1.get 1.save 1.begin 1.txn-get 1.txn-put 0.get " +
+			"down(2.cas:unsaved) 2.begin 1.commit 0.save 0.begin 0.txn-get 0.rollback 2.txn-get 2.txn-put 0.cas:unsaved 0.begin 2.commit " +
+			"2.cas:lease 2.get cancel(0.txn-get) 0.rollback 1.cas:lease 1.get 1.cas:lease",
 		"an asynchronous change while the session moves": "cached async:a+regenerate bare: 0.get 0.save 1.get 1.save 1.cas:sealed 1.add:lease " +
 			"1.begin 1.txn-get 1.txn-put 0.cas:unsaved 0.get",
 		"an old instance puts back what a login has moved": "cached old:a+delete:a+read+own:a cascade: 2.get 3.get 0.get 3.save 3.add:lease 0.save 3.cas:sealed 3.begin 1.get " +
