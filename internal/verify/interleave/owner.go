@@ -259,8 +259,10 @@ func (w *world) mayBeTooMany(a *actor) bool {
 	if a != nil && a.op.owner != "" {
 		owner = a.op.owner
 	}
+	// A session that only gets a new id is as old as it was: so all logins count.
+	isFirst := a == nil || !a.op.enter && w.scenario.owned && owner == alice
 	for _, b := range w.actors {
-		if b != a && !(a == nil && b.op.claims) && b.op.owner == owner && b.judge.Saving != 0 && (a == nil || b.judge.End() >= a.judge.Began) {
+		if b != a && !(a == nil && b.op.claims) && b.op.owner == owner && b.judge.Saving != 0 && (isFirst || b.judge.End() >= a.judge.Began) {
 			n++
 		}
 	}
