@@ -108,7 +108,8 @@ func (a *actor) isAcknowledged() bool { return !a.judge.Failed && a.judge.Closed
 // session larger, and so large that the record has no reserve left, whatever the
 // others have unsaved.
 func (a *actor) mayBeTooLarge() bool {
-	return a.op.size > 0 && a.largest+a.op.size+slack > smallRecord-smallReserve
+	grows := a.op.size > 0 || a.op.owner != "" && !(a.w.scenario.owned && a.op.owner == alice) // an owner takes some bytes
+	return grows && a.largest+a.op.size+slack > smallRecord-smallReserve
 }
 
 // slack is more than what a small change and a trailer take.
