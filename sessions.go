@@ -72,7 +72,8 @@ type Sessions struct {
 	Label func(session.Session) string
 
 	// MaxPerOwner is how many sessions an owner may have; a login beyond that ends the
-	// oldest one. The default is 100, and the most 5,000.
+	// oldest one. One that was saved before Owner was set counts from the next login
+	// on. The default is 100, and the most 5,000.
 	MaxPerOwner int
 
 	// ErrorHandler answers a request whose session could not be saved before the
