@@ -205,8 +205,10 @@
 //	3  cache set       the removal marker for the old id
 //	   cache swap      the lease for the session
 //
-// A seal is its owner's nonce and has no time. One that is left behind makes
-// asynchronous changes synchronous until the item goes, and nothing else.
+// A seal is its owner's nonce and has no time. A move that is given up ends its own
+// seal, but not one that it has put in place of another move's, which may still be
+// under way. A seal that is left behind makes asynchronous changes synchronous until
+// the item goes, and nothing else.
 //
 // Nobody else can put a record under the new id. So after a lost answer a move is
 // recognised by reading that record. While it is not known the old id is the one to

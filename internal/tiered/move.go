@@ -24,6 +24,7 @@ type Move struct {
 	runs      int              // how many there were
 	tried     map[name]moveRun // all attempts, by a hash of the new record
 	outcome   moveOutcome
+	resealed  bool   // the seal may have taken the place of another move's
 	last      *state // what the new record is
 	abandoned bool
 }
@@ -422,6 +423,7 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 			return orphanMoveLease, nil
 		}
 		st := seen.state.clone()
+		m.resealed = m.resealed || st.seal != nonce{} && st.seal != mine
 		st.seal = mine
 		if st.ends == 0 {
 			st.ends = microsOf(m.run.p.change.Ends) // or the cache would keep it for longer than it lives
@@ -441,9 +443,11 @@ func (m *Move) seal(ctx context.Context) (sealed *Loaded, err error) {
 // orphanMoveLease keeps refills away for as long as a move may take.
 var orphanMoveLease = &entry{orphanLease.Item, moveLeaseTTL}
 
-// unseal ends the seal after a move that was given up.
+// unseal ends the seal after a move that was given up, unless another move, which
+// may be under way, has relied on it before.
 func (m *Move) unseal(ctx context.Context, s *Store) {
-	if s.Cache == nil || m.from == "" {
+	//rule: move-resealed
+	if s.Cache == nil || m.from == "" || m.resealed {
 		return
 	}
 	// A seal that stays makes asynchronous changes synchronous, and nothing else.

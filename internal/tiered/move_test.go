@@ -460,6 +460,29 @@ func TestAMoveThatTheBackupFailsLeavesTheSessionAsItWas(t *testing.T) {
 	}
 }
 
+// A has sealed the session, B has sealed it after that and gives up: without any
+// seal the asynchronous change would be lost when A commits.
+func TestAMoveThatIsGivenUpLeavesTheSessionSealedForAnother(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		a, b, c := s.opened(t, "A"), s.opened(t, "B"), s.opened(t, "C")
+		commit := s.hold("A", "backup.commit", false)
+		ended := started(func() error { _, err := a.move("a=2"); return err })
+		s.fail("B", "backup")
+		_, err := b.move("a=3")
+		expectErr(t, "B", err, tier.ErrNotSaved)
+		expect(t, "cached", s.cached(), "sealed a=1")
+		changed := started(func() error { return c.updateAsync("c=1") })
+		commit()
+		must(t, ended())
+		want := "a=2"
+		if changed() == nil {
+			want += " c=1"
+		}
+		s.expectMoved(t, s.request(t, "A"), want)
+	})
+}
+
 func TestASealThatIsLeftBehindMakesAsynchronousChangesSynchronous(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")

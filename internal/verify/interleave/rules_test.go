@@ -141,6 +141,11 @@ var rules = []rule{
 		by:       "err := error(nil)",
 		scenario: "cached read+regenerate cascade", events: "1", kinds: "cut",
 	},
+	{
+		name: "move-resealed", says: "a move that is given up does not end a seal that another one relies on",
+		by:   "if s.Cache == nil || m.from == \"\" {\nreturn\n}",
+		test: "TestAMoveThatIsGivenUpLeavesTheSessionSealedForAnother",
+	},
 
 	// Owners.
 	{
