@@ -326,7 +326,9 @@ func (w *world) apply(ch choice) error {
 		time.Sleep(time.Minute + time.Second)
 	case expireSession:
 		w.jumped, w.expired = true, true
-		if w.hasUnsaved() && slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.purge || a.op.old }) {
+		// What a request is trying to save is unsaved as well.
+		isTrying := slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.again && a.judge.Saving != 0 && a.judge.Closed == 0 })
+		if (w.hasUnsaved() || isTrying) && slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.purge || a.op.old }) {
 			w.session.Overdue = true
 		}
 		w.lose()
