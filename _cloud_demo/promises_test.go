@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/gorilla/sessions"
@@ -93,6 +94,7 @@ func (c *iczaClient) store() (session.Store, func() error) {
 	var errs []error
 	return gaesession.NewMemcacheStoreOptions(anInstance(), &gaesession.MemcacheStoreOptions{
 			Cache: c.cache, Backup: c.backup, AsyncDatastoreSave: c.async,
+			CacheTimeout: time.Minute, BackupTimeout: time.Minute, // a busy machine is no silent service
 			OnError: func(_ context.Context, err error) { mu.Lock(); defer mu.Unlock(); errs = append(errs, err) },
 		}), func() error {
 			mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gorilla/sessions"
 	"github.com/icza/session"
@@ -78,7 +79,7 @@ func (r *report) end() error {
 func (a *gaesessionApp) open(ctx context.Context, async bool) (session.Store, *report) {
 	r := &report{app: a}
 	return gaesession.NewMemcacheStoreOptions(ctx, &gaesession.MemcacheStoreOptions{
-		AsyncDatastoreSave: async, OnError: r.add,
+		AsyncDatastoreSave: async, OnError: r.add, CacheTimeout: patience, BackupTimeout: patience,
 	}), r
 }
 
@@ -142,10 +143,14 @@ type cascadeApp struct {
 
 const cookieName = "session"
 
+// patience is how long the services may take: a busy machine is no silent service.
+const patience = time.Minute
+
 func newCascadeApp(t *testing.T) cascadeApp {
 	t.Helper()
 	store := cascadestore.NewCascadeStore(cascadestore.DistributedBackends,
 		[]byte("a hash key of thirty-two bytes.."), []byte("an aes-256 key, thirty-two bytes"))
+	store.CacheTimeout, store.BackupTimeout = patience, patience
 	if err := store.Err(); err != nil {
 		t.Fatal(err)
 	}

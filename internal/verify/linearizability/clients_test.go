@@ -141,6 +141,7 @@ func (q *request) err() error {
 func (c *client) open(o gaesession.MemcacheStoreOptions) *request {
 	c.requests++
 	q := &request{}
+	o.CacheTimeout, o.BackupTimeout = time.Minute, time.Minute // a busy machine is no silent service
 	delays := rand.New(rand.NewPCG(c.seed, uint64(c.number)<<32|uint64(c.requests)))
 	var mu sync.Mutex
 	pause := func() time.Duration {
