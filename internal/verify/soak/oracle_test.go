@@ -129,6 +129,11 @@ type counts struct {
 	latest  time.Duration // end of a request after the time by which it had to
 }
 
+// haveAll reports whether something of all that is tested has happened.
+func (c *counts) haveAll() bool {
+	return c.changes > 0 && c.kills > 0 && c.flushes > 0 && c.faults > 0 && c.lies > 0 && (!*silences || c.silences > 0 && c.held > 0)
+}
+
 // tally is counts for concurrent use.
 type tally struct {
 	mu sync.Mutex
