@@ -100,6 +100,8 @@ func (w *world) judgeEnded(a *actor) {
 			}
 		case failing || a.op.old:
 		case errors.Is(err, context.DeadlineExceeded) && (w.jumped || time.Since(w.began) > saveTimeout):
+		case errors.Is(err, gaesession.ErrRemoved) && a.op.enter && a.hits > 0 && a.mayBeEnded():
+			// It had begun, and was ended before it could find out.
 		case !a.op.loads() && !a.op.login:
 			w.fail("request %d reported %v, but none of its calls was made to fail", a.index, err)
 		case errors.Is(err, gaesession.ErrRemoved):
