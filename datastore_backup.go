@@ -142,7 +142,7 @@ func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[st
 	defer sess.Mutex().RUnlock()
 	if ok {
 		attrs = *fields
-		_, _, exact = gobcodec.Scalars(sess)
+		_, exact = gobcodec.Scalars(sess)
 		exact = exact && f.codec.isGob
 	}
 	if !worth(attrs) {
@@ -160,7 +160,7 @@ func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[st
 // place, otherwise nil.
 func scalarsOf(sess session.Session) map[string]any {
 	// Scalars is the same for less work.
-	if attrs, _, ok := gobcodec.Scalars(sess); ok {
+	if attrs, ok := gobcodec.Scalars(sess); ok {
 		return maps.Clone(attrs)
 	}
 	if attrs := sess.Attrs(); values.AreScalars(attrs) {

@@ -39,19 +39,17 @@ func Marshal(v any) ([]byte, error) {
 	return memcache.Gob.Marshal(v)
 }
 
-// Scalars returns the session's own attributes, no copy, and when it was accessed,
-// unless an attribute is more than a boolean, a number or a string. The session
-// must not be changed meanwhile.
-func Scalars(sess session.Session) (attrs map[string]any, accessed time.Time, ok bool) {
+// Scalars returns the session's own attributes, no copy, unless one of them is more
+// than a boolean, a number or a string. The session must not be changed meanwhile.
+func Scalars(sess session.Session) (attrs map[string]any, ok bool) {
 	if !sessions.has(sess) {
-		return nil, time.Time{}, false
+		return nil, false
 	}
-	v := reflect.ValueOf(sess).Elem()
-	attrs = *v.Field(sessions.attrs).Addr().Interface().(*map[string]any)
+	attrs = *reflect.ValueOf(sess).Elem().Field(sessions.attrs).Addr().Interface().(*map[string]any)
 	if !scalargob.AreScalars(attrs) {
-		return nil, time.Time{}, false
+		return nil, false
 	}
-	return attrs, *v.Field(sessions.accessed).Addr().Interface().(*time.Time), true
+	return attrs, true
 }
 
 // UnmarshalSession decodes a session as memcache.Gob does, whatever follows it in
@@ -75,7 +73,7 @@ var sessions = formOf(session.NewSessionOptions(&session.SessOptions{
 // A form is how gob writes a type of sessions.
 type form struct {
 	*scalargob.Form
-	attrs, accessed int // fields of the struct
+	attrs int // field of the struct
 }
 
 // formOf returns the form of a session. It returns nil if the session has other
@@ -104,11 +102,8 @@ func formOf(sess any) *form {
 			return nil
 		}
 		delete(expected, field.Name)
-		switch field.Name {
-		case "AttrsF":
+		if field.Name == "AttrsF" {
 			f.attrs = i
-		case "AccessedF":
-			f.accessed = i
 		}
 	}
 	if len(expected) > 0 {
