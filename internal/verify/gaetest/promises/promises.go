@@ -294,7 +294,13 @@ var promises = []promise{
 
 // Test runs the tests of all promises with the adapters, on every service.
 func Test(t *testing.T, adapters ...Adapter) {
-	for _, p := range promises {
+	testAll(t, promises, adapters, func(t *testing.T, s *gaetest.Service, a Adapter) *run {
+		return &run{T: t, Adapter: a, service: s, app: a.New(t, s, false, false)}
+	})
+}
+
+func testAll(t *testing.T, all []promise, adapters []Adapter, newRun func(*testing.T, *gaetest.Service, Adapter) *run) {
+	for _, p := range all {
 		t.Run(p.name, func(t *testing.T) {
 			for _, a := range adapters {
 				if !p.holds(a) {
@@ -302,7 +308,7 @@ func Test(t *testing.T, adapters ...Adapter) {
 				}
 				t.Run(a.Name, func(t *testing.T) {
 					gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-						p.test(&run{T: t, Adapter: a, service: s, app: a.New(t, s, false, false)})
+						p.test(newRun(t, s, a))
 					})
 				})
 			}

@@ -22,20 +22,9 @@ var inTime = []promise{
 
 // TestInTime runs the tests of the promises that depend on time, in simulated time.
 func TestInTime(t *testing.T, adapters ...Adapter) {
-	for _, p := range inTime {
-		t.Run(p.name, func(t *testing.T) {
-			for _, a := range adapters {
-				if !p.holds(a) {
-					continue
-				}
-				t.Run(a.Name, func(t *testing.T) {
-					gaetest.OnEach(t, func(t *testing.T, s *gaetest.Service) {
-						p.test(&run{T: t, Adapter: a, service: s, simulated: true})
-					})
-				})
-			}
-		})
-	}
+	testAll(t, inTime, adapters, func(t *testing.T, s *gaetest.Service, a Adapter) *run {
+		return &run{T: t, Adapter: a, service: s, simulated: true}
+	})
 }
 
 // simulate runs f with an app in a bubble of its own.
