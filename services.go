@@ -23,21 +23,22 @@ type services struct {
 func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
 	s.ctx, s.opt = live.OrBackground(ctx), o.withDefaults()
 	s.form = form{newCodec(s.opt.Codec)}
-	s.live = live.New(live.Options{
+	s.live = live.New(live.Tiers{
 		Cache:         s.opt.Cache,
 		Backup:        s.opt.Backup,
-		Form:          s.form,
 		Retries:       s.opt.Retries,
 		CacheTimeout:  s.opt.CacheTimeout,
 		BackupTimeout: s.opt.BackupTimeout,
-		MaxLifetime:   s.opt.MaxLifetime,
-		Async:         s.opt.AsyncDatastoreSave,
 		Trace:         s.opt.Trace,
-		OwnerScope:    s.owners.scope(),
 		MaxPerOwner:   s.owners.max(),
 		Background:    gae.Background,
 		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
 		Report:        func(key string, err error) { s.report("save session", key, err) },
+	}, live.Options{
+		Form:        s.form,
+		Async:       s.opt.AsyncDatastoreSave,
+		MaxLifetime: s.opt.MaxLifetime,
+		OwnerScope:  s.owners.scope(),
 	})
 }
 

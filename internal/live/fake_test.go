@@ -244,21 +244,27 @@ type user struct {
 	ahead time.Duration // of the clock
 }
 
-func (s *services) options() Options {
-	return Options{
-		Cache: cache{s.cache, s}, Backup: backup{s.backup, s}, Form: jsonForm{}, Retries: 1,
+// options are all that a Store has.
+type options struct {
+	Tiers
+	Options
+}
+
+func (s *services) options() options {
+	return options{Tiers{
+		Cache: cache{s.cache, s}, Backup: backup{s.backup, s}, Retries: 1,
 		Report: func(string, error) {}, Shared: func() any { return s },
-	}
+	}, Options{Form: jsonForm{}}}
 }
 
 // request is a request with a copy of the session of that id.
-func (s *services) request(t *testing.T, edit func(o *Options)) *user {
+func (s *services) request(t *testing.T, edit func(o *options)) *user {
 	t.Helper()
 	o := s.options()
 	if edit != nil {
 		edit(&o)
 	}
-	u := &user{t: t, s: s, store: New(o), ctx: context.Background(), idle: timeout, attrs: map[string]any{}}
+	u := &user{t: t, s: s, store: New(o.Tiers, o.Options), ctx: context.Background(), idle: timeout, attrs: map[string]any{}}
 	u.copy = u.store.Copy(id)
 	return u
 }

@@ -69,7 +69,7 @@ func draft(attrs map[string]any) Draft {
 func readNothing([]byte) (map[string]any, error) { return nil, nil }
 
 func newStore(backup tier.Backup, cache tier.Cache) *Store {
-	return New(Options{Cache: cache, Backup: backup, Form: objectForm{}, Report: func(string, error) {}})
+	return New(Tiers{Cache: cache, Backup: backup, Report: func(string, error) {}}, Options{Form: objectForm{}})
 }
 
 // A lateBackup has its next update take effect after it has reported a timeout.

@@ -205,11 +205,11 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	l := c.lifetime(d)
 	df := &diff{force: c.isDue(d, l)}
 	var err error
-	if df.was, err = c.was.all(c.store.form); err != nil {
+	if df.was, err = c.was.all(c.store.opt.Form); err != nil {
 		return nil, err
 	}
 	if c.tried != nil && !d.Again {
-		if df.tried, err = c.tried.all(c.store.form); err != nil {
+		if df.tried, err = c.tried.all(c.store.opt.Form); err != nil {
 			return nil, err
 		}
 		df.unencoded = c.tried.unencoded
@@ -225,7 +225,7 @@ func (c *Copy) changed(d Draft) (*change, error) {
 		return nil, err
 	}
 	if !exact {
-		stored, err := c.store.form.Attributes(value)
+		stored, err := c.store.opt.Form.Attributes(value)
 		if err != nil || !df.differs(stored) {
 			return nil, err
 		}
@@ -262,13 +262,13 @@ func (c *Copy) own(d Draft, ch *change) error {
 	if err != nil {
 		return err
 	}
-	is := tiered.OwnerOf(c.store.ownerScope, owner)
+	is := tiered.OwnerOf(c.store.opt.OwnerScope, owner)
 	if c.loaded != nil {
 		if ch.was = c.loaded.Owner(); ch.was == (tiered.Owner{}) && len(c.was.value) > 0 {
 			if owner, err = d.Owner(c.was.value); err != nil {
 				return err
 			}
-			ch.was = tiered.OwnerOf(c.store.ownerScope, owner)
+			ch.was = tiered.OwnerOf(c.store.opt.OwnerScope, owner)
 		}
 	}
 	if is == (tiered.Owner{}) && ch.was == is {
@@ -324,7 +324,7 @@ func (c *Copy) isOtherMaxAge(d Draft) bool {
 // not longer than it was, or is to have another id.
 func (c *Copy) checkLength(value []byte) error {
 	was := len(c.known().Value())
-	if limit := c.store.maxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
+	if limit := c.store.opt.MaxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
 		return fmt.Errorf("%w: %d bytes, and at most %d are allowed", tier.ErrTooLarge, len(value), limit)
 	}
 	return nil
@@ -345,7 +345,7 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
 		next, err = t.Create(ctx, c.key, &ch.Change)
-	case c.store.async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
+	case c.store.opt.Async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
 		next, err = t.UpdateAsync(ctx, c.key, c.loaded, &ch.Change)
 	default:
 		next, err = t.Update(ctx, c.key, c.loaded, &ch.Change)
@@ -411,7 +411,7 @@ func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
 	//rule: login-again
 	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
-		value, err = c.store.form.Rename(value, Key(c.next))
+		value, err = c.store.opt.Form.Rename(value, Key(c.next))
 	}
 	if err != nil {
 		return errors.Join(tier.ErrRemoved, err)

@@ -16,10 +16,9 @@ const (
 	DefaultBackupTimeout = 5 * time.Second
 )
 
-// A Store is one request's way to the services that keep sessions: a cache and a
-// backup. Either may be nil, not both. Its methods may be called by several
-// goroutines at once. It must not be copied.
-type Store struct {
+// Options say which services keep sessions, and how they are called.
+type Options struct {
+	// Either may be nil, not both.
 	Cache  tier.Cache // comparable
 	Backup tier.Backup
 	Form   Form
@@ -51,6 +50,12 @@ type Store struct {
 
 	// Trace is told what the store does; nil: nobody is.
 	Trace *tier.Trace
+}
+
+// A Store is one request's way to the services that keep sessions. Its methods may
+// be called by several goroutines at once. It must not be copied.
+type Store struct {
+	Options
 
 	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
 	graceUsed atomic.Bool  // this request has had its second, see finishing
@@ -186,13 +191,7 @@ func (s *Store) finishing(ctx context.Context) (context.Context, context.CancelF
 }
 
 // background returns a Store for work that does not end with the request.
-func (s *Store) background() *Store {
-	return &Store{
-		Cache: s.Cache, Backup: s.Backup, Form: s.Form, Retries: s.Retries,
-		CacheTimeout: s.CacheTimeout, BackupTimeout: s.BackupTimeout,
-		Background: s.Background, Report: s.Report, Shared: s.Shared, Trace: s.Trace, MaxPerOwner: s.MaxPerOwner,
-	}
-}
+func (s *Store) background() *Store { return &Store{Options: s.Options} }
 
 func (s *Store) shared() any {
 	if s.Shared == nil {

@@ -29,7 +29,7 @@ func (bareStore) decode(value []byte) (s stored, err error) {
 
 func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	k := b.kept()
-	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{
+	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{Options: tiered.Options{
 		Cache:         t.cache,
 		Backup:        t.backup,
 		Form:          bareForm{},
@@ -39,7 +39,7 @@ func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, return
 		MaxPerOwner:   sc.most,
 		Report:        func(_ string, err error) { returned(err) },
 		Shared:        func() any { return b },
-	}}
+	}}}
 	if t.cache == nil {
 		v.Cache, v.Backup = gae.Memcache{}, gae.Datastore{Kind: k.Kind, Value: k.Value, Expires: k.Expires}
 	}
