@@ -78,7 +78,7 @@ func (s *services) draft(sess session.Session) (live.Draft, error) {
 	}
 	timeout := sess.Timeout()
 	d := live.Draft{
-		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, map[string]any, error) {
 			return s.form.encodeIf(sess, key, worth)
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},

@@ -61,11 +61,11 @@ func save(ctx context.Context, c *live.Copy, b []byte, attrs map[string]any, exp
 		used = now
 	}
 	return c.Save(ctx, live.Draft{
-		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
 			if !worth(attrs) {
-				return nil, false, nil
+				return nil, nil, nil
 			}
-			return b, true, nil
+			return b, attrs, nil
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: expiry.Sub(used), Refresh: max(expiry.Sub(now)/10, 1), Born: born},
 		MaxAge:   maxAge(attrs, born),

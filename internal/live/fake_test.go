@@ -304,13 +304,16 @@ func exact(attrs map[string]any) bool {
 
 func (u *user) draft() Draft {
 	return Draft{
-		Encode: func(id string, worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(id string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
 			attrs := maps.Clone(u.attrs)
 			if !worth(attrs) {
-				return nil, false, nil
+				return nil, nil, nil
 			}
 			value, err := json.Marshal(session{id, attrs})
-			return value, exact(attrs), err
+			if err == nil && !exact(attrs) {
+				attrs = nil
+			}
+			return value, attrs, err
 		},
 		Lifetime: Lifetime{Used: time.Now().Add(u.ahead), Idle: u.idle, Refresh: u.idle / 10, Born: u.born},
 		MaxAge:   u.max,
