@@ -209,6 +209,16 @@ func (e *unlistedError) Error() string {
 	return "the list of the owner's sessions has to be changed, too"
 }
 
+// unlisted returns the unlistedError in err; nil: there is none.
+func unlisted(err error) *unlistedError {
+	if err == nil {
+		return nil
+	}
+	var missing *unlistedError
+	errors.As(err, &missing)
+	return missing
+}
+
 // ownerAttempts is how often an update is made until it has the indexes that it
 // needs: those of the session's owner before and after.
 const ownerAttempts = 3
@@ -217,8 +227,8 @@ const ownerAttempts = 3
 func withIndexes(owners []Owner, f func(owners []Owner) error) error {
 	for range ownerAttempts {
 		err := f(owners)
-		var missing *unlistedError
-		if !errors.As(err, &missing) {
+		missing := unlisted(err)
+		if missing == nil {
 			return err
 		}
 		owners = append(owners, missing.owner)

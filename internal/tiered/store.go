@@ -172,9 +172,8 @@ func (l *Loaded) Elsewhere() *Loaded {
 // isRefusal reports whether an error says no to a change, while the services are
 // well.
 func isRefusal(err error) bool {
-	var missing *unlistedError
 	return errors.Is(err, tier.ErrRemoved) || errors.Is(err, tier.ErrTooLarge) ||
-		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) || errors.As(err, &missing)
+		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) || unlisted(err) != nil
 }
 
 // finishTime is what a request is granted for its last calls when its context
