@@ -32,7 +32,7 @@ func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
 		Trace:         s.opt.Trace,
 		MaxPerOwner:   s.owners.max(),
 		Background:    gae.Background,
-		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
+		Shared:        gae.Shared,
 		Report:        func(key string, err error) { s.report("save session", key, err) },
 	}, live.Options{
 		Form:        s.form,
@@ -84,7 +84,7 @@ func (s *services) draft(sess session.Session) (live.Draft, error) {
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
 	}
 	if s.owners != nil {
-		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, s.labelOf, s.owners.newID, s.form.only
+		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, live.Ask(s.owners.sessions.Label, s.form.codec.decode), s.owners.newID, s.form.only
 	}
 	return d, nil
 }

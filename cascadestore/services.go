@@ -27,7 +27,7 @@ func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store 
 		Trace:         cs.logs().trace(cs.Trace),
 		Background:    gae.Background,
 		Report:        func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },
-		Shared:        func() any { return gae.Shared(ctx, c, b) },
+		Shared:        gae.Shared,
 	}, live.Options{
 		Form:        form{cs, name},
 		MaxLifetime: cs.MaxLifetime,

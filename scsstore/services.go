@@ -26,7 +26,7 @@ func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {
 		Trace:         s.opt.Trace,
 		Background:    gae.Background,
 		Report:        func(key string, err error) { s.report(ctx, "save session", key, err) },
-		Shared:        func() any { return gae.Shared(ctx, s.cache, s.backup) },
+		Shared:        gae.Shared,
 	}, live.Options{Form: form{codec}})}
 }
 

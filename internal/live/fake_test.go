@@ -253,7 +253,7 @@ type options struct {
 func (s *services) options() options {
 	return options{Tiers{
 		Cache: cache{s.cache, s}, Backup: backup{s.backup, s}, Retries: 1,
-		Report: func(string, error) {}, Shared: func() any { return s },
+		Report: func(string, error) {}, Shared: func(context.Context, tier.Cache, tier.Backup) any { return s },
 	}, Options{Form: jsonForm{}}}
 }
 

@@ -38,10 +38,20 @@ func CheckOwners(hasBackup bool, perOwner int) error {
 // PerOwner is how many sessions an owner may have where the app has set n.
 func PerOwner(n int) int { return cmp.Or(n, standardPerOwner) }
 
-// Ask calls the app's Owner or Label.
-func Ask[S any](sess S, app func(S) string) (answer string, err error) {
-	defer Wrap(&err, ErrOwnerFunc)
-	return app(sess), nil
+// Ask returns the Owner or Label of a Draft: it calls that of the app with the
+// session that decode finds in the bytes. Nil stays nil.
+func Ask[S any](app func(S) string, decode func(value []byte) (S, error)) func(value []byte) (string, error) {
+	if app == nil {
+		return nil
+	}
+	return func(value []byte) (answer string, err error) {
+		sess, err := decode(value)
+		if err != nil {
+			return "", err
+		}
+		defer Wrap(&err, ErrOwnerFunc)
+		return app(sess), nil
+	}
 }
 
 // An Owned is a session of an owner.

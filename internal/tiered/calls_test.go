@@ -525,7 +525,7 @@ func TestADeadlineIsOverrunByASecondAtMost(t *testing.T) {
 				onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
 					s := created(t, "a=1")
 					r := s.opened(t, "A")
-					r.st.Shared = func() any { return s }
+					r.st.Shared = shared(s)
 					if name == "settle" {
 						s.flush()
 						r.load()

@@ -40,10 +40,10 @@ type Options struct {
 	// and of a service whose failure another one made up for.
 	Report func(id string, err error)
 
-	// Shared names the services and the namespace. Stores of this process with
-	// an equal name commit the changes of one session together, and share what
-	// is pending. Nil, or a nil name: each on its own.
-	Shared func() any
+	// Shared names the services, and the namespace of a request. Stores of this
+	// process with an equal name commit the changes of one session together, and
+	// share what is pending. Nil, or a nil name: each on its own.
+	Shared func(ctx context.Context, c tier.Cache, b tier.Backup) any
 
 	// MaxPerOwner is how many sessions an owner may have; 0: no limit.
 	MaxPerOwner int
@@ -192,11 +192,11 @@ func (s *Store) finishing(ctx context.Context) (context.Context, context.CancelF
 // background returns a Store for work that does not end with the request.
 func (s *Store) background() *Store { return &Store{Options: s.Options} }
 
-func (s *Store) shared() any {
+func (s *Store) shared(ctx context.Context) any {
 	if s.Shared == nil {
 		return nil
 	}
-	return s.Shared()
+	return s.Shared(ctx, s.Cache, s.Backup)
 }
 
 // notSaved is the error of a change that no service has taken.

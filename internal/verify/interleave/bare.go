@@ -12,6 +12,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // bareStore is the protocol without a store: a session is a map. It can do what
@@ -38,7 +39,7 @@ func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, return
 		BackupTimeout: callTimeout,
 		MaxPerOwner:   sc.most,
 		Report:        func(_ string, err error) { returned(err) },
-		Shared:        func() any { return b },
+		Shared:        func(context.Context, tier.Cache, tier.Backup) any { return b },
 	}}}
 	if t.cache == nil {
 		v.Cache, v.Backup = gae.Memcache{}, gae.Datastore{Kind: k.Kind, Value: k.Value, Expires: k.Expires}
