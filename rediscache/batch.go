@@ -4,55 +4,60 @@ import (
 	"context"
 	"errors"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// A batch is the commands of calls that are made at the same time, and one question
-// for the fence of the server. All of them take one round trip: most of what a call
-// costs is not its command but its way to the server and back.
+// A batch is the commands of calls that are made at the same moment, followed by one
+// question for the server's fence. They share one round trip, which costs client and
+// server more than the commands do.
 //
-// No call waits for others. The first one of a batch lets the goroutines run that are
-// ready to run, which costs nothing if there are none, and then sends what they have
-// added.
+// The first call of a batch lets the goroutines run that are ready to run, which takes
+// no time if there are none. Then it sends what they have added. No call waits for one
+// that has not been made, nor for a batch that has been sent.
 type batch struct {
-	commands []redis.Cmder
+	deadline time.Time // of the first call
 	calls    int
-	writes   bool // some commands do
-	bytes    int
-	deadline time.Time // of the call that sends the batch
+	bytes    int  // that they write
+	writes   bool // some do
+	commands []redis.Cmder
 
-	done chan struct{} // is closed after the batch has been sent
-	// What follows is set then.
-	asking *redis.StringCmd // the question for the fence
-	again  bool             // the server has executed nothing: each call repeats its commands alone
+	// What follows is set by the time done is closed.
+	done   chan struct{}    // nil: there is one call
+	asking *redis.StringCmd // the question; nil: the client has panicked
+	again  bool             // the server has executed nothing; each call sends its commands again, alone
 }
 
 const (
 	maxCalls = 64       // of a batch
-	maxBytes = 64 << 10 // of a batch's writes, so that no call waits long for another one's
+	maxBytes = 64 << 10 // that a batch writes
 
-	// slack is how much earlier than its own deadline a call may end because
-	// another call has sent its commands.
+	// slack is how much earlier a batch may time out than a call that has added to it.
 	slack = 50 * time.Millisecond
+
+	// patience is how long a call lets others run. If they take longer, they have more
+	// to do than to make calls, and the next callsAlone calls let nobody run.
+	patience   = time.Millisecond
+	callsAlone = 64
 )
 
-// collect lets others add to a batch. Tests replace it.
-var collect = runtime.Gosched
-
-// batches are those of a cache.
+// batches makes batches.
 type batches struct {
-	mu   sync.Mutex
-	open *batch // to which calls may add their commands
+	collect func() // lets other goroutines run
+
+	mu    sync.Mutex
+	open  *batch // to which calls add their commands
+	alone int    // how many of the next calls open no batch
 }
 
-// send sends the commands of a call about a key, and asks the server for its fence
-// after them; "": it is no master. It returns why a command or the question failed. If
-// commands write, all are one transaction. It returns when the context ends, and the
-// commands may have their effect later.
+// send sends the commands of a call about a key, and the question for the fence after
+// them. If any of them writes, all are one transaction. It returns the fence, or "" if
+// the server is no master, and why one of the commands has failed.
+//
+// If the context ends first, it returns the context's error, and the commands may be
+// executed later: what they refer to must not change.
 func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, commands ...redis.Cmder) (fence string, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok || !c.observesDeadlines || bytes > maxBytes {
@@ -63,8 +68,9 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 	case b == nil:
 		return c.sendAlone(ctx, key, writes, commands)
 	case first:
-		collect()
-		c.batches.close(b)
+		began := time.Now()
+		c.batches.collect()
+		c.batches.close(time.Since(began))
 		c.sendBatch(ctx, key, b)
 	default:
 		select {
@@ -77,64 +83,72 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 		return c.sendAlone(ctx, key, writes, commands)
 	}
 	if b.asking == nil {
-		return "", errors.New("the client panicked in another call")
+		return "", errors.New("the client panicked while it made another call")
 	}
-	if err = failure(append(commands, b.asking)); timedOut(err) {
-		<-ctx.Done() // which is not later than slack
+	if err = failure(append(commands, b.asking)); timedOut(err) && time.Until(deadline) <= slack {
+		<-ctx.Done() // so that the call ends with its context
 	}
 	return masterFence(b.asking), err
 }
 
 // join adds commands to the open batch. If there is none, it opens one, and first is
-// true. It returns nil if they do not go together.
+// true. It returns nil if the commands go alone.
 func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []redis.Cmder) (b *batch, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b, first = s.open, s.open == nil; first {
-		b = &batch{deadline: deadline}
-		s.open = b
-	} else if b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.deadline.Add(slack)) {
+	b = s.open
+	switch {
+	case b == nil && s.alone > 0:
+		s.alone--
 		return nil, false
-	}
-	if b.calls == 1 {
+	case b == nil:
+		b, first = &batch{deadline: deadline}, true
+		s.open = b
+	case b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.deadline.Add(slack)):
+		return nil, false
+	case b.done == nil:
 		b.done = make(chan struct{})
 	}
 	b.calls++
-	b.commands = append(b.commands, commands...)
-	b.writes = b.writes || writes
 	b.bytes += bytes
+	b.writes = b.writes || writes
+	b.commands = append(b.commands, commands...)
 	return b, first
 }
 
-// close makes sure that nobody adds to a batch any more.
-func (s *batches) close(b *batch) {
+// close makes the open batch ready to be sent, after others were allowed to run for
+// that long.
+func (s *batches) close(took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open = nil
+	if took > patience {
+		s.alone = callsAlone
+	}
 }
 
-// sendBatch sends a batch, on behalf of the call that has opened it. That one's client
-// may go, and the others wait all the same.
+// sendBatch sends a batch. It is the first call that sends it, but if the context of
+// that one is cancelled, the others get their answers all the same.
 func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
-	if b.calls > 1 {
+	if b.done != nil {
 		defer close(b.done)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(context.WithoutCancel(ctx), b.deadline)
 		defer cancel()
 	}
 	asking := c.exec(ctx, key, b.writes, b.commands)
-	b.again = b.calls > 1 && redis.HasErrorPrefix(asking.Err(), "EXECABORT")
+	b.again = b.done != nil && redis.HasErrorPrefix(asking.Err(), "EXECABORT")
 	b.asking = asking
 }
 
-// sendAlone sends the commands of a call.
+// sendAlone sends the commands of one call.
 func (c *Cache) sendAlone(ctx context.Context, key string, writes bool, commands []redis.Cmder) (fence string, err error) {
 	asking := c.exec(ctx, key, writes, commands)
 	return masterFence(asking), failure(append(commands, asking))
 }
 
-// exec sends commands and INFO replication, and returns the latter. In a Cluster, which
-// may send commands to several servers, they are always one transaction.
+// exec sends commands and the question for the fence, and returns the latter. In a
+// Cluster, which may send commands to several servers, they are always one transaction.
 func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []redis.Cmder) *redis.StringCmd {
 	p := c.client.Pipeline()
 	if writes || c.cluster {
@@ -145,6 +159,22 @@ func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []re
 	_ = p.Process(ctx, asking)
 	_, _ = p.Exec(ctx) // the errors are with the commands
 	return asking
+}
+
+// failure returns why commands have failed. If the server refused one of a
+// transaction, that one has the reason, and the others have EXECABORT.
+func failure(commands []redis.Cmder) error {
+	var first error
+	for _, command := range commands {
+		err := command.Err()
+		if err == nil || errors.Is(err, redis.Nil) {
+			continue
+		}
+		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {
+			first = err
+		}
+	}
+	return first
 }
 
 // timedOut reports whether a client has waited in vain.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,6 +79,7 @@ func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, e
 	return &Cache{
 		client: client, cluster: !one, observesDeadlines: observesDeadlines(client),
 		prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger,
+		batches: batches{collect: runtime.Gosched},
 	}, nil
 }
 
@@ -255,22 +257,6 @@ func (c *Cache) put(ctx context.Context, key string, item *buffer, ttl time.Dura
 func outcomeOf(answer *redis.Cmd) (tier.Outcome, error) {
 	outcome, err := answer.Int()
 	return tier.Outcome(outcome), err
-}
-
-// failure returns why commands failed. If the server refused one of a transaction,
-// that one has the reason, and the others have EXECABORT.
-func failure(commands []redis.Cmder) error {
-	var first error
-	for _, command := range commands {
-		err := command.Err()
-		if err == nil || errors.Is(err, redis.Nil) {
-			continue
-		}
-		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {
-			first = err
-		}
-	}
-	return first
 }
 
 // CompareAndSwap stores the item in place of the version that old.Token names.
