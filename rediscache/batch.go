@@ -27,7 +27,6 @@ type batch struct {
 	// What follows is set by the time done is closed.
 	done   chan struct{}    // nil: there is one call
 	asking *redis.StringCmd // the question; nil: the client has panicked
-	again  bool             // the server has executed nothing; each call sends its commands again, alone
 }
 
 const (
@@ -78,9 +77,6 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
-	}
-	if b.again {
-		return c.sendAlone(ctx, key, writes, commands)
 	}
 	if b.asking == nil {
 		return "", errors.New("the client panicked while it made another call")
@@ -136,9 +132,7 @@ func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
 		ctx, cancel = context.WithDeadline(context.WithoutCancel(ctx), b.deadline)
 		defer cancel()
 	}
-	asking := c.exec(ctx, key, b.writes, b.commands)
-	b.again = b.done != nil && redis.HasErrorPrefix(asking.Err(), "EXECABORT")
-	b.asking = asking
+	b.asking = c.exec(ctx, key, b.writes, b.commands)
 }
 
 // sendAlone sends the commands of one call.
@@ -162,7 +156,8 @@ func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []re
 }
 
 // failure returns why commands have failed. If the server refused one of a
-// transaction, that one has the reason, and the others have EXECABORT.
+// transaction, that one has the reason, and the others have EXECABORT. So if it refuses
+// a write, the reads of its batch fail as well, and get asks again.
 func failure(commands []redis.Cmder) error {
 	var first error
 	for _, command := range commands {
