@@ -23,21 +23,22 @@ type services struct {
 func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
 	s.ctx, s.opt = live.OrBackground(ctx), o.withDefaults()
 	s.form = form{newCodec(s.opt.Codec)}
-	s.live = live.New(live.Options{
+	s.live = live.New(live.Tiers{
 		Cache:         s.opt.Cache,
 		Backup:        s.opt.Backup,
-		Form:          s.form,
 		Retries:       s.opt.Retries,
 		CacheTimeout:  s.opt.CacheTimeout,
 		BackupTimeout: s.opt.BackupTimeout,
-		MaxLifetime:   s.opt.MaxLifetime,
-		Async:         s.opt.AsyncDatastoreSave,
 		Trace:         s.opt.Trace,
-		OwnerScope:    s.owners.scope(),
 		MaxPerOwner:   s.owners.max(),
 		Background:    gae.Background,
-		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
+		Shared:        gae.Shared,
 		Report:        func(key string, err error) { s.report("save session", key, err) },
+	}, live.Options{
+		Form:        s.form,
+		Async:       s.opt.AsyncDatastoreSave,
+		MaxLifetime: s.opt.MaxLifetime,
+		OwnerScope:  s.owners.scope(),
 	})
 }
 
@@ -77,13 +78,13 @@ func (s *services) draft(sess session.Session) (live.Draft, error) {
 	}
 	timeout := sess.Timeout()
 	d := live.Draft{
-		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, map[string]any, error) {
 			return s.form.encodeIf(sess, key, worth)
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
 	}
 	if s.owners != nil {
-		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, s.labelOf, s.owners.newID, s.form.only
+		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, live.Ask(s.owners.sessions.Label, s.form.codec.decode), s.owners.newID, s.form.only
 	}
 	return d, nil
 }

@@ -137,17 +137,21 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	cs.logs().step(ctx, "save", t.id)
 	draft := live.Draft{
-		Encode: func(key string, worth func(map[string]any) bool) ([]byte, bool, error) {
-			if !worth(byName(session.Values)) {
-				return nil, false, nil
+		Encode: func(key string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
+			attrs := byName(session.Values)
+			if !worth(attrs) {
+				return nil, nil, nil
 			}
 			value, err := f.encode(session, key)
-			return value, f.isExact(session.Values), err
+			if err == nil && !f.isExact(session.Values) {
+				attrs = nil
+			}
+			return value, attrs, err
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
-		Owner:    f.ask(cs.Owner),
-		Label:    f.ask(cs.Label),
+		Owner:    live.Ask(cs.Owner, f.session),
+		Label:    live.Ask(cs.Label, f.session),
 		NewID:    func() (string, error) { return cs.newID(), nil },
 		Only:     f.only,
 		Again:    !how.onlyChanges,
