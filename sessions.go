@@ -118,15 +118,16 @@ func (s *Sessions) Err() error {
 //     response goes out, and Options.OnError gets the error.
 //   - The cookie is set when a session is new or has a new id, and again when the
 //     access time has been written, once per RefreshInterval; for a short MaxAge see
-//     Cookie. It ends with Remove only. A response has one Set-Cookie of the cookie's name at most, with
-//     Cache-Control: no-store unless it has a Cache-Control; one of a request that
-//     used its session has Vary: Cookie.
+//     Cookie. It ends with Remove only. A response has one Set-Cookie of the cookie's
+//     name at most, with Cache-Control: no-store unless it has a Cache-Control; one of
+//     a request that used its session has Vary: Cookie.
 //   - If next panics, nothing is saved that was not saved before. A middleware that
 //     recovers from panics belongs outside of Handler: inside, it makes a panic look
 //     like a response, and what the request had changed until then is saved.
 //   - What is changed after the header has left is saved when next returns. A new
 //     session, and a new id, are refused with ErrHeaderSent then. That is also the
-//     error of a Hijack before the cookie is set, as it would never be.
+//     error of a Hijack before the cookie is set, as it would never be: a login, for
+//     example.
 //   - A save waits for a second at most for the session's Mutex, and fails then.
 //
 // Handler works inside http.TimeoutHandler and appengine.Middleware, not the other

@@ -40,8 +40,8 @@ type visit struct {
 //     WriteHeader, Write, Flush or Hijack, or the end of next. So the next request
 //     sees every change.
 //   - The cookie is set when a session is new, has a new id, or has other Options than
-//     the store's and its own MaxAge; and again with the first change in each tenth of
-//     its MaxAge, not with every change. So a browser may drop the cookie by a tenth of
+//     the store's and its own MaxAge; and again with the first change before the header in
+//     each tenth of its MaxAge, not with every change. So a browser may drop the cookie by a tenth of
 //     MaxAge before the session ends. Save, where the app calls it, always sets it.
 //   - If a change is saved nowhere, ErrorHandler answers instead of the app: the
 //     header is what it was when Handler was entered, what the app writes fails, and

@@ -131,10 +131,6 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	f := form{cs, session.Name()}
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
-	used := now
-	if was := t.copy.Used(); how.sent && now.Sub(was) < refreshInterval(maxAge) {
-		used = was // the next response in time is to set the cookie for it, too
-	}
 	cs.logs().step(ctx, "save", t.id)
 	draft := live.Draft{
 		Encode: func(key string, worth func(map[string]any) bool) ([]byte, bool, error) {
@@ -144,7 +140,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 			value, err := f.encode(session, key)
 			return value, f.isExact(session.Values), err
 		},
-		Lifetime: live.Lifetime{Used: used, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
+		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
 		Owner:    f.ask(cs.Owner),
 		Label:    f.ask(cs.Label),
@@ -162,6 +158,8 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	if how.sent {
 		draft.NoNewID = ErrHeaderSent
+		// As if in the interval before: so the next change in time is to set the cookie.
+		draft.Noted = now.Truncate(refreshInterval(maxAge)).Add(-time.Microsecond)
 	}
 	err := t.copy.Save(ctx, draft)
 	if moved := t.copy.ID(); moved != t.id {
