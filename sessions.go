@@ -33,8 +33,9 @@ var (
 // response's header leaves; the other methods are for handlers inside. The zero
 // value uses App Engine's services and the default cookie.
 //
-// The fields must be set before the first use. The methods may be called by several
-// goroutines at once. Sessions must not be copied after the first use.
+// The fields must be set before the first use, and stay as they are: requests read
+// them without a lock. The methods may be called by several goroutines at once.
+// Sessions must not be copied after the first use.
 //
 // Errors never contain a session id, and answer errors.Is for the errors of this
 // package.
@@ -218,6 +219,10 @@ func (s *Sessions) RegenerateID(r *http.Request) error {
 // RegenerateID, or else a new session, which it adds as Add does. o says what a new
 // session is like, and says nothing of one that is there; nil stands for the defaults
 // of package session. Renew refuses with the errors of Get, Add and RegenerateID.
+//
+// If two requests renew one session at once, as after a double click, the second to be
+// saved is ErrRemoved; with Owner, and a session that was nobody's, it begins another
+// session instead.
 func (s *Sessions) Renew(r *http.Request, o *session.SessOptions) (session.Session, error) {
 	v, err := s.visit(r)
 	if err != nil {
