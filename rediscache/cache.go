@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type Cache struct {
 	observesDeadlines bool // the client does
 	prefix            string
 	logger            *slog.Logger
+	batches           batches
 	checked           atomic.Bool // one check has succeeded
 
 	mu      sync.Mutex
@@ -77,6 +79,7 @@ func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, e
 	return &Cache{
 		client: client, cluster: !one, observesDeadlines: observesDeadlines(client),
 		prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger,
+		batches: batches{collect: runtime.Gosched},
 	}, nil
 }
 
@@ -121,20 +124,14 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 
 // get reads the key, and then asks the server for its fence. An item with that fence
 // was valid when it was read: a server that was no master for a while, and may have
-// had older items meanwhile, has another fence since. In a Cluster, which may send
-// commands to several servers, both are one transaction.
+// had older items meanwhile, has another fence since.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
-	p := c.client.Pipeline()
-	if c.cluster {
-		p = c.client.TxPipeline()
-	}
-	reading, asking := redis.NewStringCmd(ctx, "get", key), c.ask(ctx, key)
-	_ = p.BatchProcess(ctx, reading, asking) // which queues them
-	err := exec(ctx, p)
+	reading := redis.NewStringCmd(ctx, "get", key)
+	fence, err := c.send(ctx, key, false, 0, reading)
 	if err != nil && !refusal(err) {
 		return nil, err
 	}
-	if fence := masterFence(asking); err == nil && fence != "" {
+	if err == nil && fence != "" {
 		if errors.Is(reading.Err(), redis.Nil) {
 			return nil, nil
 		}
@@ -226,9 +223,9 @@ func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Durat
 	})
 }
 
-// add adds to a transaction that the key is set if there is nothing.
-func add(ctx context.Context, p redis.Pipeliner, key string, item *buffer, ttl time.Duration) {
-	p.Do(ctx, "set", key, item.bytes, "px", milliseconds(ttl), "nx")
+// add returns the command that sets the key if there is nothing.
+func add(ctx context.Context, key string, item *buffer, ttl time.Duration) *redis.Cmd {
+	return redis.NewCmd(ctx, "set", key, item.bytes, "px", milliseconds(ttl), "nx")
 }
 
 // put stores and stamps the item in one transaction, if the key is free. With drop
@@ -243,9 +240,10 @@ func (c *Cache) put(ctx context.Context, key string, item *buffer, ttl time.Dura
 		if drop {
 			p.Eval(ctx, dropScript, []string{key})
 		}
-		add(ctx, p, key, item, ttl)
+		_ = p.Process(ctx, add(ctx, key, item, ttl)) // which queues it
 		answer := settle(ctx, p, []string{key}, item.bytes[:headLen])
-		if err = exec(ctx, p); err == nil {
+		commands, _ := p.Exec(ctx) // the errors are with the commands
+		if err = failure(commands); err == nil {
 			return outcomeOf(answer)
 		}
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -259,23 +257,6 @@ func (c *Cache) put(ctx context.Context, key string, item *buffer, ttl time.Dura
 func outcomeOf(answer *redis.Cmd) (tier.Outcome, error) {
 	outcome, err := answer.Int()
 	return tier.Outcome(outcome), err
-}
-
-// exec makes a transaction and returns why it failed. If the server refused a
-// command, that command has the reason, and the others have EXECABORT.
-func exec(ctx context.Context, p redis.Pipeliner) error {
-	commands, _ := p.Exec(ctx) // the errors are with the commands
-	var first error
-	for _, command := range commands {
-		err := command.Err()
-		if err == nil || errors.Is(err, redis.Nil) {
-			continue
-		}
-		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {
-			first = err
-		}
-	}
-	return first
 }
 
 // CompareAndSwap stores the item in place of the version that old.Token names.
@@ -293,8 +274,11 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 		return tier.Conflict, c.wrap(ctx, op, "", err)
 	}
 	return call(ctx, c, op, id, func(key string) (tier.Outcome, error) {
-		defer item.free()
-		return c.swap(ctx, key, head, item, ttl)
+		outcome, err := c.swap(ctx, key, head, item, ttl)
+		if err == nil {
+			item.free() // otherwise its bytes may still be sent
+		}
+		return outcome, err
 	})
 }
 
@@ -303,17 +287,16 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 // SET NX stores the new item. The new item has the fence of the old one: if the
 // server's fence is another one, neither is valid.
 func (c *Cache) swap(ctx context.Context, key, old string, item *buffer, ttl time.Duration) (tier.Outcome, error) {
-	p := c.client.TxPipeline()
-	clearing := p.Eval(ctx, clearScript, []string{key}, old)
+	clearing := redis.NewCmd(ctx, "eval", clearScript, 1, key, old)
+	commands := []redis.Cmder{clearing}
 	if ttl > 0 {
-		add(ctx, p, key, item, ttl)
+		commands = append(commands, add(ctx, key, item, ttl))
 	}
-	asking := c.ask(ctx, key)
-	_ = p.Process(ctx, asking) // which queues it
-	if err := exec(ctx, p); err != nil {
+	fence, err := c.send(ctx, key, true, len(item.bytes), commands...)
+	if err != nil {
 		return tier.Conflict, err
 	}
-	if cleared, _ := clearing.Int(); cleared == 1 && masterFence(asking) == old[:fenceLen] {
+	if cleared, _ := clearing.Int(); cleared == 1 && fence == old[:fenceLen] {
 		return tier.Stored, nil
 	}
 	return outcomeOf(settleScript.Run(ctx, c.client, []string{key}))

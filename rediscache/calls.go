@@ -3,8 +3,6 @@ package rediscache
 import (
 	"cmp"
 	"context"
-	"errors"
-	"os"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -49,7 +47,7 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 // ended returns the context's error if err is a client's that has waited in vain and
 // the context has ended, or the client has noticed its deadline first.
 func ended(ctx context.Context, err error) error {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if !timedOut(err) {
 		return err
 	}
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {

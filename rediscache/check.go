@@ -24,7 +24,8 @@ func (c *Cache) Check(ctx context.Context) error {
 		}
 		p := client.TxPipeline()
 		checkScript.EvalSha(ctx, p, nil)
-		return unfit(exec(ctx, p))
+		commands, _ := p.Exec(ctx) // the errors are with the commands
+		return unfit(failure(commands))
 	}
 	_, err := within(ctx, func() (struct{}, error) {
 		if cluster, ok := c.client.(*redis.ClusterClient); ok {

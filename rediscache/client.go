@@ -21,7 +21,7 @@ import (
 //     comes first: it tells their circuit breaker that the server is silent.
 //   - PoolTimeout: 250 ms. If all connections are in use, the stores can use the
 //     backup within the same 500 ms.
-//   - PipelinePoolSize -1: nearly all calls are transactions, which share one pool
+//   - PipelinePoolSize -1: nearly all calls are pipelines, which share one pool
 //     with the others.
 func ClientOptions(addr string) *redis.Options {
 	return &redis.Options{

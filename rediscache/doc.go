@@ -24,6 +24,12 @@
 // something unexpected. The first call of a Cache takes one more, to check the
 // server. BenchmarkBesidePlainRedis compares the calls with plain GET and SET.
 //
+// Get and CompareAndSwap share a round trip with others that are made at the same
+// moment, 64 at most, if the client observes deadlines (see below). No call waits for
+// others to come: before it sends, it lets the goroutines run that are ready to run. If
+// these take longer than 1 ms, the next 64 calls do not let others run. The benchmark
+// shows what that saves.
+//
 // # What the server must offer
 //
 // The cache needs Valkey, or Redis 6.0.15, 6.2.5 or later. In earlier versions a key
@@ -67,6 +73,12 @@
 // PipelinePoolSize (by default 10) from go-redis 9.23 on, per server. An abandoned
 // dial continues until DialTimeout; PoolSize also limits these. Do not turn the
 // timeouts off.
+//
+// Calls that share a round trip also share its failure, for instance of the connection.
+// They do not share what the server refuses one of them, nor a cancelled context. Hooks
+// of the client (AddHook) see the commands of all of them as one pipeline, under the
+// context of the first call without its cancellation. A hook that blocks delays the
+// call that sends beyond its deadline, whatever options the client has.
 //
 // The package never retries. A client with MaxRetries above zero, which is
 // go-redis's default, repeats what it could not send, and also reads and deletions

@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -27,6 +28,7 @@ type app struct {
 	beside []string // what it is compared with
 
 	handler http.Handler
+	server  string // the address of a server with it, if there is one
 }
 
 // A library has sessions, in its own way.
@@ -98,13 +100,15 @@ func answer(w http.ResponseWriter, n int, err error) {
 // request has loaded its session.
 type loadedKey struct{}
 
-// A client is a browser. It makes one request at a time.
+// A client is a browser. It makes one request at a time, straight to the app's handler
+// unless it has the address of a server.
 type client struct {
 	app     *app
 	cookies map[string]string
+	server  string
 }
 
-func newClient(a *app) *client { return &client{a, map[string]string{}} }
+func newClient(a *app) *client { return &client{app: a, cookies: map[string]string{}} }
 
 // again is a browser with the same cookies.
 func (c *client) again() *client {
@@ -133,7 +137,11 @@ func (c *client) do(ctx context.Context, path, query string) response {
 		r.AddCookie(&http.Cookie{Name: name, Value: value})
 	}
 	w := &recorder{header: http.Header{}, status: http.StatusOK}
-	c.app.handler.ServeHTTP(w, r)
+	if c.server == "" {
+		c.app.handler.ServeHTTP(w, r)
+	} else {
+		c.send(w, r)
+	}
 	res := response{status: w.status}
 	res.n, _ = strconv.Atoi(w.body.String()) // an error's text is no number
 	for _, line := range w.header["Set-Cookie"] {
@@ -149,6 +157,25 @@ func (c *client) do(ctx context.Context, path, query string) response {
 		}
 	}
 	return res
+}
+
+// connections are those of all clients to servers.
+var connections = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 100}}
+
+// send sends a request to the server. Without an answer the status is 502.
+func (c *client) send(w *recorder, r *http.Request) {
+	r.URL.Scheme, r.URL.Host = "http", c.server
+	res, err := connections.Do(r)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	defer func() { _ = res.Body.Close() }() // it has been read
+	if _, err := io.Copy(&w.body, res.Body); err != nil {
+		w.status = http.StatusBadGateway
+		return
+	}
+	w.header, w.status = res.Header, res.StatusCode
 }
 
 // A recorder is a ResponseWriter. It remembers the first status only.

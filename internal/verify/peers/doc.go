@@ -9,5 +9,7 @@
 //	go test -run 'Table|Silent|Operations' -peers.rounds=20 -v
 //
 // Requests go straight to the app's handler, without a connection, and their
-// contexts can be cancelled, as those of net/http can.
+// contexts can be cancelled, as those of net/http can. With -peers.http those whose
+// times are compared go over connections on this machine, to a server of net/http in
+// the same process, which takes most of the time then.
 package peers

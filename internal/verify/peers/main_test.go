@@ -13,7 +13,10 @@ import (
 	"github.com/gaesession/gaesession/internal/verify/gaetest"
 )
 
-var rounds = flag.Int("peers.rounds", 0, "compare times in that many rounds, and judge them; Redis is silent for ten seconds then")
+var (
+	rounds   = flag.Int("peers.rounds", 0, "compare times in that many rounds, and judge them; Redis is silent for ten seconds then")
+	overHTTP = flag.Bool("peers.http", false, "compare times of requests over connections, without a judgement")
+)
 
 // What goes wrong is counted.
 func TestMain(m *testing.M) {

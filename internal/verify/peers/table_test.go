@@ -3,6 +3,7 @@ package peers
 import (
 	"context"
 	"fmt"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -48,6 +49,13 @@ func TestTable(t *testing.T) {
 	}
 	n := max(*rounds, 1)
 	apps := newApps(t, newServer(t).addr, time.Minute)
+	if *overHTTP {
+		for _, a := range apps {
+			server := httptest.NewServer(a.handler)
+			t.Cleanup(server.Close)
+			a.server = server.Listener.Addr().String()
+		}
+	}
 	lost, back, overlaps := map[string]int{}, map[string]int{}, 0
 	for _, clients := range []int{1, 16} {
 		all := map[string]costs{} // by load
@@ -66,7 +74,7 @@ func TestTable(t *testing.T) {
 					}
 				}
 				all[l.name] = c
-				if *rounds > 0 && l.most > 0 && clients == 16 {
+				if *rounds > 0 && !*overHTTP && l.most > 0 && clients == 16 {
 					judge(t, apps, c, l.most)
 				}
 			})
@@ -84,6 +92,7 @@ func measure(t *testing.T, a *app, l load, clients, requests int) cost {
 	browsers := make([]*client, clients)
 	for i := range browsers {
 		browsers[i] = login(t, a)
+		browsers[i].server = a.server
 	}
 	var failed atomic.Int64
 	runtime.GC()
@@ -119,7 +128,7 @@ func measure(t *testing.T, a *app, l load, clients, requests int) cost {
 func (l load) request(ctx context.Context, c *client, k int) response {
 	switch {
 	case l.logins:
-		return newClient(c.app).do(ctx, "/login", "")
+		return (&client{c.app, map[string]string{}, c.server}).do(ctx, "/login", "")
 	case l.changes > 0 && k%(100/l.changes) == 0:
 		return c.do(ctx, "/add", "visits")
 	}

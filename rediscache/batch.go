@@ -1,0 +1,178 @@
+package rediscache
+
+import (
+	"context"
+	"errors"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// A batch is the commands of calls that are made at the same moment, followed by one
+// question for the server's fence. They share one round trip, which costs client and
+// server more than the commands do.
+//
+// The first call of a batch lets the goroutines run that are ready to run, which takes
+// no time if there are none. Then it sends what they have added. No call waits for one
+// that has not been made, nor for a batch that has been sent.
+type batch struct {
+	deadline time.Time // of the first call
+	calls    int
+	bytes    int  // that they write
+	writes   bool // some do
+	commands []redis.Cmder
+
+	// What follows is set by the time done is closed.
+	done   chan struct{}    // nil: there is one call
+	asking *redis.StringCmd // the question; nil: the client has panicked
+}
+
+const (
+	maxCalls = 64       // of a batch
+	maxBytes = 64 << 10 // that a batch writes
+
+	// slack is how much earlier a batch may time out than a call that has added to it.
+	slack = 50 * time.Millisecond
+
+	// patience is how long a call lets others run. If they take longer, they have more
+	// to do than to make calls, and the next callsAlone calls let nobody run.
+	patience   = time.Millisecond
+	callsAlone = 64
+)
+
+// batches makes batches.
+type batches struct {
+	collect func() // lets other goroutines run
+
+	mu    sync.Mutex
+	open  *batch // to which calls add their commands
+	alone int    // how many of the next calls open no batch
+}
+
+// send sends the commands of a call about a key, and the question for the fence after
+// them. If any of them writes, all are one transaction. It returns the fence, or "" if
+// the server is no master, and why one of the commands has failed.
+//
+// If the context ends first, it returns the context's error, and the commands may be
+// executed later: what they refer to must not change.
+func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, commands ...redis.Cmder) (fence string, err error) {
+	deadline, ok := ctx.Deadline()
+	if !ok || !c.observesDeadlines || bytes > maxBytes {
+		return c.sendAlone(ctx, key, writes, commands)
+	}
+	b, first := c.batches.join(deadline, writes, bytes, commands)
+	switch {
+	case b == nil:
+		return c.sendAlone(ctx, key, writes, commands)
+	case first:
+		began := time.Now()
+		c.batches.collect()
+		c.batches.close(time.Since(began))
+		c.sendBatch(ctx, key, b)
+	default:
+		select {
+		case <-b.done:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	if b.asking == nil {
+		return "", errors.New("the client panicked while it made another call")
+	}
+	if err = failure(append(commands, b.asking)); timedOut(err) && time.Until(deadline) <= slack {
+		<-ctx.Done() // so that the call ends with its context
+	}
+	return masterFence(b.asking), err
+}
+
+// join adds commands to the open batch. If there is none, it opens one, and first is
+// true. It returns nil if the commands go alone.
+func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []redis.Cmder) (b *batch, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b = s.open
+	switch {
+	case b == nil && s.alone > 0:
+		s.alone--
+		return nil, false
+	case b == nil:
+		b, first = &batch{deadline: deadline}, true
+		s.open = b
+	case b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.deadline.Add(slack)):
+		return nil, false
+	case b.done == nil:
+		b.done = make(chan struct{})
+	}
+	b.calls++
+	b.bytes += bytes
+	b.writes = b.writes || writes
+	b.commands = append(b.commands, commands...)
+	return b, first
+}
+
+// close makes the open batch ready to be sent, after others were allowed to run for
+// that long.
+func (s *batches) close(took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = nil
+	if took > patience {
+		s.alone = callsAlone
+	}
+}
+
+// sendBatch sends a batch. It is the first call that sends it, but if the context of
+// that one is cancelled, the others get their answers all the same.
+func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
+	if b.done != nil {
+		defer close(b.done)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(context.WithoutCancel(ctx), b.deadline)
+		defer cancel()
+	}
+	b.asking = c.exec(ctx, key, b.writes, b.commands)
+}
+
+// sendAlone sends the commands of one call.
+func (c *Cache) sendAlone(ctx context.Context, key string, writes bool, commands []redis.Cmder) (fence string, err error) {
+	asking := c.exec(ctx, key, writes, commands)
+	return masterFence(asking), failure(append(commands, asking))
+}
+
+// exec sends commands and the question for the fence, and returns the latter. In a
+// Cluster, which may send commands to several servers, they are always one transaction.
+func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []redis.Cmder) *redis.StringCmd {
+	p := c.client.Pipeline()
+	if writes || c.cluster {
+		p = c.client.TxPipeline()
+	}
+	asking := c.ask(ctx, key)
+	_ = p.BatchProcess(ctx, commands...) // which queues them
+	_ = p.Process(ctx, asking)
+	_, _ = p.Exec(ctx) // the errors are with the commands
+	return asking
+}
+
+// failure returns why commands have failed. If the server refused one of a
+// transaction, that one has the reason, and the others have EXECABORT. So if it refuses
+// a write, the reads of its batch fail as well, and get asks again.
+func failure(commands []redis.Cmder) error {
+	var first error
+	for _, command := range commands {
+		err := command.Err()
+		if err == nil || errors.Is(err, redis.Nil) {
+			continue
+		}
+		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {
+			first = err
+		}
+	}
+	return first
+}
+
+// timedOut reports whether a client has waited in vain.
+func timedOut(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
+}

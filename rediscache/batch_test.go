@@ -1,0 +1,378 @@
+package rediscache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gaesession/gaesession/rediscache"
+	"github.com/gaesession/gaesession/tier"
+)
+
+// pipelines counts what calls of a client send in a pipeline. If panics is set, the next one panics.
+type pipelines struct {
+	sent   atomic.Int64
+	panics atomic.Bool
+}
+
+func (*pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (*pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, commands []redis.Cmder) error {
+		if commands[0].Name() != "client" { // which a new connection says of itself
+			p.sent.Add(1)
+		}
+		if p.panics.CompareAndSwap(true, false) {
+			panic("a hook")
+		}
+		return next(ctx, commands)
+	}
+}
+
+// newBatches returns a cache with the recommended options and its pipelines.
+func newBatches(t *testing.T, s *server) (*cache, *pipelines) {
+	t.Helper()
+	client, p := redis.NewClient(rediscache.ClientOptions(s.addr())), &pipelines{}
+	t.Cleanup(func() { _ = client.Close() })
+	client.AddHook(p)
+	c := newCache(t, client)
+	if err := c.Check(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return c, p
+}
+
+// together makes calls in one batch. The first one sends it, and the others add to it
+// in their order.
+func (c *cache) together(calls ...func(ctx context.Context)) {
+	c.tb.Helper()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	c.Collect(func() {
+		for i, call := range calls[1:] {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				call(ctx)
+			}()
+			eventually(c.tb, "a call is in the batch", func() bool { return c.Calls() == i+2 })
+		}
+		c.Collect(func() {})
+	})
+	calls[0](ctx)
+	all.Wait()
+}
+
+func TestCallsOfOneMomentShareARoundTrip(t *testing.T) {
+	t.Parallel()
+	c, p := newBatches(t, newServer(t))
+	const n = 20
+	calls := make([]func(context.Context), n)
+	for i := range calls {
+		id := fmt.Sprint("id", i)
+		c.set(id, "value of "+id)
+		calls[i] = func(ctx context.Context) {
+			if it, err := c.Get(ctx, id); err != nil || it == nil || string(it.Value) != "value of "+id {
+				t.Errorf("get of %s: %v, %v", id, it, err)
+			}
+		}
+	}
+	p.sent.Store(0)
+	c.together(calls...)
+	if n := p.sent.Load(); n != 1 {
+		t.Errorf("%d pipelines, want 1", n)
+	}
+}
+
+func TestEachCallOfABatchHasItsOwnOutcome(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c, p := newBatches(t, s)
+	c.set("read", "r")
+	c.set("swapped", "old")
+	c.set("changed", "first")
+	swapped, changed := c.get("swapped"), c.get("changed")
+	c.set("changed", "second")
+	c.set("gone", "g")
+	gone := c.get("gone")
+	s.do("del", key("gone"))
+	s.do("set", key("foreign"), "something else")
+	s.do("lpush", key("list"), "something else")
+	p.sent.Store(0)
+	swap := func(id string, old *tier.Item, want tier.Outcome) func(context.Context) {
+		return func(ctx context.Context) {
+			if got, err := c.CompareAndSwap(ctx, id, old, text("new"), time.Hour); err != nil || got != want {
+				t.Errorf("compare-and-swap of %s: %v, %v, want %v", id, got, err, want)
+			}
+		}
+	}
+	get := func(id, want string) func(context.Context) {
+		return func(ctx context.Context) {
+			it, err := c.Get(ctx, id)
+			switch {
+			case want == "rejected":
+				if !errors.Is(err, tier.ErrRejected) {
+					t.Errorf("get of %s: %v, want ErrRejected", id, err)
+				}
+			case err != nil || (it == nil) != (want == "") || it != nil && string(it.Value) != want:
+				t.Errorf("get of %s: %v, %v, want %q", id, it, err, want)
+			}
+		}
+	}
+	c.together(
+		get("read", "r"), swap("changed", changed, tier.Conflict), swap("swapped", swapped, tier.Stored), get("none", ""),
+		swap("gone", gone, tier.Absent), get("foreign", "rejected"), get("list", "rejected"), get("swapped", "new"),
+	)
+	// One for all of them, and none of the scripts is sent in a pipeline.
+	if n := p.sent.Load(); n != 1 {
+		t.Errorf("%d pipelines, want 1", n)
+	}
+	c.wants("changed", "second", "after the batch")
+	c.wants("swapped", "new", "after the batch")
+	if !s.holds("foreign", "something else") {
+		t.Error("what is no item was replaced")
+	}
+}
+
+// Both calls of two on one item are sent before the first is answered.
+func TestOneOfTwoSwapsInABatchWins(t *testing.T) {
+	t.Parallel()
+	c, _ := newBatches(t, newServer(t))
+	c.set("id", "old")
+	old := c.get("id")
+	var stored, conflicts atomic.Int64
+	swap := func(ctx context.Context) {
+		switch outcome, err := c.CompareAndSwap(ctx, "id", old, text("new"), time.Hour); {
+		case err != nil:
+			t.Error(err)
+		case outcome == tier.Stored:
+			stored.Add(1)
+		case outcome == tier.Conflict:
+			conflicts.Add(1)
+		}
+	}
+	c.together(swap, swap, swap)
+	if stored.Load() != 1 || conflicts.Load() != 2 {
+		t.Errorf("%d swaps were stored and %d met a conflict, want 1 and 2", stored.Load(), conflicts.Load())
+	}
+}
+
+// A server that is full refuses the whole transaction of a batch for one write.
+func TestARefusedWriteDoesNotRefuseTheReadsOfItsBatch(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	c, _ := newBatches(t, s)
+	c.set("id", "x")
+	old := c.get("id")
+	s.do("config", "set", "maxmemory", "1")
+	read := func(ctx context.Context) {
+		if it, err := c.Get(ctx, "id"); err != nil || it == nil || string(it.Value) != "x" {
+			t.Errorf("get beside a refused write: %v, %v", it, err)
+		}
+	}
+	c.together(read, func(ctx context.Context) {
+		if _, err := c.CompareAndSwap(ctx, "id", old, text("y"), time.Hour); err == nil || !strings.Contains(err.Error(), "OOM") {
+			t.Errorf("compare-and-swap on a full server: %v, want its error", err)
+		}
+	}, read)
+	s.do("config", "set", "maxmemory", "0")
+	c.wants("id", "x", "after the refusal")
+}
+
+func TestItemsOfAnotherFenceAreInvalidInABatch(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "--enable-debug-command", "yes")
+	c, _ := newBatches(t, s)
+	for _, id := range []string{"a", "b"} {
+		c.set(id, "old")
+	}
+	old := c.get("b")
+	s.do("debug", "change-repl-id")
+	c.together(func(ctx context.Context) {
+		if it, err := c.Get(ctx, "a"); err != nil || it != nil {
+			t.Errorf("get: %v, %v, want none", it, err)
+		}
+	}, func(ctx context.Context) {
+		if outcome, err := c.CompareAndSwap(ctx, "b", old, text("new"), time.Hour); err != nil || outcome != tier.Absent {
+			t.Errorf("compare-and-swap: %v, %v, want that there is none", outcome, err)
+		}
+	})
+}
+
+// The first call sends for all of them.
+func TestACallThatIsCancelledDoesNotCancelOthersOfItsBatch(t *testing.T) {
+	t.Parallel()
+	c, _ := newBatches(t, newServer(t))
+	c.set("id", "x")
+	first, cancel := context.WithTimeout(ctx, time.Minute)
+	c.together(func(context.Context) {
+		if _, err := c.Get(first, "id"); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("the first call: %v", err)
+		}
+	}, func(ctx context.Context) {
+		cancel()
+		if it, err := c.Get(ctx, "id"); err != nil || it == nil {
+			t.Errorf("another call of its batch: %v, %v", it, err)
+		}
+	})
+}
+
+// Each ends with its own context, the first one at its deadline.
+func TestCallsOfABatchEndWithTheirContextsWhileTheServerIsSilent(t *testing.T) {
+	s := newServer(t)
+	c, _ := newBatches(t, s)
+	c.set("id", "x")
+	old := c.get("id")
+	speak := s.silence()
+	call := func(name string, limit time.Duration, cancelled bool, want error) func(context.Context) {
+		return func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			if cancelled {
+				time.AfterFunc(20*time.Millisecond, cancel)
+			}
+			began := time.Now()
+			_, err := c.CompareAndSwap(ctx, "id", old, text("y"), time.Hour)
+			if !errors.Is(err, want) || errors.Is(err, tier.ErrUnreachable) {
+				t.Errorf("%s: %v, want %v", name, err, want)
+			}
+			if took := time.Since(began); ctx.Err() == nil || cancelled && took > 700*time.Millisecond || took > limit+700*time.Millisecond {
+				t.Errorf("%s ended after %v, not with its context", name, took)
+			}
+		}
+	}
+	c.together(
+		call("the first", 900*time.Millisecond, false, context.DeadlineExceeded),
+		call("one with an earlier deadline", 100*time.Millisecond, false, context.DeadlineExceeded),
+		call("one that is cancelled", 900*time.Millisecond, true, context.Canceled),
+		call("one with a somewhat later deadline", 930*time.Millisecond, false, context.DeadlineExceeded),
+	)
+	speak()
+	eventually(t, "the cache works", func() bool { it, err := c.Get(ctx, "id"); return err == nil && it != nil })
+}
+
+// Another one's timeout is not its own, and nobody waits long for another one's bytes.
+func TestACallThatDoesNotFitIntoABatchGoesAlone(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	minute, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	hour, cancel := context.WithTimeout(ctx, time.Hour)
+	defer cancel()
+	get := func(ctx context.Context, c *cache, _ *tier.Item) {
+		if _, err := c.Get(ctx, "id"); err != nil {
+			t.Errorf("get: %v", err)
+		}
+	}
+	swap := func(size int) func(context.Context, *cache, *tier.Item) {
+		return func(ctx context.Context, c *cache, old *tier.Item) {
+			if _, err := c.CompareAndSwap(ctx, "id", old, tier.Item{Value: make([]byte, size)}, time.Hour); err != nil {
+				t.Errorf("compare-and-swap: %v", err)
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		another, alone func(context.Context, *cache, *tier.Item)
+		others         int // in the batch
+		ctx            context.Context
+	}{
+		"a much later deadline":        {get, get, 1, hour},
+		"the 65th":                     {get, get, 63, minute},
+		"more than 64 KB":              {swap(40 << 10), swap(40 << 10), 1, minute},
+		"an item of more than 64 KB":   {get, swap(70 << 10), 0, minute},
+		"64 KB are not too much, once": {get, swap(60 << 10), -1, minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, p := newBatches(t, s)
+			c.set("id", "x")
+			old := c.get("id")
+			if test.others < 1 {
+				opens := false
+				c.Collect(func() { opens = true })
+				if test.alone(test.ctx, c, old); opens != (test.others < 0) {
+					t.Errorf("it opens a batch: %v", opens)
+				}
+				return
+			}
+			var others sync.WaitGroup
+			collected := false
+			c.Collect(func() {
+				collected = true
+				for i := range test.others {
+					others.Add(1)
+					go func() {
+						defer others.Done()
+						test.another(minute, c, old)
+					}()
+					eventually(t, "a call is in the batch", func() bool { return c.Calls() == i+2 })
+				}
+				p.sent.Store(0)
+				ctx, cancel := context.WithCancel(test.ctx)
+				defer cancel()
+				defer time.AfterFunc(10*time.Second, cancel).Stop()
+				test.alone(ctx, c, old)
+				if p.sent.Load() == 0 {
+					t.Error("it is not sent before the batch")
+				}
+			})
+			get(minute, c, old)
+			others.Wait()
+			if !collected {
+				t.Error("there was no batch, so this test shows nothing")
+			}
+		})
+	}
+}
+
+func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
+	t.Parallel()
+	c, p := newBatches(t, newServer(t))
+	c.set("id", "x")
+	old := c.get("id")
+	p.panics.Store(true)
+	c.together(func(ctx context.Context) {
+		defer func() {
+			if recover() == nil {
+				t.Error("the first call does not panic")
+			}
+		}()
+		_, _ = c.Get(ctx, "id")
+	}, func(ctx context.Context) {
+		if _, err := c.CompareAndSwap(ctx, "id", old, text("y"), time.Hour); err == nil {
+			t.Error("another call returns no error")
+		}
+	})
+	c.wants("id", "x", "after a panic")
+}
+
+// Otherwise every call of a busy process would wait for all its goroutines.
+func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
+	t.Parallel()
+	c, _ := newBatches(t, newServer(t))
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	collected := 0
+	c.Collect(func() { collected++; time.Sleep(2 * time.Millisecond) })
+	get := func(n int) {
+		for range n {
+			if _, err := c.Get(ctx, "id"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	get(65)
+	if collected != 1 {
+		t.Errorf("65 calls have let others run %d times, want once", collected)
+	}
+	if get(1); collected != 2 {
+		t.Errorf("66 calls have let others run %d times, want twice", collected)
+	}
+}
