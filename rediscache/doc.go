@@ -60,9 +60,7 @@
 // of the app's for credentials, OnConnect or Limiter, a call whose context has a
 // deadline returns by then, and leaves nothing behind. If its context is cancelled
 // earlier, while the server is silent, it still waits for the deadline or for the
-// client's timeout. The session stores give every call a deadline. A hook of such a
-// client ([redis.Client.AddHook]) must also return by the deadline of the context that
-// it gets: the cache cannot see hooks, and waits for them.
+// client's timeout. The session stores give every call a deadline.
 //
 // Any other call returns when its context ends, even if the client or its dialer does
 // not. If it holds a connection at that moment, it continues in the background until
