@@ -93,7 +93,7 @@ func TestBrokenProtocolsAreCaught(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			x := &explorer{scenario: sc, events: test.events, breach: test.breach, most: 1}
+			x := &explorer{scenario: sc, events: test.events, breach: test.breach, most: 1, switches: unbounded}
 			x.explore(t, within(t, time.Minute))
 			if len(x.found) == 0 {
 				t.Fatalf("not caught: %v", x.stats)
@@ -103,7 +103,7 @@ func TestBrokenProtocolsAreCaught(t *testing.T) {
 			if w.violation == nil {
 				t.Errorf("not found again when the trace was replayed")
 			}
-			whole := &explorer{scenario: sc, events: test.events, most: 1}
+			whole := &explorer{scenario: sc, events: test.events, most: 1, switches: unbounded}
 			if whole.explore(t, context.Background()); len(whole.found) > 0 {
 				t.Errorf("found in the protocol as it is: %v", whole.found[0])
 			}

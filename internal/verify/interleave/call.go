@@ -82,10 +82,25 @@ func (c *call) label() string {
 	if w.scenario.hasOwners() && len(c.ids) == 1 && c.ids[0] != w.id && c.ids[0] != c.actor.target {
 		name += "@" + w.place(c.ids[0])
 	}
+	if c.isTwin() {
+		name += "^"
+	}
 	if c.isAside() {
 		name += "~"
 	}
 	return name
+}
+
+// isTwin reports whether the request that moves the session makes the same call
+// about the old id at the same time: where the cache has nothing, both get a lease.
+func (c *call) isTwin() bool {
+	a, w := c.actor, c.actor.w
+	if a.target == "" || !slices.Equal(c.ids, []string{a.target}) {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.pending, func(p *call) bool { return p.actor == a && p.name == c.name && slices.Equal(p.ids, []string{w.id}) })
 }
 
 // isAside reports whether the call is part of what a request has left to the

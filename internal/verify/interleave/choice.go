@@ -41,6 +41,18 @@ type choice struct {
 	call  string // outage: the service
 }
 
+// isCall reports whether the choice is about a call.
+func (c choice) isCall() bool { return c.kind <= loseAll }
+
+// switchesFrom is 1 if the choice leaves the current request for another one, and 0
+// otherwise.
+func (c choice) switchesFrom(current int) int {
+	if c.isCall() && current >= 0 && current != c.actor {
+		return 1
+	}
+	return 0
+}
+
 // String returns what parseChoice reads: "0.get", "fail(1.commit)", "crash(0)", "flush".
 func (c choice) String() string {
 	name := eventNames[c.kind]

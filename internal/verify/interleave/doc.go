@@ -24,6 +24,7 @@
 //	go test ./internal/verify/interleave -timeout 24h -explore.full     every schedule there is
 //	go test ./internal/verify/interleave -timeout 24h -explore.full -explore.events=0 -explore.part=0/4
 //	go test ./internal/verify/interleave -timeout 24h -explore.full -explore.only='evicted async'
+//	go test ./internal/verify/interleave -timeout 24h -explore.full -explore.events=1 -explore.switches=1 -explore.part=0/151 -v
 //	go test ./internal/verify/interleave -run Walks -explore.walks=100000 -explore.seed=1
 //	go test ./internal/verify/interleave -run Rule -explore.rules -v    each rule of the protocol left out
 //	cd _cloud_demo && go test . -run 'Schedule|Walks' -explore.full    the same on the Cloud Datastore API
@@ -65,6 +66,28 @@
 // has left it to the background. But the first call of a save is not hidden, as it
 // tells when the save began. On a Database that call may have the time of the
 // change in it already: there a request pauses before it saves.
+//
+// # Switches
+//
+// All pairs with an event are thousands of scenarios of up to minutes each. With
+// -explore.switches=N only those schedules are run that leave a request at most N
+// times though it could make another call, for a call of another one. Nothing else
+// counts: to leave a request that has returned, has crashed or waits for a lock, or
+// an event that is about no call. A call that is made to fail is a call of its
+// request. The calls that a request makes in parallel come in every order. What it
+// has left to the background, once it has returned, is as another request: for an
+// asynchronous change that is where the mistakes are. Each event is tried at each
+// point of these schedules.
+//
+// This is the bound on context switches of Musuvathi and Qadeer (PLDI 2007): most
+// mistakes need few. The schedules with the fewest come first, so a state is reached
+// with as many switches left as there can be, and a violation is found with as few as
+// it takes. A known state is followed up again only after a call of another request,
+// as it costs a switch to leave that. Of the rules of the protocol that schedules show
+// (-explore.rules) ten are found without a switch once they are left out, ten with
+// one, and the last with two. Of the schedules of a pair with an event about a
+// twentieth have no switch, a quarter to a third at most one, and two thirds or more
+// at most two.
 //
 // A scenario on cascadestore's store has the word cascade in its name, one on
 // scsstore's the word scs, one on Sessions the word sessions, one on the protocol

@@ -25,6 +25,8 @@ type stats struct {
 	Violations int
 	Lost       int // schedules that could not be repeated
 	Unfinished int // scenarios whose search was cut short
+	Unreached  int // scenarios that it did not get to
+	Beyond     int // choices left out, as they were a switch too many
 	Time       time.Duration
 }
 
@@ -38,6 +40,8 @@ func (s *stats) add(t stats) {
 	s.Violations += t.Violations
 	s.Lost += t.Lost
 	s.Unfinished += t.Unfinished
+	s.Unreached += t.Unreached
+	s.Beyond += t.Beyond
 }
 
 func (s stats) String() string {
@@ -49,6 +53,12 @@ func (s stats) String() string {
 	if s.Unfinished > 0 {
 		text += fmt.Sprintf(", %d scenarios cut short", s.Unfinished)
 	}
+	if s.Unreached > 0 {
+		text += fmt.Sprintf(", %d scenarios not reached", s.Unreached)
+	}
+	if s.Beyond > 0 {
+		text += fmt.Sprintf(", %d choices left out as a switch too many", s.Beyond)
+	}
 	if s.Time > 0 {
 		text += fmt.Sprintf(", %v", s.Time.Round(time.Millisecond))
 	}
@@ -59,11 +69,12 @@ func (s stats) String() string {
 type violation struct {
 	scenario scenario
 	trace    trace
+	switches int
 	err      error
 }
 
 func (v violation) String() string {
-	return fmt.Sprintf("%v\n  -explore.trace='%v: %v'", v.err, v.scenario, v.trace)
+	return fmt.Sprintf("%v, after %d switches\n  -explore.trace='%v: %v'", v.err, v.switches, v.scenario, v.trace)
 }
 
 // An explorer walks the schedules of one scenario.
@@ -74,12 +85,25 @@ type explorer struct {
 	evict    bool // as an event of its own: with one session it is the same as a flush
 	random   *rand.Rand
 	walks    int
-	most     int // violations, before the search ends
+	most     int          // violations, before the search ends
+	switches int          // in a schedule, at most; unbounded: as many as there are
+	forgets  bool         // known states are followed up again
+	atEnd    func(*world) // if not nil, sees every schedule that runs to its end
 
-	stack   []trace // prefixes to be followed up
-	visited map[stateKey]struct{}
+	stacks  [][]trace // prefixes to be followed up, by their switches
+	visited map[stateKey]arrival
 	stats   stats
 	found   []violation
+}
+
+// unbounded is for a search that does not count switches.
+const unbounded = -1
+
+// An arrival says with how few switches a state was reached, and after a call of
+// which requests then: bit 0 stands for none that could go on, bit 1 for the first.
+type arrival struct {
+	switches int
+	after    uint
 }
 
 // schedulesPerServer bounds what a server keeps of requests that crashed.
@@ -88,14 +112,15 @@ const schedulesPerServer = 1000
 // explore runs all schedules, or stops at a deadline.
 func (x *explorer) explore(t *testing.T, ctx context.Context) {
 	x.stats.Scenarios = 1
-	x.visited = map[stateKey]struct{}{}
-	x.stack = []trace{nil}
-	for x.more() {
-		if ctx.Err() != nil {
-			x.stats.Unfinished = 1
-			break
-		}
+	x.visited = map[stateKey]arrival{}
+	if x.random == nil {
+		x.stacks = [][]trace{{nil}}
+	}
+	for x.more() && ctx.Err() == nil {
 		x.batch(t, ctx)
+	}
+	if x.more() || x.lowest() >= 0 {
+		x.stats.Unfinished = 1
 	}
 	x.stats.States = len(x.visited)
 	x.stats.Violations = len(x.found)
@@ -108,7 +133,57 @@ func (x *explorer) more() bool {
 	if x.random != nil {
 		return x.stats.Schedules < x.walks
 	}
-	return len(x.stack) > 0
+	return x.lowest() >= 0
+}
+
+// lowest is the smallest number of switches that a prefix has which is to be
+// followed up; -1: there is none.
+func (x *explorer) lowest() int {
+	return slices.IndexFunc(x.stacks, func(s []trace) bool { return len(s) > 0 })
+}
+
+// push leaves for later what begins with a schedule so far and a choice, unless that
+// is a switch too many.
+func (x *explorer) push(w *world, c choice, switches int) {
+	if x.switches == unbounded {
+		switches = 0
+	} else if switches > x.switches {
+		x.stats.Beyond++
+		return
+	}
+	for len(x.stacks) <= switches {
+		x.stacks = append(x.stacks, nil)
+	}
+	x.stacks[switches] = append(x.stacks[switches], append(slices.Clip(slices.Clone(w.trace)), c))
+}
+
+// pop returns one of the prefixes with the fewest switches. So a state is first
+// reached with as many left as there can be, and a violation is found with as few as
+// it takes.
+func (x *explorer) pop() trace {
+	i := x.lowest()
+	last := len(x.stacks[i]) - 1
+	prefix := x.stacks[i][last]
+	x.stacks[i] = x.stacks[i][:last]
+	return prefix
+}
+
+// isKnown reports whether what can follow is followed up from an earlier arrival at
+// the state, and notes this one if not. With a bound that depends on the current
+// request as well. But one switch leads from any to any other, so the requests
+// matter only among arrivals with equally many switches, and none is as good as all.
+func (x *explorer) isKnown(w *world) bool {
+	key, now := w.state(), arrival{after: 1}
+	if x.switches != unbounded {
+		now = arrival{w.switches, 1 << (1 + w.current())}
+	}
+	was, ok := x.visited[key]
+	if ok && !x.forgets && (was.switches < now.switches || was.after&(now.after|1) != 0) {
+		return true
+	}
+	now.after |= was.after
+	x.visited[key] = now
+	return false
 }
 
 // A bubble is one of testing/synctest with the services of its schedules.
@@ -170,10 +245,7 @@ func (x *explorer) batch(t *testing.T, ctx context.Context) {
 				x.walk(t, b)
 				continue
 			}
-			last := len(x.stack) - 1
-			prefix := x.stack[last]
-			x.stack = x.stack[:last]
-			x.schedule(t, b, prefix)
+			x.schedule(t, b, x.pop())
 		}
 	})
 }
@@ -196,20 +268,25 @@ func (x *explorer) schedule(t *testing.T, b *bubble, prefix trace) {
 	defer x.end(t, w)
 	for w.violation == nil {
 		if !w.hasHidden() {
-			key := w.state()
-			if _, known := x.visited[key]; known {
+			if x.isKnown(w) {
 				return
 			}
-			x.visited[key] = struct{}{}
 		}
 		choices := w.choices(w.events < x.events, x.evict)
 		if len(choices) == 0 {
 			x.stats.Ends++
 			w.judgeEnd()
+			if x.atEnd != nil {
+				x.atEnd(w)
+			}
 			return
 		}
+		current := w.current()
+		if x.switches != unbounded { // no switch comes first
+			slices.SortStableFunc(choices, func(a, b choice) int { return a.switchesFrom(current) - b.switchesFrom(current) })
+		}
 		for _, c := range slices.Backward(choices[1:]) {
-			x.stack = append(x.stack, append(slices.Clip(slices.Clone(w.trace)), c))
+			x.push(w, c, w.switches+c.switchesFrom(current))
 		}
 		if err := w.apply(choices[0]); err != nil {
 			t.Fatalf("%v: %v: %v", x.scenario, w.trace, err)
@@ -273,7 +350,7 @@ func (x *explorer) count(w *world) {
 // end notes what was found and ends the schedule.
 func (x *explorer) end(t *testing.T, w *world) {
 	if w.violation != nil {
-		x.found = append(x.found, violation{x.scenario, slices.Clone(w.trace), w.violation})
+		x.found = append(x.found, violation{x.scenario, slices.Clone(w.trace), w.switches, w.violation})
 	}
 	if err := w.stop(); err != nil {
 		t.Fatalf("%v: %v: %v", x.scenario, trace(w.trace), err)

@@ -48,11 +48,13 @@ type world struct {
 	trace    []choice
 	clock    judge.Time
 	events   int
-	expired  bool // time has passed after which the session may have ended
-	jumped   bool // more time has passed than a background save may take
-	hurt     bool // the cache may show what is behind the backup until the next change
-	timedOut bool // a call of the cache
-	unsure   bool // the backup may have what nobody was told of
+	last     *actor // whose call was made last; nil: nobody's, or its request has returned with that
+	switches int    // from a request that could have gone on to another one
+	expired  bool   // time has passed after which the session may have ended
+	jumped   bool   // more time has passed than a background save may take
+	hurt     bool   // the cache may show what is behind the backup until the next change
+	timedOut bool   // a call of the cache
+	unsure   bool   // the backup may have what nobody was told of
 	down     map[string]bool
 	version  int             // of the entity
 	indexed  int             // the version at which the indexes of owners were judged
@@ -272,6 +274,9 @@ func (w *world) note(a *actor) {
 		if r.Saving == 0 {
 			r.Saving = w.clock // it had nothing to save
 		}
+		if w.last == a {
+			w.last = nil // what it has left to the background is as another request
+		}
 		r.Closed, r.Failed = w.clock, r.Failed || a.err() != nil
 		r.Gone = r.Gone || a.isAgain() // what it saved is another session
 		r.Kept = a.isKept()
@@ -299,6 +304,15 @@ func (w *world) peek() *item { return w.cache.peek(w.id) }
 // lose notes that the cache has lost the session.
 func (w *world) lose() { w.session.Losses = append(w.session.Losses, w.clock) }
 
+// current is the number of the request that made the last call, if it can make
+// another one; -1: there is none.
+func (w *world) current() int {
+	if w.last == nil || !slices.ContainsFunc(w.calls(), func(c *call) bool { return c.actor == w.last }) {
+		return -1
+	}
+	return w.last.index
+}
+
 // apply makes a choice come true.
 func (w *world) apply(ch choice) error {
 	w.trace = append(w.trace, ch)
@@ -308,6 +322,10 @@ func (w *world) apply(ch choice) error {
 	time.Sleep(20 * time.Microsecond)
 	if ch.kind != makeCall {
 		w.events++
+	}
+	if ch.isCall() && !w.hasHidden() {
+		w.switches += ch.switchesFrom(w.current())
+		w.last = w.actors[ch.actor]
 	}
 	switch ch.kind {
 	case flush:
