@@ -59,13 +59,16 @@ func (s *services) load(c *live.Copy, id string, loaded func(session.Session)) e
 }
 
 // save saves what was changed in a session since it was loaded or saved. With again
-// it tries again what has failed.
-func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
+// it tries again what has failed. Late says that the client's cookie cannot be set any
+// more.
+func (s *services) save(c *live.Copy, sess session.Session, again, late bool) error {
 	d, err := s.draft(sess)
 	if err != nil {
 		return err
 	}
-	d.Again = again
+	if d.Again = again; late {
+		d.Noted = c.Used()
+	}
 	return c.Save(s.ctx, d)
 }
 

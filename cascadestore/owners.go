@@ -141,3 +141,12 @@ func (cs *CascadeStore) checkOwners() error {
 	}
 	return live.CheckOwners(cs.backendTypes&DatastoreBackend != 0, cs.MaxPerOwner)
 }
+
+// perOwner is how many sessions an owner may have. An instance without Owner ends
+// none: others may allow more.
+func (cs *CascadeStore) perOwner() int {
+	if cs.Owner == nil {
+		return 0
+	}
+	return live.PerOwner(cs.MaxPerOwner)
+}

@@ -131,10 +131,6 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	f := form{cs, session.Name()}
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
-	used := now
-	if was := t.copy.Used(); how.sent && now.Sub(was) < refreshInterval(maxAge) {
-		used = was // the next response in time is to set the cookie for it, too
-	}
 	cs.logs().step(ctx, "save", t.id)
 	draft := live.Draft{
 		Encode: func(key string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
@@ -148,7 +144,7 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 			}
 			return value, attrs, err
 		},
-		Lifetime: live.Lifetime{Used: used, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
+		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
 		Owner:    live.Ask(cs.Owner, f.session),
 		Label:    live.Ask(cs.Label, f.session),
@@ -166,6 +162,8 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	if how.sent {
 		draft.NoNewID = ErrHeaderSent
+		// As if in the interval before: so the next change in time is to set the cookie.
+		draft.Noted = now.Truncate(refreshInterval(maxAge)).Add(-time.Microsecond)
 	}
 	err := t.copy.Save(ctx, draft)
 	if moved := t.copy.ID(); moved != t.id {

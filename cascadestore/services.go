@@ -23,7 +23,7 @@ func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store 
 		Backup:        b,
 		CacheTimeout:  cs.CacheTimeout,
 		BackupTimeout: cs.BackupTimeout,
-		MaxPerOwner:   live.PerOwner(cs.MaxPerOwner),
+		MaxPerOwner:   cs.perOwner(),
 		Trace:         cs.logs().trace(cs.Trace),
 		Background:    gae.Background,
 		Report:        func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },

@@ -39,6 +39,12 @@ type Draft struct {
 	Lifetime
 	MaxAge *int32 // the session's own, in seconds; nil: it has none
 
+	// Noted, if it is not zero, is stored as the last access in place of Used, but
+	// nothing earlier than what is stored: the client's cookie cannot be set any more,
+	// and the next response that can set it is to find that it is due. The session
+	// lives as long as Used says all the same.
+	Noted time.Time
+
 	// Again says that a save which failed is to be tried again, even if nothing
 	// has changed since.
 	Again bool
@@ -218,7 +224,7 @@ func (c *Copy) changed(d Draft) (*change, error) {
 		}
 	}
 	ch := &change{now: snapshot{value: value, attrs: attrs}}
-	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
+	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: d.noted(), Ends: c.store.storedEnd(l), Born: l.Born}
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}
@@ -290,7 +296,15 @@ func (c *Copy) isDue(d Draft, l Lifetime) bool {
 	case d.OnlyChanges:
 		return c.loaded != nil && c.isOtherMaxAge(d)
 	}
-	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l)
+	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.endsEarly(c.loaded, l) || d.Noted.IsZero() && c.store.needsRefresh(c.loaded, l)
+}
+
+// noted is what is stored as the last access.
+func (d *Draft) noted() time.Time {
+	if d.Noted.IsZero() {
+		return d.Used
+	}
+	return d.Noted
 }
 
 // lifetime is that of the draft, from the beginning that is stored.

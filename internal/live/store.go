@@ -143,13 +143,15 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 	return s.end(l, min(l.Idle, forever)+min(l.Refresh, forever))
 }
 
-// needsRefresh reports whether the services would end the session too early, or
-// have too old an access time of it; that does not matter once the session has
-// come so close to its MaxLifetime that no use makes it live longer.
+// endsEarly reports whether the services would end the session too early.
+func (s *Store) endsEarly(c *tiered.Loaded, l Lifetime) bool {
+	return c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead()
+}
+
+// needsRefresh reports whether the services have too old an access time of the
+// session; that does not matter once it has come so close to its MaxLifetime that no
+// use makes it live longer.
 func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
-	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
-		return true
-	}
 	was := l
 	was.Used = c.Used()
 	return !was.Used.IsZero() && l.Used.Sub(was.Used) >= l.Refresh && s.storedEnd(was).Before(s.storedEnd(l))
