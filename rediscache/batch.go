@@ -151,8 +151,19 @@ func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []re
 	asking := c.ask(ctx, key)
 	_ = p.BatchProcess(ctx, commands...) // which queues them
 	_ = p.Process(ctx, asking)
-	_, _ = p.Exec(ctx) // the errors are with the commands
+	execute(ctx, p)
 	return asking
+}
+
+// execute executes the commands of a pipeline, and returns them with their errors. If a
+// hook fails, or the server refuses the credentials of a new connection, the client says
+// so to none of them. Then the last one gets the error.
+func execute(ctx context.Context, p redis.Pipeliner) []redis.Cmder {
+	commands, err := p.Exec(ctx)
+	if err != nil && !errors.Is(err, redis.Nil) && failure(commands) == nil {
+		commands[len(commands)-1].SetErr(err)
+	}
+	return commands
 }
 
 // failure returns why commands have failed. If the server refused one of a
