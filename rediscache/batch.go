@@ -19,6 +19,7 @@ import (
 // that has not been made, nor for a batch that has been sent.
 type batch struct {
 	deadline time.Time // of the first call
+	latest   time.Time // deadline of a call that may add to it
 	calls    int
 	bytes    int  // that they write
 	writes   bool // some do
@@ -34,6 +35,8 @@ const (
 	maxBytes = 64 << 10 // that a batch writes
 
 	// slack is how much earlier a batch may time out than a call that has added to it.
+	// It is at most a tenth of the time that the batch has: another call's short time is
+	// no reason to fail.
 	slack = 50 * time.Millisecond
 
 	// patience is how long a call lets others run. If they take longer, they have more
@@ -81,8 +84,8 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 	if b.asking == nil {
 		return "", errors.New("the client panicked while it made another call")
 	}
-	if err = failure(append(commands, b.asking)); timedOut(err) && time.Until(deadline) <= slack {
-		<-ctx.Done() // so that the call ends with its context
+	if err = failure(append(commands, b.asking)); timedOut(err) && !time.Now().Before(b.deadline) {
+		<-ctx.Done() // so that the call ends with its context, which may be slack later
 	}
 	return masterFence(b.asking), err
 }
@@ -98,9 +101,10 @@ func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []re
 		s.alone--
 		return nil, false
 	case b == nil:
-		b, first = &batch{deadline: deadline}, true
+		latest := deadline.Add(min(slack, time.Until(deadline)/10))
+		b, first = &batch{deadline: deadline, latest: latest}, true
 		s.open = b
-	case b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.deadline.Add(slack)):
+	case b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.latest):
 		return nil, false
 	case b.done == nil:
 		b.done = make(chan struct{})

@@ -332,6 +332,28 @@ func TestACallThatDoesNotFitIntoABatchGoesAlone(t *testing.T) {
 	}
 }
 
+// It would fail with a batch that ends much earlier than its own time.
+func TestACallDoesNotShareTheShortTimeOfAnother(t *testing.T) {
+	t.Parallel()
+	c, p := newBatches(t, newServer(t))
+	c.set("id", "x")
+	short, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+	defer cancel()
+	deadline, _ := short.Deadline()
+	longer, cancel := context.WithDeadline(ctx, deadline.Add(45*time.Millisecond))
+	defer cancel()
+	sent := int64(0)
+	c.Collect(func() {
+		p.sent.Store(0)
+		_, _ = c.Get(longer, "id")
+		sent = p.sent.Load()
+	})
+	_, _ = c.Get(short, "id")
+	if sent != 1 {
+		t.Errorf("a call that has longer has sent %d pipelines itself, want 1", sent)
+	}
+}
+
 func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
 	t.Parallel()
 	c, p := newBatches(t, newServer(t))
