@@ -39,10 +39,11 @@ const (
 	// no reason to fail.
 	slack = 50 * time.Millisecond
 
-	// patience is how long a call lets others run. If they take longer, they have more
-	// to do than to make calls, and the next callsAlone calls let nobody run.
-	patience   = time.Millisecond
-	callsAlone = 64
+	// patience is how long a call lets others run for each call of its batch. If they take
+	// longer, they have more to do than to make calls, and for aloneFor times as long no
+	// call lets others run.
+	patience = time.Millisecond
+	aloneFor = 8
 )
 
 // batches makes batches.
@@ -50,8 +51,8 @@ type batches struct {
 	collect func() // lets other goroutines run
 
 	mu    sync.Mutex
-	open  *batch // to which calls add their commands
-	alone int    // how many of the next calls open no batch
+	open  *batch    // to which calls add their commands
+	alone time.Time // until when calls open no batch
 }
 
 // send sends the commands of a call about a key, and the question for the fence after
@@ -97,8 +98,7 @@ func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []re
 	defer s.mu.Unlock()
 	b = s.open
 	switch {
-	case b == nil && s.alone > 0:
-		s.alone--
+	case b == nil && time.Now().Before(s.alone):
 		return nil, false
 	case b == nil:
 		latest := deadline.Add(min(slack, time.Until(deadline)/10))
@@ -121,10 +121,10 @@ func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []re
 func (s *batches) close(took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open = nil
-	if took > patience {
-		s.alone = callsAlone
+	if took > patience*time.Duration(s.open.calls) {
+		s.alone = time.Now().Add(aloneFor * took)
 	}
+	s.open = nil
 }
 
 // sendBatch sends a batch. It is the first call that sends it, but if the context of

@@ -381,20 +381,38 @@ func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
 	c, _ := newBatches(t, newServer(t))
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	const long = 50 * time.Millisecond
 	collected := 0
-	c.Collect(func() { collected++; time.Sleep(2 * time.Millisecond) })
-	get := func(n int) {
-		for range n {
-			if _, err := c.Get(ctx, "id"); err != nil {
-				t.Error(err)
-			}
+	c.Collect(func() { collected++; time.Sleep(long) })
+	get := func() {
+		if _, err := c.Get(ctx, "id"); err != nil {
+			t.Error(err)
 		}
 	}
-	get(65)
-	if collected != 1 {
-		t.Errorf("65 calls have let others run %d times, want once", collected)
+	get()
+	for began := time.Now(); time.Since(began) < 2*long; {
+		get()
 	}
-	if get(1); collected != 2 {
-		t.Errorf("66 calls have let others run %d times, want twice", collected)
+	if collected != 1 {
+		t.Errorf("calls have let others run %d times, want once", collected)
+	}
+	eventually(t, "a call lets others run", func() bool { get(); return collected == 2 })
+}
+
+func TestWhetherLettingOthersRunTookLongDependsOnTheirCalls(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		calls int
+		took  time.Duration
+		alone bool
+	}{
+		{1, 200 * time.Microsecond, false},
+		{1, 15 * time.Second, true},
+		{64, 15 * time.Millisecond, false},
+		{64, 15 * time.Second, true},
+	} {
+		if alone := rediscache.AloneAfter(test.calls, test.took); alone != test.alone {
+			t.Errorf("after a batch of %d in %v calls go alone: %v", test.calls, test.took, alone)
+		}
 	}
 }
