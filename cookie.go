@@ -29,6 +29,10 @@ type Cookie struct {
 	// the cookie without that, each response of a request that used it sets the cookie
 	// again, from a tenth of MaxAge after the written access time on, if a call to the
 	// cache says that the session is still there.
+	//
+	// A higher MaxAge reaches a browser when its cookie is set next, at the latest at
+	// the first use that comes RefreshInterval after the access time was written. If
+	// the old cookie ends before that, the session is lost to the browser.
 	MaxAge time.Duration
 
 	// BrowserSession has the browser drop the cookie when it is closed. MaxAge has

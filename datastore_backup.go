@@ -111,10 +111,7 @@ func (f form) Rename(value []byte, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if sess, err = withID(sess, key); err != nil {
-		return nil, err
-	}
-	return f.codec.encode(sess)
+	return f.encode(sess, key)
 }
 
 // only returns a session without the attributes that keep does not want.
@@ -128,32 +125,37 @@ func (f form) only(value []byte, keep func(name string) bool) ([]byte, error) {
 }
 
 // encodeIf encodes a session as it is kept under that key, if its attributes are
-// worth it, while nothing changes them. exact says that the bytes say just that,
-// and that none of the attributes can be changed in place.
-func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error) {
+// worth it, while nothing changes them: it is live.Draft's Encode.
+func (f form) encodeIf(sess session.Session, key string, worth func(attrs map[string]any) bool) ([]byte, map[string]any, error) {
 	fields, ok := field[map[string]any](sess, attrsField)
 	var attrs map[string]any
 	if !ok {
 		attrs = sess.Attrs() // which locks the mutex
 	}
 	if err := hold(sess.Mutex()); err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	defer sess.Mutex().RUnlock()
 	if ok {
 		attrs = *fields
-		_, exact = gobcodec.Scalars(sess)
-		exact = exact && f.codec.isGob
 	}
 	if !worth(attrs) {
-		return nil, exact, nil
+		return nil, nil, nil
 	}
+	value, err := f.encode(sess, key)
+	if _, scalars := gobcodec.Scalars(sess); err == nil && !(scalars && f.codec.isGob) {
+		return value, nil, nil
+	}
+	return value, maps.Clone(attrs), err
+}
+
+// encode encodes a session as it is kept under that key.
+func (f form) encode(sess session.Session, key string) ([]byte, error) {
 	stored, err := withID(sess, key)
 	if err != nil {
-		return nil, exact, fmt.Errorf("%w: %w", errEncode, err)
+		return nil, fmt.Errorf("%w: %w", errEncode, err)
 	}
-	value, err = f.codec.encode(stored)
-	return value, exact, err
+	return f.codec.encode(stored)
 }
 
 // scalarsOf returns a session's attributes if none of them can be changed in

@@ -174,7 +174,7 @@ func (v *visit) store(again bool) error {
 	if v.sent && v.needsCookie() {
 		return describe(doing, v.sess.ID(), ErrHeaderSent)
 	}
-	err := v.save(v.copy, v.sess, again)
+	err := v.save(v.copy, v.sess, again, v.sent)
 	id := v.copy.ID()
 	if live.IsSaved(err) {
 		v.used = v.copy.Used()
@@ -217,7 +217,7 @@ func (v *visit) BeforeHeader(header http.Header, hijack bool) error {
 
 func (v *visit) beforeHeader(header http.Header, hijack bool) error {
 	web.VaryCookie(header)
-	if hijack && v.needsCookie() {
+	if v.sent = hijack; hijack && v.needsCookie() {
 		return describe("save session", v.sess.ID(), ErrHeaderSent)
 	}
 	err := v.store(false)

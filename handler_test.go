@@ -892,6 +892,27 @@ func TestHijackIsRefusedWhileTheClientLacksTheCookie(t *testing.T) {
 	s.expectErrors(gaesession.ErrHeaderSent)
 }
 
+func TestALoginIsRefusedWithAHijack(t *testing.T) {
+	s := newSiteWithUsers(t)
+	s.login(attrs{"n": 0})
+	old := s.cookie()
+	got := s.visit(func(w http.ResponseWriter, r *http.Request) {
+		s.get(r).SetAttr("user", "ada")
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if !errors.Is(err, gaesession.ErrHeaderSent) {
+			t.Errorf("Hijack: %v", err)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	})
+	if got.StatusCode != http.StatusInternalServerError || s.cookie() != old {
+		t.Errorf("%v, old cookie: %v", got.Status, s.cookie() == old)
+	}
+	s.expectErrors(gaesession.ErrHeaderSent)
+	s.expect(attrs{"n": 0})
+}
+
 func TestNewIDThatWasSavedReachesTheClientThoughALaterChangeFails(t *testing.T) {
 	s := newSite(t, &gaesession.Sessions{})
 	s.login(attrs{"n": 0})

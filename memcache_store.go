@@ -271,7 +271,7 @@ func (s *memcacheStore) close(e *entry) {
 	sess := e.sess
 	s.mu.Unlock()
 	if sess != nil {
-		s.report("save session", e.id, s.save(e.copy, sess, false))
+		s.report("save session", e.id, s.save(e.copy, sess, false, false))
 	}
 }
 

@@ -210,24 +210,7 @@ func (o *owners) max() int {
 
 // ownerOf asks the app whose the session is that is in value.
 func (s *services) ownerOf(value []byte) (string, error) {
-	return s.askApp(s.owners.sessions.Owner, value)
-}
-
-// labelOf asks the app for the label of the session that is in value.
-func (s *services) labelOf(value []byte) (string, error) {
-	if s.owners.sessions.Label == nil {
-		return "", nil
-	}
-	return s.askApp(s.owners.sessions.Label, value)
-}
-
-// askApp calls a function of the app with the session that is in value.
-func (s *services) askApp(f func(session.Session) string, value []byte) (string, error) {
-	sess, err := s.form.codec.decode(value)
-	if err != nil {
-		return "", err
-	}
-	return live.Ask(sess, f)
+	return live.Ask(s.owners.sessions.Owner, s.form.codec.decode)(value)
 }
 
 // checkOwners returns why the settings of owners cannot work.

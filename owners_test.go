@@ -191,6 +191,95 @@ func TestASecondLoginToASessionOfNobodysIsANewSession(t *testing.T) {
 	}
 }
 
+// Two instances are each at work on a login of one browser: a double click. Whoever is
+// told that the login worked is logged in, with a session that is listed.
+func TestTwoLoginsAtOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		noOwners bool
+		before   attrs // of the session that the browser has; nil: none
+		refused  bool  // one of the logins may be
+	}{
+		"no session":                   {false, nil, false},
+		"a session of nobody's":        {false, attrs{"basket": "apple"}, false},
+		"a session of the user's":      {false, attrs{"user": "ada"}, true},
+		"a session of another user's":  {false, attrs{"user": "bob"}, true},
+		"no session, without owners":   {true, nil, false},
+		"a session, without owners":    {true, attrs{"basket": "apple"}, true},
+		"the same user without owners": {true, attrs{"user": "ada"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSiteWithUsers(t)
+			if test.noOwners {
+				s = newSite(t, &gaesession.Sessions{})
+			}
+			refused := false
+			for k, last := 1, false; !last; k++ {
+				old := ""
+				if test.before != nil {
+					s.browser = s.newBrowser()
+					s.login(test.before)
+					old = s.cookie()
+				}
+				browsers := []*http.Client{s.newBrowser(), s.newBrowser()}
+				var answers [2]answer
+				click := func(i int, hooks ...gaetest.Hook) {
+					s.as(browsers[i], func() {
+						if old != "" {
+							s.setCookie(old)
+						}
+						answers[i] = s.visit(func(w http.ResponseWriter, r *http.Request) {
+							sess, err := s.sessions.Renew(r, nil)
+							s.must(err)
+							sess.SetAttr("user", "ada")
+						}, hooks...)
+					})
+				}
+				reached, hook := gaetest.Interpose(k, func() { click(1) })
+				if click(0, hook); !reached.Load() {
+					click(1) // after the other one
+					last = true
+				}
+				drain(t)
+				statuses, ids := map[int]int{}, map[string]bool{}
+				for i, a := range answers {
+					statuses[a.StatusCode]++
+					s.as(browsers[i], func() {
+						switch got := s.attrs(); {
+						case a.StatusCode == http.StatusOK:
+							ids[s.cookie()] = true
+							if s.cookie() == old || got["user"] != "ada" {
+								t.Errorf("call %d, answer %d: old cookie: %v, session %v", k, i, s.cookie() == old, got)
+							}
+						case a.Header.Get("Set-Cookie") != "" || got != nil:
+							t.Errorf("call %d, answer %d: %v, Set-Cookie %q, session %v", k, i, a.Status, a.Header.Get("Set-Cookie"), got)
+						}
+					})
+				}
+				refused = refused || statuses[http.StatusConflict] > 0
+				if ok := statuses[http.StatusOK]; ok == 0 || ok+statuses[http.StatusConflict] < 2 || len(ids) != ok {
+					t.Errorf("call %d: answers %v, and %d sessions", k, statuses, len(ids))
+				}
+				if test.noOwners {
+					continue
+				}
+				if all := s.sessionsOf("ada"); len(all) != len(ids) {
+					t.Errorf("call %d: %d sessions are listed of %d", k, len(all), len(ids))
+				}
+				if all := s.sessionsOf("bob"); len(all) != 0 {
+					t.Errorf("call %d: %d sessions of the other user are listed", k, len(all))
+				}
+				s.must(s.sessions.RemoveAll(s.service.Context(), "ada"))
+				for _, b := range browsers {
+					s.as(b, func() { s.expect(nil) })
+				}
+			}
+			if refused != test.refused {
+				t.Errorf("a login was refused: %v", refused)
+			}
+		})
+	}
+}
+
 func TestALoginThatDatastoreFailsIsNotSaved(t *testing.T) {
 	s := newSiteWithUsers(t)
 	s.login(attrs{"n": 0})

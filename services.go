@@ -23,21 +23,22 @@ type services struct {
 func (s *services) open(ctx context.Context, o *MemcacheStoreOptions) {
 	s.ctx, s.opt = live.OrBackground(ctx), o.withDefaults()
 	s.form = form{newCodec(s.opt.Codec)}
-	s.live = live.New(live.Options{
+	s.live = live.New(live.Tiers{
 		Cache:         s.opt.Cache,
 		Backup:        s.opt.Backup,
-		Form:          s.form,
 		Retries:       s.opt.Retries,
 		CacheTimeout:  s.opt.CacheTimeout,
 		BackupTimeout: s.opt.BackupTimeout,
-		MaxLifetime:   s.opt.MaxLifetime,
-		Async:         s.opt.AsyncDatastoreSave,
 		Trace:         s.opt.Trace,
-		OwnerScope:    s.owners.scope(),
 		MaxPerOwner:   s.owners.max(),
 		Background:    gae.Background,
-		Shared:        func() any { return gae.Shared(s.ctx, s.opt.Cache, s.opt.Backup) },
+		Shared:        gae.Shared,
 		Report:        func(key string, err error) { s.report("save session", key, err) },
+	}, live.Options{
+		Form:        s.form,
+		Async:       s.opt.AsyncDatastoreSave,
+		MaxLifetime: s.opt.MaxLifetime,
+		OwnerScope:  s.owners.scope(),
 	})
 }
 
@@ -58,13 +59,16 @@ func (s *services) load(c *live.Copy, id string, loaded func(session.Session)) e
 }
 
 // save saves what was changed in a session since it was loaded or saved. With again
-// it tries again what has failed.
-func (s *services) save(c *live.Copy, sess session.Session, again bool) error {
+// it tries again what has failed. Late says that the client's cookie cannot be set any
+// more.
+func (s *services) save(c *live.Copy, sess session.Session, again, late bool) error {
 	d, err := s.draft(sess)
 	if err != nil {
 		return err
 	}
-	d.Again = again
+	if d.Again = again; late {
+		d.Noted = c.Used()
+	}
 	return c.Save(s.ctx, d)
 }
 
@@ -77,13 +81,13 @@ func (s *services) draft(sess session.Session) (live.Draft, error) {
 	}
 	timeout := sess.Timeout()
 	d := live.Draft{
-		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(key string, worth func(attrs map[string]any) bool) ([]byte, map[string]any, error) {
 			return s.form.encodeIf(sess, key, worth)
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: timeout, Refresh: s.opt.refreshInterval(timeout), Born: sess.Created()},
 	}
 	if s.owners != nil {
-		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, s.labelOf, s.owners.newID, s.form.only
+		d.Owner, d.Label, d.NewID, d.Only = s.ownerOf, live.Ask(s.owners.sessions.Label, s.form.codec.decode), s.owners.newID, s.form.only
 	}
 	return d, nil
 }

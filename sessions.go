@@ -33,8 +33,9 @@ var (
 // response's header leaves; the other methods are for handlers inside. The zero
 // value uses App Engine's services and the default cookie.
 //
-// The fields must be set before the first use. The methods may be called by several
-// goroutines at once. Sessions must not be copied after the first use.
+// The fields must be set before the first use, and stay as they are: requests read
+// them without a lock. The methods may be called by several goroutines at once.
+// Sessions must not be copied after the first use.
 //
 // Errors never contain a session id, and answer errors.Is for the errors of this
 // package.
@@ -118,15 +119,16 @@ func (s *Sessions) Err() error {
 //     response goes out, and Options.OnError gets the error.
 //   - The cookie is set when a session is new or has a new id, and again when the
 //     access time has been written, once per RefreshInterval; for a short MaxAge see
-//     Cookie. It ends with Remove only. A response has one Set-Cookie of the cookie's name at most, with
-//     Cache-Control: no-store unless it has a Cache-Control; one of a request that
-//     used its session has Vary: Cookie.
+//     Cookie. It ends with Remove only. A response has one Set-Cookie of the cookie's
+//     name at most, with Cache-Control: no-store unless it has a Cache-Control; one of
+//     a request that used its session has Vary: Cookie.
 //   - If next panics, nothing is saved that was not saved before. A middleware that
 //     recovers from panics belongs outside of Handler: inside, it makes a panic look
 //     like a response, and what the request had changed until then is saved.
 //   - What is changed after the header has left is saved when next returns. A new
 //     session, and a new id, are refused with ErrHeaderSent then. That is also the
-//     error of a Hijack before the cookie is set, as it would never be.
+//     error of a Hijack before the cookie is set, as it would never be: a login, for
+//     example.
 //   - A save waits for a second at most for the session's Mutex, and fails then.
 //
 // Handler works inside http.TimeoutHandler and appengine.Middleware, not the other
@@ -217,6 +219,10 @@ func (s *Sessions) RegenerateID(r *http.Request) error {
 // RegenerateID, or else a new session, which it adds as Add does. o says what a new
 // session is like, and says nothing of one that is there; nil stands for the defaults
 // of package session. Renew refuses with the errors of Get, Add and RegenerateID.
+//
+// If two requests renew one session at once, as after a double click, the second to be
+// saved is ErrRemoved; with Owner, and a session that was nobody's, it begins another
+// session instead.
 func (s *Sessions) Renew(r *http.Request, o *session.SessOptions) (session.Session, error) {
 	v, err := s.visit(r)
 	if err != nil {

@@ -3,11 +3,13 @@
 package gaesession_test
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -288,6 +290,86 @@ func TestALateAnswerTakesNoNewerCookieAway(t *testing.T) {
 	}
 }
 
+// What is changed once the header has left, or with a Hijack, is saved without a cookie.
+func TestUsesWithoutACookieKeepNoCookieFromBeingSetAgain(t *testing.T) {
+	const interval = time.Hour
+	for name, test := range map[string]struct {
+		uses   []string // of which the first comes after that time, and the others at once
+		after  time.Duration
+		header func(w http.ResponseWriter)
+	}{
+		"every request changes the session late": {[]string{"late"}, interval / 4, sendHeader},
+		"first a late change, then a read":       {[]string{"late alone", "read"}, interval * 11 / 10, sendHeader},
+		"first a WebSocket, then a read":         {[]string{"late", "read"}, interval * 11 / 10, hijack},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
+				c := newClient(t, &gaesession.Sessions{Cookie: gaesession.Cookie{MaxAge: 10 * interval}})
+				c.login(10 * interval)
+				for n := range 60 {
+					time.Sleep(test.after)
+					for _, use := range test.uses {
+						c.do(func(w http.ResponseWriter, r *http.Request) {
+							if use == "late alone" {
+								test.header(w)
+							}
+							sess, err := c.app.Get(r)
+							if sess == nil || err != nil {
+								t.Fatalf("request %d: got %v, %v", n, sess, err)
+							}
+							if use != "read" {
+								test.header(w)
+								sess.SetAttr("n", n)
+							}
+						})
+					}
+				}
+			})
+		})
+	}
+}
+
+// A session lives as long after its last use, whether or not that could set a cookie.
+func TestASessionThatIsUsedAfterTheHeaderAloneLives(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, changes := range map[string]bool{"changed": true, "saved": false} {
+		t.Run(name, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
+				c := newClient(t, &gaesession.Sessions{})
+				c.login(day)
+				late := func(changes bool) {
+					c.do(func(w http.ResponseWriter, r *http.Request) {
+						sendHeader(w)
+						sess, err := c.app.Get(r)
+						if sess == nil || err != nil {
+							t.Fatalf("got %v, %v", sess, err)
+						}
+						if changes {
+							sess.SetAttr("at", time.Now().Unix())
+						}
+						if err := c.app.Save(r); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				for range 60 {
+					time.Sleep(day / 24)
+					late(changes)
+				}
+				if most := int32(6 * (1 + 60*10/24)); !changes && c.writes.Load() > most {
+					t.Errorf("%d calls that write, more than %d", c.writes.Load(), most)
+				}
+				time.Sleep(day - time.Second)
+				late(false)
+			})
+		})
+	}
+}
+
+func sendHeader(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) }
+
+func hijack(w http.ResponseWriter) { _, _, _ = w.(http.Hijacker).Hijack() }
+
 func TestACookieThatLivesAsLongAsTheSessionIsSetOnce(t *testing.T) {
 	const month = 30 * 24 * time.Hour
 	gaetest.InSimulatedTime(t, func(t *testing.T) {
@@ -328,11 +410,19 @@ func (c *client) do(f http.HandlerFunc) (isSet bool) {
 	if time.Now().Before(c.expires) {
 		r.AddCookie(c.cookie)
 	}
-	c.app.Handler(f).ServeHTTP(w, r)
+	c.app.Handler(f).ServeHTTP(hijackable{w}, r)
 	for _, cookie := range w.Result().Cookies() {
 		c.cookie, c.expires, isSet = cookie, time.Now().Add(time.Duration(cookie.MaxAge)*time.Second), true
 	}
 	return isSet
+}
+
+// A hijackable gives its connection away, and with it the header.
+type hijackable struct{ *httptest.ResponseRecorder }
+
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	clear(h.Header())
+	return nil, nil, nil
 }
 
 func (c *client) login(timeout time.Duration) {

@@ -52,9 +52,16 @@ func (f form) decode(b []byte, session *sessions.Session) (err error) {
 	return err
 }
 
-func (f form) values(b []byte) (valueMap, error) {
+// session returns a session that has the Values that b says, and nothing else.
+func (f form) session(b []byte) (*sessions.Session, error) {
 	session := f.store.blank(f.name)
-	if err := f.decode(b, session); err != nil {
+	session.IsNew = false
+	return session, f.decode(b, session)
+}
+
+func (f form) values(b []byte) (valueMap, error) {
+	session, err := f.session(b)
+	if err != nil {
 		return nil, err
 	}
 	return session.Values, nil

@@ -29,8 +29,8 @@ type visit struct {
 // Handler returns a handler that has next serve requests, and saves the sessions that
 // Get has returned and that a request has changed and not saved itself. Handlers
 // inside use the store as always, and may leave out Save; sessions of New are left to
-// them. If Err returns an error, Handler answers 500 to
-// every request and logs that error.
+// them. If Err returns an error, Handler answers 500 to every request and logs that
+// error.
 //
 //   - A session counts as changed if its Values or its MaxAge are not what they were,
 //     deeply compared, or if RegenerateID was called. A new session with no Values
@@ -40,9 +40,10 @@ type visit struct {
 //     WriteHeader, Write, Flush or Hijack, or the end of next. So the next request
 //     sees every change.
 //   - The cookie is set when a session is new, has a new id, or has other Options than
-//     the store's and its own MaxAge; and again with the first change in each tenth of
-//     its MaxAge, not with every change. So a browser may drop the cookie by a tenth of
-//     MaxAge before the session ends. Save, where the app calls it, always sets it.
+//     the store's and its own MaxAge; and again with the first change before the
+//     header in each tenth of its MaxAge, not with every change. So a browser may drop
+//     the cookie by a tenth of MaxAge before the session ends. Save, where the app
+//     calls it, always sets it.
 //   - If a change is saved nowhere, ErrorHandler answers instead of the app: the
 //     header is what it was when Handler was entered, what the app writes fails, and
 //     no cookie is set for what was not saved. With ErrNotBackedUp and

@@ -93,7 +93,7 @@ func (cs *CascadeStore) RemoveOthers(r *http.Request, session *sessions.Session)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
-	owner, err := f.ask(cs.Owner)(value)
+	owner, err := live.Ask(cs.Owner, f.session)(value)
 	if err != nil {
 		return describe(doing, t.id, err)
 	}
@@ -134,26 +134,19 @@ func (cs *CascadeStore) owned(ctx context.Context, name, owner string) (*live.St
 	return cs.liveStore(live.OrBackground(ctx), name), nil
 }
 
-// ask returns a function that calls one of the app with the session that is in value;
-// nil: the app has none.
-func (f form) ask(app func(*sessions.Session) string) func(value []byte) (string, error) {
-	if app == nil {
-		return nil
-	}
-	return func(value []byte) (answer string, err error) {
-		session := f.store.blank(f.name)
-		session.IsNew = false
-		if err := f.decode(value, session); err != nil {
-			return "", err
-		}
-		return live.Ask(session, app)
-	}
-}
-
 // checkOwners returns why the settings of owners cannot work.
 func (cs *CascadeStore) checkOwners() error {
 	if cs.Owner == nil {
 		return nil
 	}
 	return live.CheckOwners(cs.backendTypes&DatastoreBackend != 0, cs.MaxPerOwner)
+}
+
+// perOwner is how many sessions an owner may have. An instance without Owner ends
+// none: others may allow more.
+func (cs *CascadeStore) perOwner() int {
+	if cs.Owner == nil {
+		return 0
+	}
+	return live.PerOwner(cs.MaxPerOwner)
 }

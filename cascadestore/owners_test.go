@@ -189,6 +189,31 @@ func TestASecondLoginToASessionOfNobodysIsANewSession(t *testing.T) {
 	})
 }
 
+// In a rolling deploy the instances of the version before have no Owner.
+func TestAnInstanceWithoutOwnersEndsNoneOfThem(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+	owner := func(s *sessions.Session) string { u, _ := s.Values["user"].(string); return u }
+	a.store.Owner, a.store.MaxPerOwner = owner, 200
+	var b *browser
+	const logins = 102
+	for range logins {
+		b = a.login(t, values{"user": "ada"})
+	}
+	a.store.Owner, a.store.MaxPerOwner = nil, 0
+	if err := b.use(func(r *http.Request, s *sessions.Session) {
+		if err := a.store.RegenerateID(r, s); err != nil {
+			t.Error(err)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+	drain(t)
+	a.store.Owner, a.store.MaxPerOwner = owner, 200
+	if all := b.sessionsOf(t, "ada"); len(all) != logins {
+		t.Errorf("%d sessions of %d are left", len(all), logins)
+	}
+}
+
 func TestOwnersThatCannotWork(t *testing.T) {
 	owner := func(*sessions.Session) string { return "ada" }
 	s := gaetest.Local(t)

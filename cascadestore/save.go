@@ -131,23 +131,23 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	f := form{cs, session.Name()}
 	now, maxAge := time.Now(), cs.maxAge(session.Options.MaxAge)
-	used := now
-	if was := t.copy.Used(); how.sent && now.Sub(was) < refreshInterval(maxAge) {
-		used = was // the next response in time is to set the cookie for it, too
-	}
 	cs.logs().step(ctx, "save", t.id)
 	draft := live.Draft{
-		Encode: func(key string, worth func(map[string]any) bool) ([]byte, bool, error) {
-			if !worth(byName(session.Values)) {
-				return nil, false, nil
+		Encode: func(key string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
+			attrs := byName(session.Values)
+			if !worth(attrs) {
+				return nil, nil, nil
 			}
 			value, err := f.encode(session, key)
-			return value, f.isExact(session.Values), err
+			if err == nil && !f.isExact(session.Values) {
+				attrs = nil
+			}
+			return value, attrs, err
 		},
-		Lifetime: live.Lifetime{Used: used, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
+		Lifetime: live.Lifetime{Used: now, Idle: maxAge, Refresh: refreshInterval(maxAge), Born: now},
 		MaxAge:   cs.ownMaxAge(session, t),
-		Owner:    f.ask(cs.Owner),
-		Label:    f.ask(cs.Label),
+		Owner:    live.Ask(cs.Owner, f.session),
+		Label:    live.Ask(cs.Label, f.session),
 		NewID:    func() (string, error) { return cs.newID(), nil },
 		Only:     f.only,
 		Again:    !how.onlyChanges,
@@ -162,6 +162,8 @@ func (cs *CascadeStore) save(ctx context.Context, n *named, session *sessions.Se
 	}
 	if how.sent {
 		draft.NoNewID = ErrHeaderSent
+		// As if in the interval before: so the next change in time is to set the cookie.
+		draft.Noted = now.Truncate(refreshInterval(maxAge)).Add(-time.Microsecond)
 	}
 	err := t.copy.Save(ctx, draft)
 	if moved := t.copy.ID(); moved != t.id {

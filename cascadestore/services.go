@@ -18,20 +18,21 @@ const (
 // liveStore returns one request's way to the sessions of that name.
 func (cs *CascadeStore) liveStore(ctx context.Context, name string) *live.Store {
 	c, b := cs.services()
-	return live.New(live.Options{
+	return live.New(live.Tiers{
 		Cache:         c,
 		Backup:        b,
-		Form:          form{cs, name},
 		CacheTimeout:  cs.CacheTimeout,
 		BackupTimeout: cs.BackupTimeout,
-		MaxLifetime:   cs.MaxLifetime,
-		MaxLength:     cs.maxLength,
-		OwnerScope:    name,
-		MaxPerOwner:   live.PerOwner(cs.MaxPerOwner),
+		MaxPerOwner:   cs.perOwner(),
 		Trace:         cs.logs().trace(cs.Trace),
 		Background:    gae.Background,
 		Report:        func(id string, err error) { cs.logs().fail(ctx, describe("save session", id, err)) },
-		Shared:        func() any { return gae.Shared(ctx, c, b) },
+		Shared:        gae.Shared,
+	}, live.Options{
+		Form:        form{cs, name},
+		MaxLifetime: cs.MaxLifetime,
+		MaxLength:   cs.maxLength,
+		OwnerScope:  name,
 	})
 }
 

@@ -303,6 +303,31 @@ func TestChangesAfterTheHeaderKeepNoCookieFromBeingSetAgain(t *testing.T) {
 	})
 }
 
+func TestALateChangeAtTheBeginOfATenthKeepsNoCookieFromBeingSetAgain(t *testing.T) {
+	s := gaetest.Local(t)
+	gaetest.InSimulatedTime(t, func(t *testing.T) {
+		a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+		a.store.SetMaxAge(36_000)
+		b := a.login(t, values{"n": 0})
+		for range 15 {
+			time.Sleep(66 * time.Minute)
+			for _, late := range []bool{true, false} {
+				b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					s, err := a.store.Get(r, sessionName)
+					if err != nil || s.IsNew {
+						t.Fatalf("got %v, %v", s.Values, err)
+					}
+					if late {
+						w.WriteHeader(http.StatusOK)
+					}
+					s.Values["n"] = s.Values["n"].(int) + 1
+				})).ServeHTTP)
+			}
+		}
+		b.expectNow(t, "in the end", values{"n": 30})
+	})
+}
+
 func TestASessionThatIsChangedAfterTheHeaderAloneLives(t *testing.T) {
 	s := gaetest.Local(t)
 	gaetest.InSimulatedTime(t, func(t *testing.T) {

@@ -62,15 +62,12 @@ func endsInTime(t *testing.T, c *cache, old *tier.Item) {
 			} else {
 				time.AfterFunc(20*time.Millisecond, cancel)
 			}
-			began, ended := time.Now(), make(chan error, 1)
+			ended := make(chan error, 1)
 			go func() { ended <- call(ctx) }()
 			select {
 			case err := <-ended:
 				if !errors.Is(err, want) || errors.Is(err, tier.ErrUnreachable) {
 					t.Errorf("%s, %s: got %v, want %v", name, kind, err, want)
-				}
-				if took := time.Since(began); took > 500*time.Millisecond {
-					t.Errorf("%s, %s: ended after %v", name, kind, took)
 				}
 			case <-time.After(10 * time.Second):
 				t.Fatalf("%s, %s: does not end", name, kind)
@@ -90,9 +87,11 @@ func behind() int {
 
 func TestACallEndsWithItsContextWhileTheServerIsSilent(t *testing.T) {
 	s := newServer(t)
+	recommended := rediscache.ClientOptions(s.addr())
+	recommended.ReadTimeout, recommended.WriteTimeout = time.Minute, time.Minute // so that they end no call
 	for name, options := range map[string]*redis.Options{
-		"default options": {Addr: s.addr()},
-		"ClientOptions":   rediscache.ClientOptions(s.addr()),
+		"default options": {Addr: s.addr(), ReadTimeout: time.Minute},
+		"ClientOptions":   recommended,
 		"no timeouts":     {Addr: s.addr(), ReadTimeout: -1, WriteTimeout: -1, PoolSize: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -169,7 +168,7 @@ func TestACallEndsWithItsContextWhileNoDialEnds(t *testing.T) {
 			stop := func() { mu.Lock(); lost = make(chan struct{}); mu.Unlock() }
 			goOn := func() { mu.Lock(); close(lost); mu.Unlock() }
 			options := rediscache.ClientOptions(s.addr())
-			options.ConnMaxIdleTime = time.Nanosecond
+			options.ConnMaxIdleTime, options.DialTimeout = time.Nanosecond, time.Minute
 			options.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				mu.Lock()
 				wait, done := lost, ctx.Done()

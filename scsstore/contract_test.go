@@ -476,6 +476,30 @@ func TestHandlerMayBeNested(t *testing.T) {
 	})
 }
 
+// The outer Handler's codec says what changes are.
+func TestAnInnerHandlerOfAnotherCodecTellsItsErrorFunc(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), nil)
+	other := scs.New()
+	other.Store, other.Cookie.Name, other.Codec = a.store, "other", jsonCodec{}
+	var got error
+	other.ErrorFunc = func(w http.ResponseWriter, _ *http.Request, err error) {
+		got = err
+		http.Error(w, "error", http.StatusInternalServerError)
+	}
+	b := a.newBrowser()
+	v := a.nested(b, a.store.Handler(a.manager, a.store.Handler(other, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		a.manager.Put(r.Context(), "n", 0)
+		other.Put(r.Context(), "n", 1)
+	}))))
+	if got == nil || !strings.Contains(got.Error(), "codec") || v.err != nil {
+		t.Errorf("the inner manager got %v, the outer one %v", got, v.err)
+	}
+	if v.Response.StatusCode != http.StatusInternalServerError || b.Cookie("other") != "" {
+		t.Errorf("%v, cookie %q", v.Response.Status, b.Cookie("other"))
+	}
+	b.expect(t, values{"n": 0})
+}
+
 // nested has a browser make a request without the app's own middleware.
 func (a *app) nested(b *browser, h http.Handler) *visit {
 	v := &visit{app: a}

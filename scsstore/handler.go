@@ -58,8 +58,12 @@ func (req *request) copy(token string) (c *live.Copy, isNew bool) {
 // In place of scs.GobCodec, Handler uses a codec of the same bytes that takes less
 // time for booleans, numbers and strings.
 //
-// Errors go to sm.ErrorFunc, as those of LoadAndSave do. Where one Handler is in
-// another of the same store, both managers need the same Codec.
+// Errors go to sm.ErrorFunc, as those of LoadAndSave do. Like that, Handler reads sm's
+// fields with each request: they must be set before the first one.
+//
+// Where one Handler is inside another of the same store, both managers need the same
+// Codec. Otherwise no change of the inner manager's session is saved: its ErrorFunc
+// gets an error of the codec.
 func (s *Store) Handler(sm *scs.SessionManager, next http.Handler) http.Handler {
 	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		req := s.request(r.Context())

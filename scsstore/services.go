@@ -18,17 +18,16 @@ const valueProperty, expiresProperty = "val", "exp"
 
 // newRequest returns a request that knows of no session yet.
 func (s *Store) newRequest(ctx context.Context, codec scs.Codec) *request {
-	return &request{form: form{codec}, copies: make(map[string]*live.Copy), live: live.New(live.Options{
+	return &request{form: form{codec}, copies: make(map[string]*live.Copy), live: live.New(live.Tiers{
 		Cache:         s.cache,
 		Backup:        s.backup,
-		Form:          form{codec},
 		CacheTimeout:  s.opt.CacheTimeout,
 		BackupTimeout: s.opt.BackupTimeout,
 		Trace:         s.opt.Trace,
 		Background:    gae.Background,
 		Report:        func(key string, err error) { s.report(ctx, "save session", key, err) },
-		Shared:        func() any { return gae.Shared(ctx, s.cache, s.backup) },
-	})}
+		Shared:        gae.Shared,
+	}, live.Options{Form: form{codec}})}
 }
 
 // open returns the request's copy of a session, and loads it, if nobody has; nil: no
@@ -62,11 +61,11 @@ func save(ctx context.Context, c *live.Copy, b []byte, attrs map[string]any, exp
 		used = now
 	}
 	return c.Save(ctx, live.Draft{
-		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
 			if !worth(attrs) {
-				return nil, false, nil
+				return nil, nil, nil
 			}
-			return b, true, nil
+			return b, attrs, nil
 		},
 		Lifetime: live.Lifetime{Used: used, Idle: expiry.Sub(used), Refresh: max(expiry.Sub(now)/10, 1), Born: born},
 		MaxAge:   maxAge(attrs, born),

@@ -43,11 +43,10 @@ type Datastore struct {
 // Get implements [tier.Backup].
 func (d Datastore) Get(ctx context.Context, id string) (r *tier.Record, err error) {
 	defer recoverNoAppID(&err)
-	release, err := takeDatastore(ctx, 1)
-	if err != nil {
+	if err := takeDatastore(ctx, 1); err != nil {
 		return nil, err
 	}
-	defer release()
+	defer releaseDatastore(1)
 	records, err := d.get(ctx, []*datastore.Key{d.key(ctx, id)})
 	if err != nil {
 		return nil, classify(err)
@@ -108,11 +107,10 @@ func (d Datastore) put(ctx context.Context, keys []*datastore.Key, records []*ti
 // Put implements [tier.Backup].
 func (d Datastore) Put(ctx context.Context, id string, r tier.Record) (err error) {
 	defer recoverNoAppID(&err)
-	release, err := takeDatastore(ctx, 1)
-	if err != nil {
+	if err := takeDatastore(ctx, 1); err != nil {
 		return err
 	}
-	defer release()
+	defer releaseDatastore(1)
 	return classify(d.put(ctx, []*datastore.Key{d.key(ctx, id)}, []*tier.Record{&r}))
 }
 
@@ -148,11 +146,10 @@ func (d Datastore) Update(ctx context.Context, ids []string, guess *tier.Guess, 
 	if guess != nil {
 		calls = 2 // the put while the record is read
 	}
-	release, err := takeDatastore(ctx, calls)
-	if err != nil {
+	if err := takeDatastore(ctx, calls); err != nil {
 		return notWritten(err)
 	}
-	defer release()
+	defer releaseDatastore(calls)
 	keys := make([]*datastore.Key, len(ids))
 	for i, id := range ids {
 		keys[i] = d.key(ctx, id)

@@ -36,22 +36,25 @@ func take(ctx context.Context) error {
 // takeDatastore waits for places for as many calls of Datastore as an operation
 // may have under way at once, until ctx ends. A transaction keeps its places from
 // the beginning to the end, so none waits for a place while it has one.
-func takeDatastore(ctx context.Context, n int64) (release func(), err error) {
+// The caller has to call releaseDatastore then, if there is no error.
+func takeDatastore(ctx context.Context, n int64) error {
 	if !datastorePlaces.TryAcquire(n) {
 		if err := datastorePlaces.Acquire(ctx, n); err != nil {
-			return nil, busy(ctx, err)
+			return busy(ctx, err)
 		}
 	}
 	if !places.TryAcquire(n) {
 		if err := places.Acquire(ctx, n); err != nil {
 			datastorePlaces.Release(n)
-			return nil, busy(ctx, err)
+			return busy(ctx, err)
 		}
 	}
-	return func() {
-		places.Release(n)
-		datastorePlaces.Release(n)
-	}, nil
+	return nil
+}
+
+func releaseDatastore(n int64) {
+	places.Release(n)
+	datastorePlaces.Release(n)
 }
 
 func busy(ctx context.Context, err error) error {

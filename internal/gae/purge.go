@@ -169,12 +169,11 @@ func (e *expired) removeStill(ctx context.Context, keys []*datastore.Key) error 
 // beginPurgeCall waits for a place for a call, and returns the context of that.
 func beginPurgeCall(ctx context.Context) (_ context.Context, end func(), err error) {
 	ctx, stop := context.WithTimeout(ctx, purgeCallTime)
-	release, err := takeDatastore(ctx, 1)
-	if err != nil {
+	if err := takeDatastore(ctx, 1); err != nil {
 		stop()
 		return nil, nil, err
 	}
-	return ctx, func() { release(); stop() }, nil
+	return ctx, func() { releaseDatastore(1); stop() }, nil
 }
 
 // PurgeHandler serves PurgeNamespaces to App Engine's cron.

@@ -12,17 +12,19 @@ var errDamaged = errors.New("gobstream: damaged session: not a stream that gob w
 // Limits that no session comes near. gob has none. A level may take one byte, and
 // a few million levels take the gigabyte of stack at which the process ends. For
 // each field that a struct has no more, gob compiles all that the field's type is
-// made of: 40 KB of definitions take 385 MB and seconds.
+// made of: 40 KB of definitions take 385 MB and seconds. It does so again for each
+// registered struct that a value of the type claims to be.
 const (
 	maxDepth = 100_000 // levels of a value
 	maxParts = 16      // arrays, slices and maps that a type is made of, not counting those in structs
+	maxSum   = 20_000  // fields and elements of all types, together with what each of them is made of
 )
 
 // Checked returns a gob stream whose first value is safe to decode: what the
 // stream announces, elements, bytes and fields, is there. gob makes room for all
 // elements of a map before it has seen any, and for ten megabytes of those of
 // each slice. Whatever the types are, Checked takes all that gob has written
-// within maxDepth and maxParts.
+// within maxDepth, maxParts and maxSum.
 //
 // It returns data itself, unless definitions of types cut the value of an
 // interface into chunks. gob takes the first chunk for all of the value when it
@@ -58,6 +60,7 @@ type checker struct {
 	parts []int64 // of all types
 	added []int64 // types that were not checked yet
 	seen  []int64 // by isSmall
+	sum   int     // of what isSmall has seen
 
 	rewrite             bool
 	copied              []byte // the message from where it was not copied yet
@@ -292,6 +295,8 @@ func (c *checker) checkTypes() {
 		for _, part := range c.types[id].parts {
 			c.seen = c.seen[:0]
 			c.Bad = c.Bad || !c.isSmall(part)
+			c.sum += 1 + len(c.seen)
+			c.Bad = c.Bad || c.sum > maxSum
 		}
 	}
 	c.added = c.added[:0]

@@ -491,6 +491,18 @@ func TestTypesWhoseCompilationTakesMuchMemoryAreRefused(t *testing.T) {
 		t.Errorf("types of 1000 parts: %v", err)
 	}
 	takesLittle(t, data)
+
+	// No type has too many parts here, but all together have.
+	const of16 = 1 + maxParts
+	if _, err := decoded(dataOf(maxSum/of16-10, maxParts)); err != nil {
+		t.Errorf("fields that have less than %d parts together: %v", maxSum, err)
+	}
+	if _, err := decoded(dataOf(maxSum/of16+1, maxParts)); err != errDamaged {
+		t.Errorf("fields that have more than %d parts together: %v", maxSum, err)
+	}
+	if _, err := decoded(dataOf(maxSum, 1)); err != errDamaged {
+		t.Errorf("a struct of %d fields: %v", maxSum, err)
+	}
 }
 
 func TestStreamsThatGobDoesNotWriteAreRefused(t *testing.T) {

@@ -6,10 +6,11 @@ import (
 )
 
 func TestTheAppsOwnerMayPanic(t *testing.T) {
-	if got, err := Ask("session", func(s string) string { return "of " + s }); got != "of session" || err != nil {
+	decode := func(value []byte) (string, error) { return string(value), nil }
+	if got, err := Ask(func(s string) string { return "of " + s }, decode)([]byte("session")); got != "of session" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if got, err := Ask("session", func(string) string { panic("oh") }); got != "" || !errors.Is(err, ErrOwnerFunc) {
+	if got, err := Ask(func(string) string { panic("oh") }, decode)([]byte("session")); got != "" || !errors.Is(err, ErrOwnerFunc) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

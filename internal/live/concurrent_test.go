@@ -46,7 +46,7 @@ func TestALiveSessionIsFoundWhateverRunsInParallel(t *testing.T) {
 		t.Run(fmt.Sprint("async ", async), func(t *testing.T) {
 			s := created(t, "a=1")
 			for range rounds {
-				u := s.request(t, func(o *Options) { o.Async = async })
+				u := s.request(t, func(o *options) { o.Async = async })
 				find := func(int) {
 					mine := u.with(u.copy)
 					if err := mine.open(); err != nil || !mine.copy.Exists() {
@@ -158,7 +158,7 @@ func TestRequestsInParallelLoseNothing(t *testing.T) {
 	var mu sync.Mutex
 	names := 1
 	inParallel(10, func(n int) {
-		u := s.request(t, func(o *Options) { o.Async = n%2 == 0 })
+		u := s.request(t, func(o *options) { o.Async = n%2 == 0 })
 		check(t, u.open())
 		mu.Lock()
 		name := fmt.Sprintf("n%d", names)

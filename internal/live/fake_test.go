@@ -244,21 +244,27 @@ type user struct {
 	ahead time.Duration // of the clock
 }
 
-func (s *services) options() Options {
-	return Options{
-		Cache: cache{s.cache, s}, Backup: backup{s.backup, s}, Form: jsonForm{}, Retries: 1,
-		Report: func(string, error) {}, Shared: func() any { return s },
-	}
+// options are all that a Store has.
+type options struct {
+	Tiers
+	Options
+}
+
+func (s *services) options() options {
+	return options{Tiers{
+		Cache: cache{s.cache, s}, Backup: backup{s.backup, s}, Retries: 1,
+		Report: func(string, error) {}, Shared: func(context.Context, tier.Cache, tier.Backup) any { return s },
+	}, Options{Form: jsonForm{}}}
 }
 
 // request is a request with a copy of the session of that id.
-func (s *services) request(t *testing.T, edit func(o *Options)) *user {
+func (s *services) request(t *testing.T, edit func(o *options)) *user {
 	t.Helper()
 	o := s.options()
 	if edit != nil {
 		edit(&o)
 	}
-	u := &user{t: t, s: s, store: New(o), ctx: context.Background(), idle: timeout, attrs: map[string]any{}}
+	u := &user{t: t, s: s, store: New(o.Tiers, o.Options), ctx: context.Background(), idle: timeout, attrs: map[string]any{}}
 	u.copy = u.store.Copy(id)
 	return u
 }
@@ -298,13 +304,16 @@ func exact(attrs map[string]any) bool {
 
 func (u *user) draft() Draft {
 	return Draft{
-		Encode: func(id string, worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(id string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
 			attrs := maps.Clone(u.attrs)
 			if !worth(attrs) {
-				return nil, false, nil
+				return nil, nil, nil
 			}
 			value, err := json.Marshal(session{id, attrs})
-			return value, exact(attrs), err
+			if err == nil && !exact(attrs) {
+				attrs = nil
+			}
+			return value, attrs, err
 		},
 		Lifetime: Lifetime{Used: time.Now().Add(u.ahead), Idle: u.idle, Refresh: u.idle / 10, Born: u.born},
 		MaxAge:   u.max,

@@ -54,12 +54,12 @@ func (objectForm) Rename(v []byte, _ string) ([]byte, error) { return v, nil }
 // again what has failed.
 func draft(attrs map[string]any) Draft {
 	return Draft{
-		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, bool, error) {
+		Encode: func(_ string, worth func(map[string]any) bool) ([]byte, map[string]any, error) {
 			if !worth(attrs) {
-				return nil, false, nil
+				return nil, nil, nil
 			}
 			v, err := json.Marshal(attrs)
-			return v, false, err
+			return v, nil, err
 		},
 		Lifetime: Lifetime{Used: time.Now(), Idle: time.Hour, Refresh: time.Minute, Born: time.Now()},
 		Again:    true,
@@ -69,7 +69,7 @@ func draft(attrs map[string]any) Draft {
 func readNothing([]byte) (map[string]any, error) { return nil, nil }
 
 func newStore(backup tier.Backup, cache tier.Cache) *Store {
-	return New(Options{Cache: cache, Backup: backup, Form: objectForm{}, Report: func(string, error) {}})
+	return New(Tiers{Cache: cache, Backup: backup, Report: func(string, error) {}}, Options{Form: objectForm{}})
 }
 
 // A lateBackup has its next update take effect after it has reported a timeout.

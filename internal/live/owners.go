@@ -3,10 +3,8 @@ package live
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gaesession/gaesession/internal/tiered"
 )
@@ -40,48 +38,44 @@ func CheckOwners(hasBackup bool, perOwner int) error {
 // PerOwner is how many sessions an owner may have where the app has set n.
 func PerOwner(n int) int { return cmp.Or(n, standardPerOwner) }
 
-// Ask calls the app's Owner or Label.
-func Ask[S any](sess S, app func(S) string) (answer string, err error) {
-	defer Wrap(&err, ErrOwnerFunc)
-	return app(sess), nil
+// Ask returns the Owner or Label of a Draft: it calls that of the app with the
+// session that decode finds in the bytes. Nil stays nil.
+func Ask[S any](app func(S) string, decode func(value []byte) (S, error)) func(value []byte) (string, error) {
+	if app == nil {
+		return nil
+	}
+	return func(value []byte) (answer string, err error) {
+		sess, err := decode(value)
+		if err != nil {
+			return "", err
+		}
+		defer Wrap(&err, ErrOwnerFunc)
+		return app(sess), nil
+	}
 }
 
 // An Owned is a session of an owner.
-type Owned struct {
-	Key   string // what the services know the session by
-	Ref   string // names the session, also when it gets another id, and opens nothing
-	Since time.Time
-	Label string
-}
+type Owned = tiered.Owned
 
 // SessionsOf returns the sessions of an owner that live, the latest login first.
 // tier.ErrUnavailable: it cannot be told.
 func (s *Store) SessionsOf(ctx context.Context, owner string) ([]Owned, error) {
-	of := tiered.OwnerOf(s.ownerScope, owner)
+	of := tiered.OwnerOf(s.opt.OwnerScope, owner)
 	if of == (tiered.Owner{}) || s.tiers.Backup == nil {
 		return nil, nil
 	}
-	listed, err := s.tiers.Owned(ctx, of)
-	all := make([]Owned, len(listed))
-	for i, l := range listed {
-		all[i] = owned(l)
-	}
-	return all, err
-}
-
-func owned(l tiered.Owned) Owned {
-	return Owned{l.ID, base64.RawURLEncoding.EncodeToString(l.Ref[:]), l.Since, l.Label}
+	return s.tiers.Owned(ctx, of)
 }
 
 // RemoveOwned removes the sessions of an owner that match, for good. Without
 // an error none of them lives that had begun before: under no id, in no request in
 // flight. With one it may be repeated; the errors are those of Copy.Remove.
 func (s *Store) RemoveOwned(ctx context.Context, owner string, match func(Owned) bool) error {
-	of := tiered.OwnerOf(s.ownerScope, owner)
+	of := tiered.OwnerOf(s.opt.OwnerScope, owner)
 	if of == (tiered.Owner{}) || s.tiers.Backup == nil {
 		return nil
 	}
-	return s.tiers.End(ctx, of, func(l tiered.Owned) bool { return match(owned(l)) })
+	return s.tiers.End(ctx, of, match)
 }
 
 // Others returns a function that matches all sessions but this one, under its id and

@@ -23,7 +23,7 @@ func TestALoginBeginsTheLifetimeAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		const most = 10 * timeout
 		s := newServices()
-		limited := func(o *Options) { o.MaxLifetime = most }
+		limited := func(o *options) { o.MaxLifetime = most }
 		u := s.request(t, limited)
 		u.copy = u.store.Fresh(id)
 		u.born, u.idle = time.Now(), 2*most

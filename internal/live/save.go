@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -30,15 +29,21 @@ func (s snapshot) all(f Form) (map[string]any, error) {
 
 // A Draft is a session as the app has it.
 type Draft struct {
-	// Encode calls worth with the attributes as they are, by name. If worth
-	// reports true it returns the session's bytes, as they are kept under that
-	// key, otherwise none. Nothing changes the attributes meanwhile, and worth keeps no
-	// more than a copy of the map. exact says that the bytes say just that, and that no
-	// attribute can be changed in place.
-	Encode func(key string, worth func(attrs map[string]any) bool) (value []byte, exact bool, err error)
+	// Encode calls worth with the attributes as they are, by name. If worth reports
+	// true it returns the session's bytes, as they are kept under that key, otherwise
+	// none. Nothing changes the attributes meanwhile. It returns the attributes as
+	// well, in a map that nobody changes, if the bytes say just that and none of them
+	// can be changed in place, or if they cannot be encoded.
+	Encode func(key string, worth func(attrs map[string]any) bool) (value []byte, attrs map[string]any, err error)
 
 	Lifetime
 	MaxAge *int32 // the session's own, in seconds; nil: it has none
+
+	// Noted, if it is not zero, is stored as the last access in place of Used, but
+	// nothing earlier than what is stored: the client's cookie cannot be set any more,
+	// and the next response that can set it is to find that it is due. The session
+	// lives as long as Used says all the same.
+	Noted time.Time
 
 	// Again says that a save which failed is to be tried again, even if nothing
 	// has changed since.
@@ -169,20 +174,10 @@ func (c *Copy) HasUnsaved(d Draft) bool {
 type diff struct {
 	was          map[string]any
 	tried        map[string]any // that was tried before; nil: nothing
-	now          map[string]any
 	set, deleted []string
 	force        bool // also if nothing has changed
 	unencoded    bool // what was tried before could not be encoded
 	again        bool // that is tried again: it may have been changed in place
-}
-
-// worth is differs for attributes that may change later.
-func (d *diff) worth(attrs map[string]any) bool {
-	differ := d.differs(attrs)
-	if differ {
-		d.now = maps.Clone(attrs)
-	}
-	return differ
 }
 
 // differs reports whether attributes are to be saved.
@@ -195,7 +190,6 @@ func (d *diff) differs(attrs map[string]any) bool {
 			d.again = true
 		}
 	}
-	d.now = attrs
 	d.set, d.deleted = values.Changes(d.was, attrs)
 	return d.force || len(d.set)+len(d.deleted) > 0
 }
@@ -205,33 +199,32 @@ func (c *Copy) changed(d Draft) (*change, error) {
 	l := c.lifetime(d)
 	df := &diff{force: c.isDue(d, l)}
 	var err error
-	if df.was, err = c.was.all(c.store.form); err != nil {
+	if df.was, err = c.was.all(c.store.opt.Form); err != nil {
 		return nil, err
 	}
 	if c.tried != nil && !d.Again {
-		if df.tried, err = c.tried.all(c.store.form); err != nil {
+		if df.tried, err = c.tried.all(c.store.opt.Form); err != nil {
 			return nil, err
 		}
 		df.unencoded = c.tried.unencoded
 	}
-	value, exact, err := d.Encode(c.key, df.worth)
+	value, attrs, err := d.Encode(c.key, df.differs)
 	switch {
 	case err != nil && df.again:
 		return nil, nil // as before, which was reported
-	case err != nil && df.now != nil:
-		c.tried = &snapshot{attrs: df.now, unencoded: true}
+	case err != nil && attrs != nil:
+		c.tried = &snapshot{attrs: attrs, unencoded: true}
 	}
 	if value == nil || err != nil {
 		return nil, err
 	}
-	if !exact {
-		stored, err := c.store.form.Attributes(value)
-		if err != nil || !df.differs(stored) {
+	if attrs == nil {
+		if attrs, err = c.store.opt.Form.Attributes(value); err != nil || !df.differs(attrs) {
 			return nil, err
 		}
 	}
-	ch := &change{now: snapshot{value: value, attrs: df.now}}
-	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: l.Used, Ends: c.store.storedEnd(l), Born: l.Born}
+	ch := &change{now: snapshot{value: value, attrs: attrs}}
+	ch.Change = tiered.Change{Value: value, Set: df.set, Deleted: df.deleted, Used: d.noted(), Ends: c.store.storedEnd(l), Born: l.Born}
 	if c.isOtherMaxAge(d) {
 		ch.MaxAge = d.MaxAge
 	}
@@ -262,13 +255,13 @@ func (c *Copy) own(d Draft, ch *change) error {
 	if err != nil {
 		return err
 	}
-	is := tiered.OwnerOf(c.store.ownerScope, owner)
+	is := tiered.OwnerOf(c.store.opt.OwnerScope, owner)
 	if c.loaded != nil {
 		if ch.was = c.loaded.Owner(); ch.was == (tiered.Owner{}) && len(c.was.value) > 0 {
 			if owner, err = d.Owner(c.was.value); err != nil {
 				return err
 			}
-			ch.was = tiered.OwnerOf(c.store.ownerScope, owner)
+			ch.was = tiered.OwnerOf(c.store.opt.OwnerScope, owner)
 		}
 	}
 	if is == (tiered.Owner{}) && ch.was == is {
@@ -303,7 +296,15 @@ func (c *Copy) isDue(d Draft, l Lifetime) bool {
 	case d.OnlyChanges:
 		return c.loaded != nil && c.isOtherMaxAge(d)
 	}
-	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.needsRefresh(c.loaded, l)
+	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.endsEarly(c.loaded, l) || d.Noted.IsZero() && c.store.needsRefresh(c.loaded, l)
+}
+
+// noted is what is stored as the last access.
+func (d *Draft) noted() time.Time {
+	if d.Noted.IsZero() {
+		return d.Used
+	}
+	return d.Noted
 }
 
 // lifetime is that of the draft, from the beginning that is stored.
@@ -324,7 +325,7 @@ func (c *Copy) isOtherMaxAge(d Draft) bool {
 // not longer than it was, or is to have another id.
 func (c *Copy) checkLength(value []byte) error {
 	was := len(c.known().Value())
-	if limit := c.store.maxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
+	if limit := c.store.opt.MaxLength; limit > 0 && len(value) > max(limit, was) && c.next == "" {
 		return fmt.Errorf("%w: %d bytes, and at most %d are allowed", tier.ErrTooLarge, len(value), limit)
 	}
 	return nil
@@ -345,7 +346,7 @@ func (c *Copy) apply(ctx context.Context, d Draft, ch *change) error {
 		return c.applyMove(ctx, d, ch)
 	case c.loaded == nil:
 		next, err = t.Create(ctx, c.key, &ch.Change)
-	case c.store.async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
+	case c.store.opt.Async && (ch.Owner == nil || c.loaded.Owner() == ch.Owner.Owner):
 		next, err = t.UpdateAsync(ctx, c.key, c.loaded, &ch.Change)
 	default:
 		next, err = t.Update(ctx, c.key, c.loaded, &ch.Change)
@@ -411,7 +412,7 @@ func (c *Copy) loginAgain(ctx context.Context, d Draft, ch *change) error {
 	//rule: login-again
 	value, err := d.Only(ch.Value, func(attribute string) bool { return slices.Contains(ch.Set, attribute) })
 	if err == nil {
-		value, err = c.store.form.Rename(value, Key(c.next))
+		value, err = c.store.opt.Form.Rename(value, Key(c.next))
 	}
 	if err != nil {
 		return errors.Join(tier.ErrRemoved, err)

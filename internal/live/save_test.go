@@ -258,7 +258,7 @@ func TestAChangeThatMetARemovalIsRefusedOnceForEachChange(t *testing.T) {
 
 // Asynchronous saves.
 
-func async(o *Options) { o.Async = true }
+func async(o *options) { o.Async = true }
 
 func TestWithAsyncAChangeIsBackedUpLater(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -285,8 +285,8 @@ func TestWithAsyncAChangeIsBackedUpLater(t *testing.T) {
 
 // Sizes.
 
-func limited(bytes int) func(o *Options) {
-	return func(o *Options) { o.MaxLength = bytes }
+func limited(bytes int) func(o *options) {
+	return func(o *options) { o.MaxLength = bytes }
 }
 
 func TestTheAppsLimitRefusesWhatIsLargerThanItAndThanItWas(t *testing.T) {
@@ -418,7 +418,7 @@ func TestASessionsOwnMaxAgeStaysWithIt(t *testing.T) {
 
 func TestWithoutServicesASessionLivesAsLongAsItsRequest(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		u := (&services{}).request(t, func(o *Options) { o.Cache, o.Backup = nil, nil })
+		u := (&services{}).request(t, func(o *options) { o.Cache, o.Backup = nil, nil })
 		must(t, u.open())
 		expect(t, "it knows", u.about(), "")
 		must(t, u.copy.Add(true))

@@ -14,65 +14,43 @@ import (
 // visitor has named. Visitors can have it reported as often as they like.
 var ErrOtherForm = tiered.ErrOtherForm
 
-// Options say where a request's sessions are kept, and how.
+// Tiers say which services keep a request's sessions, and how they are called. Here
+// both services may be nil, less than one of Retries means 3, and more than 100 mean
+// 100. Report gets a session's key. New sets Form.
+type Tiers = tiered.Options
+
+// Options say how a request's sessions are kept.
 type Options struct {
-	Cache         tier.Cache  // nil: none
-	Backup        tier.Backup // nil: none
-	Form          Form
-	Retries       int           // how often a call that fails is tried; less than 1: 3; 100 at most
-	CacheTimeout  time.Duration // of one operation; 0: tiered's default
-	BackupTimeout time.Duration // of one attempt; 0: tiered's default
-	Async         bool          // save changes in the backup in a goroutine
-	MaxLifetime   time.Duration // of a session, however often it is used; 0: no limit
-	MaxLength     int           // bytes that a changed session may have; 0: no limit
-	Trace         *tier.Trace
+	Form        Form
+	Async       bool          // save changes in the backup in a goroutine
+	MaxLifetime time.Duration // of a session, however often it is used; 0: no limit
+	MaxLength   int           // bytes that a changed session may have; 0: no limit
 
 	// OwnerScope has the owners of sessions told apart from those of other
 	// sessions in the same services: the name of their cookie.
-	OwnerScope  string
-	MaxPerOwner int // sessions that an owner may have; 0: no limit
-
-	// Background, Report and Shared are those of tiered.Store. Report gets a
-	// session's key.
-	Background func(ctx context.Context) context.Context
-	Report     func(id string, err error)
-	Shared     func() any
-}
-
-func (o *Options) retries() int {
-	const standard, most = 3, 100
-	if o.Retries < 1 {
-		return standard
-	}
-	return min(o.Retries, most)
+	OwnerScope string
 }
 
 // A Store is one request's way to its sessions. Its methods may be called by
 // several goroutines at once.
 type Store struct {
-	tiers       tiered.Store
-	form        Form
-	async       bool
-	maxLifetime time.Duration
-	maxLength   int
-	ownerScope  string
-	err         error // why it cannot work
+	tiers tiered.Store
+	opt   Options
+	err   error // why it cannot work
 }
 
 var errIncomparable = fmt.Errorf("%w: a Cache and a Backup must be comparable, as pointers are", tier.ErrUnavailable)
 
 // New returns a Store for one request. One whose services are not comparable has
 // errors in place of sessions: what a process knows of services, it knows them by.
-func New(o Options) *Store {
-	s := &Store{
-		tiers: tiered.Store{
-			Cache: o.Cache, Backup: o.Backup, Form: o.Form, Retries: o.retries(),
-			CacheTimeout: o.CacheTimeout, BackupTimeout: o.BackupTimeout,
-			Background: o.Background, Report: o.Report, Shared: o.Shared, Trace: o.Trace, MaxPerOwner: o.MaxPerOwner,
-		},
-		form: o.Form, async: o.Async, maxLifetime: o.MaxLifetime, maxLength: o.MaxLength, ownerScope: o.OwnerScope,
+func New(t Tiers, o Options) *Store {
+	const retries, maxRetries = 3, 100
+	if t.Retries < 1 {
+		t.Retries = retries
 	}
-	if !isComparable(o.Cache) || !isComparable(o.Backup) {
+	t.Retries, t.Form = min(t.Retries, maxRetries), o.Form
+	s := &Store{tiers: tiered.Store{Options: t}, opt: o}
+	if !isComparable(t.Cache) || !isComparable(t.Backup) {
 		s.err = errIncomparable
 	}
 	return s
@@ -145,8 +123,8 @@ type Lifetime struct {
 // It is the one place that says when a session ends.
 func (s *Store) end(l Lifetime, idle time.Duration) time.Time {
 	ends := l.Used.Add(idle)
-	if s.maxLifetime > 0 && !l.Born.IsZero() {
-		if last := l.Born.Add(min(s.maxLifetime, forever)); last.Before(ends) {
+	if s.opt.MaxLifetime > 0 && !l.Born.IsZero() {
+		if last := l.Born.Add(min(s.opt.MaxLifetime, forever)); last.Before(ends) {
 			return last
 		}
 	}
@@ -156,7 +134,7 @@ func (s *Store) end(l Lifetime, idle time.Duration) time.Time {
 // isOver reports whether a session has lived for as long as any may, though an
 // instance with another limit may have saved that it lives on.
 func (s *Store) isOver(l *tiered.Loaded) bool {
-	return s.maxLifetime > 0 && !l.Born().IsZero() && time.Since(l.Born()) >= min(s.maxLifetime, forever)
+	return s.opt.MaxLifetime > 0 && !l.Born().IsZero() && time.Since(l.Born()) >= min(s.opt.MaxLifetime, forever)
 }
 
 // storedEnd is when the services let go of the session. So that accesses which
@@ -165,13 +143,15 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 	return s.end(l, min(l.Idle, forever)+min(l.Refresh, forever))
 }
 
-// needsRefresh reports whether the services would end the session too early, or
-// have too old an access time of it; that does not matter once the session has
-// come so close to its MaxLifetime that no use makes it live longer.
+// endsEarly reports whether the services would end the session too early.
+func (s *Store) endsEarly(c *tiered.Loaded, l Lifetime) bool {
+	return c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead()
+}
+
+// needsRefresh reports whether the services have too old an access time of the
+// session; that does not matter once it has come so close to its MaxLifetime that no
+// use makes it live longer.
 func (s *Store) needsRefresh(c *tiered.Loaded, l Lifetime) bool {
-	if c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead() {
-		return true
-	}
 	was := l
 	was.Used = c.Used()
 	return !was.Used.IsZero() && l.Used.Sub(was.Used) >= l.Refresh && s.storedEnd(was).Before(s.storedEnd(l))

@@ -30,7 +30,7 @@ func TestIDsAreThoseThatBothServicesTake(t *testing.T) {
 		"as one of them says":   {onlyShort{}, onlyShortToo{}, "five!!", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			expect(t, "is valid", New(Options{Cache: test.cache, Backup: test.backup}).ValidID(test.id), test.want)
+			expect(t, "is valid", New(Tiers{Cache: test.cache, Backup: test.backup}, Options{}).ValidID(test.id), test.want)
 		})
 	}
 }
@@ -110,7 +110,7 @@ func TestALongerTimeoutIsSavedAtOnce(t *testing.T) {
 }
 
 // maxLifetime limits sessions to an hour.
-func maxLifetime(o *Options) { o.MaxLifetime = time.Hour }
+func maxLifetime(o *options) { o.MaxLifetime = time.Hour }
 
 func (s *services) limited(t *testing.T) *user {
 	t.Helper()
@@ -284,7 +284,7 @@ func TestNoTimeOverflows(t *testing.T) {
 		for _, limit := range []time.Duration{0, time.Hour, longest} {
 			t.Run(name, func(t *testing.T) {
 				l.Used, l.Born = time.Now(), time.Now()
-				s := New(Options{MaxLifetime: limit})
+				s := New(Tiers{}, Options{MaxLifetime: limit})
 				ends := s.storedEnd(l)
 				if l.Idle > 0 && ends.Before(l.Used) || ends.Sub(l.Used) > 2*forever {
 					t.Errorf("it ends %v", ends)
@@ -298,7 +298,7 @@ func TestAReportOfTheProtocolIsHandedOn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newServices()
 		var reported []error
-		u := s.request(t, func(o *Options) { o.Report = func(_ string, err error) { reported = append(reported, err) } })
+		u := s.request(t, func(o *options) { o.Report = func(_ string, err error) { reported = append(reported, err) } })
 		s.fail("cache")
 		must(t, u.copy.Add(true))
 		must(t, u.set("a=1").save()) // the backup has it
@@ -316,14 +316,14 @@ func TestDrainOfNothingEndsAtOnce(t *testing.T) {
 }
 
 func TestServicesThatAreNotComparableAreRefused(t *testing.T) {
-	for name, edit := range map[string]func(o *Options){
-		"cache": func(o *Options) {
+	for name, edit := range map[string]func(o *options){
+		"cache": func(o *options) {
 			o.Cache = struct {
 				tier.Cache
 				_ func()
 			}{Cache: o.Cache}
 		},
-		"backup": func(o *Options) {
+		"backup": func(o *options) {
 			o.Backup = struct {
 				tier.Backup
 				_ func()

@@ -44,14 +44,20 @@ func (c Gob) Encode(deadline time.Time, values map[string]any) ([]byte, error) {
 }
 
 // Decode implements scs.Codec. It returns an error if gobstream.Checked does, or else
-// gob's.
+// gob's. Values are never nil, as scs writes into them.
 func (c Gob) Decode(b []byte) (time.Time, map[string]any, error) {
-	if s := new(session); sessions.Decode(b, s) {
-		return s.Deadline, s.Values, nil
+	s := new(session)
+	if !sessions.Decode(b, s) {
+		b, err := gobstream.Checked(b)
+		if err == nil {
+			s.Deadline, s.Values, err = c.plain.Decode(b)
+		}
+		if err != nil {
+			return time.Time{}, nil, err
+		}
 	}
-	b, err := gobstream.Checked(b)
-	if err != nil {
-		return time.Time{}, nil, err
+	if s.Values == nil {
+		s.Values = make(map[string]any)
 	}
-	return c.plain.Decode(b)
+	return s.Deadline, s.Values, nil
 }

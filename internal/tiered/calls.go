@@ -194,7 +194,8 @@ func (s *Store) update(ctx context.Context, ids []string, guess *tier.Guess, f f
 	all := until(ctx, began.Add(contentionTime))
 	defer all.end()
 	err := retry.Run(all, contentionAttempts+s.Retries, func() error {
-		limited := within(all, cmp.Or(s.BackupTimeout, DefaultBackupTimeout))
+		// Of ctx and not of all: a limit of a limit makes two timers.
+		limited := within(ctx, min(cmp.Or(s.BackupTimeout, DefaultBackupTimeout), time.Until(all.deadline)))
 		defer limited.end()
 		err := caused(limited, s.Backup.Update(limited, ids, guess, f))
 		if !errors.Is(err, tier.ErrNotWritten) && !isRefusal(err) {

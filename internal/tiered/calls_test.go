@@ -271,6 +271,30 @@ func TestAnUpdateThatOthersGetAheadOfIsTriedForTwentySeconds(t *testing.T) {
 	})
 }
 
+func TestTheLastAttemptAtAnUpdateEndsWithTheUpdate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := created(t, "a=1")
+		r := s.opened(t, "A")
+		s.hook(func(c step) error {
+			if c.op != "backup.commit" || c.done {
+				return nil
+			}
+			const slow = DefaultBackupTimeout - time.Millisecond
+			select {
+			case <-time.After(slow):
+				return tier.ErrContention
+			case <-c.ctx.Done():
+				return context.Cause(c.ctx)
+			}
+		})
+		begin := time.Now()
+		if err := r.update("a=2"); err == nil {
+			t.Error("update: no error")
+		}
+		expect(t, "it took", time.Since(begin), contentionTime)
+	})
+}
+
 func TestAServiceThatFailsBetweenContendedAttemptsFailsTheUpdate(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := created(t, "a=1")
@@ -525,7 +549,7 @@ func TestADeadlineIsOverrunByASecondAtMost(t *testing.T) {
 				onBoth(t, func(t *testing.T, created func(*testing.T, string) *services) {
 					s := created(t, "a=1")
 					r := s.opened(t, "A")
-					r.st.Shared = func() any { return s }
+					r.st.Shared = shared(s)
 					if name == "settle" {
 						s.flush()
 						r.load()

@@ -656,14 +656,14 @@ type request struct {
 }
 
 func (s *services) store() *Store {
-	st := &Store{
+	st := &Store{Options: Options{
 		Cache: cache{s}, Backup: backup{s}, Form: wordForm{}, Retries: 2,
 		Report: func(_ string, err error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.reports = append(s.reports, err)
 		},
-	}
+	}}
 	if s.patient {
 		st.CacheTimeout, st.BackupTimeout = time.Hour, time.Hour
 	}

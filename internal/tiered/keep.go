@@ -54,7 +54,7 @@ func (s *Store) keep(ctx context.Context, id string, parts []*part, async bool) 
 		case s.Backup == nil && e == nil:
 			return nil, tier.ErrTooLarge
 		//rule: alone
-		case e == nil, !n.isLive(), s.Backup != nil && len(e.Value) > s.reserve(id)/2:
+		case e == nil, !n.isLive(), s.Backup != nil && len(e.Value) > reserve(s.Backup.MaxValue(id))/2:
 			return nil, errNotCached
 		}
 		return e, nil

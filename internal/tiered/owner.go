@@ -38,19 +38,21 @@ type Ownership struct {
 	Label string // in the list of the owner's sessions; cut after 100 bytes
 }
 
-// A Ref names a session of an owner, and opens nothing. A session keeps it when it
+// A ref names a session of an owner, and opens nothing. A session keeps it when it
 // gets another id.
-type Ref [12]byte
+type ref [12]byte
 
-func refOf(id string) Ref {
+func refOf(id string) ref {
 	sum := sha256.Sum256([]byte("ref:" + id))
-	return Ref(sum[:len(Ref{})])
+	return ref(sum[:len(ref{})])
 }
+
+func (r ref) String() string { return base64.RawURLEncoding.EncodeToString(r[:]) }
 
 // A listing is what an owner's index has of one session.
 type listing struct {
 	id    string
-	ref   Ref
+	ref   ref
 	since micros // of the login
 	until micros // the session ends then at the latest, unless its next save says otherwise
 	label string
@@ -75,7 +77,7 @@ type index []listing
 
 const (
 	indexMagic  = "\x89gaeown\x01"
-	listingHead = 1 + len(Ref{}) + 8 + 8 + 2 + 1
+	listingHead = 1 + len(ref{}) + 8 + 8 + 2 + 1
 	// maxLabel is how many bytes a label has.
 	maxLabel = 100
 	// indexGrace is how long a session stays listed after it must have ended.
@@ -98,7 +100,7 @@ func openIndex(r *tier.Record) (x index, err error) {
 			return nil, fmt.Errorf("%w: the list of the owner's sessions: %w", tier.ErrUndecodable, errDamaged)
 		}
 		l.ending = in.bytes(1)[0] != 0
-		l.ref = Ref(in.bytes(len(l.ref)))
+		l.ref = ref(in.bytes(len(l.ref)))
 		l.since, l.until = in.micros(), in.micros()
 		id, label := binary.BigEndian.Uint16(in.bytes(2)), in.bytes(1)[0]
 		l.id, l.label = string(in.bytes(int(id))), string(in.bytes(int(label)))
@@ -207,6 +209,16 @@ func (e *unlistedError) Error() string {
 	return "the list of the owner's sessions has to be changed, too"
 }
 
+// unlisted returns the unlistedError in err; nil: there is none.
+func unlisted(err error) *unlistedError {
+	if err == nil {
+		return nil
+	}
+	var missing *unlistedError
+	errors.As(err, &missing)
+	return missing
+}
+
 // ownerAttempts is how often an update is made until it has the indexes that it
 // needs: those of the session's owner before and after.
 const ownerAttempts = 3
@@ -215,8 +227,8 @@ const ownerAttempts = 3
 func withIndexes(owners []Owner, f func(owners []Owner) error) error {
 	for range ownerAttempts {
 		err := f(owners)
-		var missing *unlistedError
-		if !errors.As(err, &missing) {
+		missing := unlisted(err)
+		if missing == nil {
 			return err
 		}
 		owners = append(owners, missing.owner)
@@ -240,15 +252,15 @@ func (s *Store) changeIndex(ctx context.Context, o Owner, f func(x *index)) erro
 	}, func() {})
 }
 
-// Owned is a session of an owner.
+// An Owned is a session of an owner.
 type Owned struct {
-	ID    string
-	Ref   Ref
+	Key   string    // the id that the services know it by
+	Ref   string    // names the session, also when it gets another id, and opens nothing
 	Since time.Time // of the login
 	Label string
 }
 
-func (l *listing) owned() Owned { return Owned{l.id, l.ref, l.since.time(), l.label} }
+func (l *listing) owned() Owned { return Owned{l.id, l.ref.String(), l.since.time(), l.label} }
 
 // loadsAtOnce is how many sessions are loaded, or removed, at once.
 const loadsAtOnce = 16
@@ -379,7 +391,7 @@ func (s *Store) tidy(ctx context.Context, o Owner, x index, but string) {
 	if len(old)+tooMany > 0 {
 		s.saveInBackground(ctx, o.id(), func(ctx context.Context, s *Store) error {
 			ends := slices.Concat(old, s.first(ctx, rest, tooMany))
-			return s.end(ctx, o, func(l Owned) bool { return slices.Contains(ends, l.ID) })
+			return s.end(ctx, o, func(l Owned) bool { return slices.Contains(ends, l.Key) })
 		})
 	}
 	if len(over) > 0 {

@@ -181,7 +181,7 @@ func TestSomeSessionsOfAnOwnerEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s, _ := loggedIn(t)
 		must(t, s.request(t, "B").login(alice, "u=alice"))
-		must(t, s.request(t, "C").st.End(context.Background(), alice, func(l Owned) bool { return l.ID == "of-A" }))
+		must(t, s.request(t, "C").st.End(context.Background(), alice, func(l Owned) bool { return l.Key == "of-A" }))
 		s.expectRemovedAs(t, "of-A")
 		s.expectKeptAs(t, "of-B", "u=alice")
 		expect(t, "listed", s.index(t, alice), "of-B")
@@ -548,7 +548,7 @@ func TestWhoseSessionsLive(t *testing.T) {
 		must(t, err)
 		var got []string
 		for _, o := range all {
-			got = append(got, o.ID+" "+o.Label)
+			got = append(got, o.Key+" "+o.Label)
 		}
 		expect(t, "living", strings.Join(got, ", "), "of-B of B, of-D of A")
 		s.fail("E", "backup")
@@ -578,7 +578,7 @@ func TestADamagedIndexIsAnError(t *testing.T) {
 }
 
 func TestAnIndexThatDoesNotFitLosesLabelsFirst(t *testing.T) {
-	s := &Store{Backup: smallBackup{}}
+	s := &Store{Options: Options{Backup: smallBackup{}}}
 	var x index
 	for n := range 20 {
 		x = append(x, listing{id: fmt.Sprint("session", n), until: microsOf(time.Now()), label: strings.Repeat("x", 100)})
@@ -616,7 +616,7 @@ func TestANewIDIsTheSameLogin(t *testing.T) {
 		must(t, d.login(alice, "u=alice"))
 		all, err := s.request(t, "E").st.Owned(context.Background(), alice)
 		must(t, err)
-		if len(all) != 2 || all[1] != (Owned{"of-D", refOf("of-A"), since, "of A"}) {
+		if len(all) != 2 || all[1] != (Owned{"of-D", refOf("of-A").String(), since, "of A"}) {
 			t.Errorf("got %+v, want of-D, since %v", all, since)
 		}
 	})

@@ -68,7 +68,7 @@ var pending = struct {
 var pendingCount atomic.Int64
 
 func (s *Store) ledgerKey(ctx context.Context) ledgerKey {
-	shared := s.shared()
+	shared := s.shared(ctx)
 	if shared == nil {
 		shared = s // nobody else shares it
 	}

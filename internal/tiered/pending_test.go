@@ -24,7 +24,7 @@ import (
 func (s *services) here(t *testing.T, who string) *request {
 	t.Helper()
 	r := s.request(t, who)
-	r.st.Shared = func() any { return s }
+	r.st.Shared = shared(s)
 	return r
 }
 

@@ -46,7 +46,7 @@ var queues = struct {
 // change in the same session, and returns what came of it. When ctx ends it waits
 // for a second at most: what was begun goes on then.
 func (s *Store) together(ctx context.Context, q queue, id string, p *part, do func(ctx context.Context, parts []*part) error) error {
-	shared := s.shared()
+	shared := s.shared(ctx)
 	if shared == nil {
 		return do(ctx, []*part{p})
 	}

@@ -76,7 +76,7 @@ func TestAServiceThatEndsTheGoroutineLeavesNobodyWaiting(t *testing.T) {
 func (s *services) shared(t *testing.T, who string) *request {
 	t.Helper()
 	r := s.opened(t, who)
-	r.st.Shared = func() any { return s }
+	r.st.Shared = shared(s)
 	return r
 }
 
@@ -138,8 +138,8 @@ func TestOnOneAttributeTheLastOfABatchWins(t *testing.T) {
 func TestOtherInstancesAndSessionsAreNotWaitedFor(t *testing.T) {
 	for name, other := range map[string]func(r *request) string{
 		"another instance": func(r *request) string { r.on(instance.Instance{Name: 2}); return id },
-		"other services":   func(r *request) string { r.st.Shared = func() any { return 1 }; return id },
-		"no name":          func(r *request) string { r.st.Shared = func() any { return nil }; return id },
+		"other services":   func(r *request) string { r.st.Shared = shared(1); return id },
+		"no name":          func(r *request) string { r.st.Shared = shared(nil); return id },
 		"no sharing":       func(r *request) string { r.st.Shared = nil; return id },
 		"another session": func(r *request) string {
 			r.id = "another"
@@ -458,4 +458,9 @@ func TestEachOfABatchThatIsTriedAloneIsAnswered(t *testing.T) {
 		}
 		expect(t, "queues left", len(queues.waiting), 0)
 	})
+}
+
+// shared names what a store shares.
+func shared(name any) func(context.Context, tier.Cache, tier.Backup) any {
+	return func(context.Context, tier.Cache, tier.Backup) any { return name }
 }

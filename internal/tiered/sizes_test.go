@@ -73,7 +73,7 @@ func TestTheReserveIsAnEighthOfARecordOr128KiB(t *testing.T) {
 	for limit, want := range map[int]int{recordLimit: recordLimit / 8, 1<<20 - 8: 128<<10 - 1, 1 << 20: 128 << 10, 10 << 20: 128 << 10} {
 		s := newServices()
 		s.large = limit
-		expect(t, "reserve", s.store().reserve(id), want)
+		expect(t, "reserve", reserve(s.store().Backup.MaxValue(id)), want)
 	}
 }
 

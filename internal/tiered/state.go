@@ -216,10 +216,12 @@ const sweepTime = time.Hour
 // the earlier one seems to have been in the future, its clock was ahead, and the
 // hour begins again.
 func (st *state) sweep(noBackup bool) {
+	if !slices.ContainsFunc(st.cells, cell.isTombstone) {
+		st.swept = 0
+		return
+	}
 	now := microsOf(time.Now())
 	switch {
-	case !slices.ContainsFunc(st.cells, cell.isTombstone):
-		st.swept = 0
 	//rule: swept
 	case st.swept == 0 || st.swept > now:
 		st.swept = now

@@ -16,10 +16,9 @@ const (
 	DefaultBackupTimeout = 5 * time.Second
 )
 
-// A Store is one request's way to the services that keep sessions: a cache and a
-// backup. Either may be nil, not both. Its methods may be called by several
-// goroutines at once. It must not be copied.
-type Store struct {
+// Options say which services keep sessions, and how they are called.
+type Options struct {
+	// Either may be nil, not both.
 	Cache  tier.Cache // comparable
 	Backup tier.Backup
 	Form   Form
@@ -41,16 +40,22 @@ type Store struct {
 	// and of a service whose failure another one made up for.
 	Report func(id string, err error)
 
-	// Shared names the services and the namespace. Stores of this process with
-	// an equal name commit the changes of one session together, and share what
-	// is pending. Nil, or a nil name: each on its own.
-	Shared func() any
+	// Shared names the services, and the namespace of a request. Stores of this
+	// process with an equal name commit the changes of one session together, and
+	// share what is pending. Nil, or a nil name: each on its own.
+	Shared func(ctx context.Context, c tier.Cache, b tier.Backup) any
 
 	// MaxPerOwner is how many sessions an owner may have; 0: no limit.
 	MaxPerOwner int
 
 	// Trace is told what the store does; nil: nobody is.
 	Trace *tier.Trace
+}
+
+// A Store is one request's way to the services that keep sessions. Its methods may
+// be called by several goroutines at once. It must not be copied.
+type Store struct {
+	Options
 
 	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
 	graceUsed atomic.Bool  // this request has had its second, see finishing
@@ -167,9 +172,8 @@ func (l *Loaded) Elsewhere() *Loaded {
 // isRefusal reports whether an error says no to a change, while the services are
 // well.
 func isRefusal(err error) bool {
-	var missing *unlistedError
 	return errors.Is(err, tier.ErrRemoved) || errors.Is(err, tier.ErrTooLarge) ||
-		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) || errors.As(err, &missing)
+		errors.Is(err, errMerge) || errors.Is(err, errEndOfTime) || unlisted(err) != nil
 }
 
 // finishTime is what a request is granted for its last calls when its context
@@ -186,19 +190,13 @@ func (s *Store) finishing(ctx context.Context) (context.Context, context.CancelF
 }
 
 // background returns a Store for work that does not end with the request.
-func (s *Store) background() *Store {
-	return &Store{
-		Cache: s.Cache, Backup: s.Backup, Form: s.Form, Retries: s.Retries,
-		CacheTimeout: s.CacheTimeout, BackupTimeout: s.BackupTimeout,
-		Background: s.Background, Report: s.Report, Shared: s.Shared, Trace: s.Trace, MaxPerOwner: s.MaxPerOwner,
-	}
-}
+func (s *Store) background() *Store { return &Store{Options: s.Options} }
 
-func (s *Store) shared() any {
+func (s *Store) shared(ctx context.Context) any {
 	if s.Shared == nil {
 		return nil
 	}
-	return s.Shared()
+	return s.Shared(ctx, s.Cache, s.Backup)
 }
 
 // notSaved is the error of a change that no service has taken.

@@ -282,11 +282,12 @@ func (s *Store) joinAll(into *state, parts []*part, record string) (next *state,
 	return next, changed, nil
 }
 
-// maxReserve is the part of a record that a change leaves free, so that what
-// others have acknowledged in the cache alone fits beside it.
+// maxReserve is the largest reserve.
 const maxReserve = 128 << 10
 
-func (s *Store) reserve(id string) int { return min(maxReserve, s.Backup.MaxValue(id)/8) }
+// reserve is the part that a change leaves free of a record that may have limit
+// bytes, so that what others have acknowledged in the cache alone fits beside it.
+func reserve(limit int) int { return min(maxReserve, limit/8) }
 
 // checkSize refuses a part that makes the session too large for its record. Of
 // what others have left unsaved half a reserve at most is in the cache, so what
@@ -294,7 +295,7 @@ func (s *Store) reserve(id string) int { return min(maxReserve, s.Backup.MaxValu
 // larger than it was is refused by the record's own limit only.
 func (s *Store) checkSize(id string, was, next *state, p *part) error {
 	limit := s.Backup.MaxValue(id)
-	free := limit - s.reserve(id)
+	free := limit - reserve(limit)
 	wasSize := 0
 	if was != nil {
 		wasSize = len(was.value)

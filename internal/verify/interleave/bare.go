@@ -12,6 +12,7 @@ import (
 
 	"github.com/gaesession/gaesession/internal/gae"
 	"github.com/gaesession/gaesession/internal/tiered"
+	"github.com/gaesession/gaesession/tier"
 )
 
 // bareStore is the protocol without a store: a session is a map. It can do what
@@ -29,7 +30,7 @@ func (bareStore) decode(value []byte) (s stored, err error) {
 
 func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	k := b.kept()
-	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{
+	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{Options: tiered.Options{
 		Cache:         t.cache,
 		Backup:        t.backup,
 		Form:          bareForm{},
@@ -38,8 +39,8 @@ func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, return
 		BackupTimeout: callTimeout,
 		MaxPerOwner:   sc.most,
 		Report:        func(_ string, err error) { returned(err) },
-		Shared:        func() any { return b },
-	}}
+		Shared:        func(context.Context, tier.Cache, tier.Backup) any { return b },
+	}}}
 	if t.cache == nil {
 		v.Cache, v.Backup = gae.Memcache{}, gae.Datastore{Kind: k.Kind, Value: k.Value, Expires: k.Expires}
 	}
