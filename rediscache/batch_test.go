@@ -60,7 +60,9 @@ func (c *cache) together(calls ...func(ctx context.Context)) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var all sync.WaitGroup
+	collected := false
 	c.Collect(func() {
+		collected = true
 		for i, call := range calls[1:] {
 			all.Add(1)
 			go func() {
@@ -72,7 +74,9 @@ func (c *cache) together(calls ...func(ctx context.Context)) {
 		c.Collect(func() {})
 	})
 	calls[0](ctx)
-	all.Wait()
+	if all.Wait(); !collected {
+		c.tb.Error("there was no batch, so this test shows nothing")
+	}
 }
 
 func TestCallsOfOneMomentShareARoundTrip(t *testing.T) {
@@ -339,6 +343,28 @@ func TestACallThatDoesNotFitIntoABatchGoesAlone(t *testing.T) {
 	}
 }
 
+// It would fail with a batch that ends much earlier than its own time.
+func TestACallDoesNotShareTheShortTimeOfAnother(t *testing.T) {
+	t.Parallel()
+	c, p := newBatches(t, newServer(t))
+	c.set("id", "x")
+	short, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+	defer cancel()
+	deadline, _ := short.Deadline()
+	longer, cancel := context.WithDeadline(ctx, deadline.Add(45*time.Millisecond))
+	defer cancel()
+	sent := int64(0)
+	c.Collect(func() {
+		p.sent.Store(0)
+		_, _ = c.Get(longer, "id")
+		sent = p.sent.Load()
+	})
+	_, _ = c.Get(short, "id")
+	if sent != 1 {
+		t.Errorf("a call that has longer has sent %d pipelines itself, want 1", sent)
+	}
+}
+
 func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
 	t.Parallel()
 	c, p := newBatches(t, newServer(t))
@@ -366,20 +392,38 @@ func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
 	c, _ := newBatches(t, newServer(t))
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	const long = 50 * time.Millisecond
 	collected := 0
-	c.Collect(func() { collected++; time.Sleep(2 * time.Millisecond) })
-	get := func(n int) {
-		for range n {
-			if _, err := c.Get(ctx, "id"); err != nil {
-				t.Error(err)
-			}
+	c.Collect(func() { collected++; time.Sleep(long) })
+	get := func() {
+		if _, err := c.Get(ctx, "id"); err != nil {
+			t.Error(err)
 		}
 	}
-	get(65)
-	if collected != 1 {
-		t.Errorf("65 calls have let others run %d times, want once", collected)
+	get()
+	for began := time.Now(); time.Since(began) < 2*long; {
+		get()
 	}
-	if get(1); collected != 2 {
-		t.Errorf("66 calls have let others run %d times, want twice", collected)
+	if collected != 1 {
+		t.Errorf("calls have let others run %d times, want once", collected)
+	}
+	eventually(t, "a call lets others run", func() bool { get(); return collected == 2 })
+}
+
+func TestWhetherLettingOthersRunTookLongDependsOnTheirCalls(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		calls int
+		took  time.Duration
+		alone bool
+	}{
+		{1, 200 * time.Microsecond, false},
+		{1, 15 * time.Second, true},
+		{64, 15 * time.Millisecond, false},
+		{64, 15 * time.Second, true},
+	} {
+		if alone := rediscache.AloneAfter(test.calls, test.took); alone != test.alone {
+			t.Errorf("after a batch of %d in %v calls go alone: %v", test.calls, test.took, alone)
+		}
 	}
 }

@@ -27,8 +27,8 @@
 // Get and CompareAndSwap share a round trip with others that are made at the same
 // moment, 64 at most, if the client observes deadlines (see below). No call waits for
 // others to come: before it sends, it lets the goroutines run that are ready to run. If
-// these take longer than 1 ms, the next 64 calls do not let others run. The benchmark
-// shows what that saves.
+// these take longer than 1 ms for each call of the batch, no call lets others run for 8
+// times as long. The benchmark shows what that saves.
 //
 // # What the server must offer
 //
