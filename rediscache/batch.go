@@ -34,6 +34,11 @@ const (
 	maxCalls = 64       // of a batch
 	maxBytes = 64 << 10 // that a batch writes
 
+	// maxRead is how much a batch may read before there are no batches for a while, so
+	// that no call waits long for other ones' large items.
+	maxRead    = 1 << 20
+	afterLarge = 100 * time.Millisecond
+
 	// slack is how much earlier a batch may time out than a call that has added to it.
 	// It is at most a tenth of the time that the batch has: another call's short time is
 	// no reason to fail.
@@ -127,6 +132,13 @@ func (s *batches) close(took time.Duration) {
 	s.open = nil
 }
 
+// pause makes calls open no batch for that long.
+func (s *batches) pause(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alone = time.Now().Add(d)
+}
+
 // sendBatch sends a batch. It is the first call that sends it, but if the context of
 // that one is cancelled, the others get their answers all the same.
 func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
@@ -137,6 +149,19 @@ func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
 		defer cancel()
 	}
 	b.asking = c.exec(ctx, key, b.writes, b.commands)
+	if b.calls > 1 && b.read() > maxRead {
+		c.batches.pause(afterLarge)
+	}
+}
+
+// read returns how many bytes the commands of a batch have read.
+func (b *batch) read() (n int) {
+	for _, command := range b.commands {
+		if get, ok := command.(*redis.StringCmd); ok {
+			n += len(get.Val())
+		}
+	}
+	return n
 }
 
 // sendAlone sends the commands of one call.

@@ -20,6 +20,7 @@ import (
 type pipelines struct {
 	sent   atomic.Int64
 	panics atomic.Bool
+	before func() // is called before each
 }
 
 func (*pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -28,6 +29,9 @@ func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	return func(ctx context.Context, commands []redis.Cmder) error {
 		if commands[0].Name() != "client" { // which a new connection says of itself
 			p.sent.Add(1)
+		}
+		if p.before != nil {
+			p.before()
 		}
 		if p.panics.CompareAndSwap(true, false) {
 			panic("a hook")
@@ -339,6 +343,36 @@ func TestACallThatDoesNotFitIntoABatchGoesAlone(t *testing.T) {
 			if !collected {
 				t.Error("there was no batch, so this test shows nothing")
 			}
+		})
+	}
+}
+
+// How much a batch reads is known afterwards only.
+func TestAfterABatchOfLargeReadsCallsGoAlone(t *testing.T) {
+	t.Parallel()
+	for size, alone := range map[int]bool{600 << 10: true, 10 << 10: false} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			c, p := newBatches(t, newServer(t))
+			c.set("id", strings.Repeat("x", size))
+			p.before = c.OpenBatches // after the others have taken their time
+			get := func(ctx context.Context) {
+				if it, err := c.Get(ctx, "id"); err != nil || len(it.Value) != size {
+					t.Errorf("get: %v, %v", it, err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			opened, began := false, time.Now()
+			for again := true; again; again = alone && opened && time.Since(began) >= 100*time.Millisecond { // too busy
+				opened, began = false, time.Now()
+				c.together(get, get)
+				c.Collect(func() { opened = true })
+				get(ctx)
+			}
+			if opened == alone {
+				t.Errorf("the next call opens a batch: %v, want %v", opened, !alone)
+			}
+			eventually(t, "a call opens a batch", func() bool { get(ctx); return opened })
 		})
 	}
 }

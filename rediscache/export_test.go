@@ -22,3 +22,6 @@ func AloneAfter(calls int, took time.Duration) bool {
 	s.close(took)
 	return time.Now().Before(s.alone)
 }
+
+// OpenBatches makes calls open batches, whatever has been before.
+func (c *Cache) OpenBatches() { c.batches.pause(0) }
