@@ -30,6 +30,9 @@ func withOld(t *testing.T, s *gaetest.Service, o oldlib.Options, id string, use 
 	use(sess)
 	store.Close()
 	store.Wait()
+	if err := store.Err(); err != nil {
+		t.Fatalf("icza/gaesession: %v", err) // it goes on with what the other service has
+	}
 	return sess.ID()
 }
 

@@ -19,6 +19,7 @@ import (
 // that has not been made, nor for a batch that has been sent.
 type batch struct {
 	deadline time.Time // of the first call
+	latest   time.Time // deadline of a call that may add to it
 	calls    int
 	bytes    int  // that they write
 	writes   bool // some do
@@ -33,13 +34,21 @@ const (
 	maxCalls = 64       // of a batch
 	maxBytes = 64 << 10 // that a batch writes
 
+	// maxRead is how much a batch may read before there are no batches for a while, so
+	// that no call waits long for other ones' large items.
+	maxRead    = 1 << 20
+	afterLarge = 100 * time.Millisecond
+
 	// slack is how much earlier a batch may time out than a call that has added to it.
+	// It is at most a tenth of the time that the batch has: another call's short time is
+	// no reason to fail.
 	slack = 50 * time.Millisecond
 
-	// patience is how long a call lets others run. If they take longer, they have more
-	// to do than to make calls, and the next callsAlone calls let nobody run.
-	patience   = time.Millisecond
-	callsAlone = 64
+	// patience is how long a call lets others run for each call of its batch. If they take
+	// longer, they have more to do than to make calls, and for aloneFor times as long no
+	// call lets others run.
+	patience = time.Millisecond
+	aloneFor = 8
 )
 
 // batches makes batches.
@@ -47,8 +56,8 @@ type batches struct {
 	collect func() // lets other goroutines run
 
 	mu    sync.Mutex
-	open  *batch // to which calls add their commands
-	alone int    // how many of the next calls open no batch
+	open  *batch    // to which calls add their commands
+	alone time.Time // until when calls open no batch
 }
 
 // send sends the commands of a call about a key, and the question for the fence after
@@ -81,8 +90,8 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 	if b.asking == nil {
 		return "", errors.New("the client panicked while it made another call")
 	}
-	if err = failure(append(commands, b.asking)); timedOut(err) && time.Until(deadline) <= slack {
-		<-ctx.Done() // so that the call ends with its context
+	if err = failure(append(commands, b.asking)); timedOut(err) && !time.Now().Before(b.deadline) {
+		<-ctx.Done() // so that the call ends with its context, which may be slack later
 	}
 	return masterFence(b.asking), err
 }
@@ -94,13 +103,13 @@ func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []re
 	defer s.mu.Unlock()
 	b = s.open
 	switch {
-	case b == nil && s.alone > 0:
-		s.alone--
+	case b == nil && time.Now().Before(s.alone):
 		return nil, false
 	case b == nil:
-		b, first = &batch{deadline: deadline}, true
+		latest := deadline.Add(min(slack, time.Until(deadline)/10))
+		b, first = &batch{deadline: deadline, latest: latest}, true
 		s.open = b
-	case b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.deadline.Add(slack)):
+	case b.calls == maxCalls || b.bytes+bytes > maxBytes || deadline.After(b.latest):
 		return nil, false
 	case b.done == nil:
 		b.done = make(chan struct{})
@@ -117,10 +126,17 @@ func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []re
 func (s *batches) close(took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open = nil
-	if took > patience {
-		s.alone = callsAlone
+	if took > patience*time.Duration(s.open.calls) {
+		s.alone = time.Now().Add(aloneFor * took)
 	}
+	s.open = nil
+}
+
+// pause makes calls open no batch for that long.
+func (s *batches) pause(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.alone = time.Now().Add(d)
 }
 
 // sendBatch sends a batch. It is the first call that sends it, but if the context of
@@ -133,6 +149,19 @@ func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
 		defer cancel()
 	}
 	b.asking = c.exec(ctx, key, b.writes, b.commands)
+	if b.calls > 1 && b.read() > maxRead {
+		c.batches.pause(afterLarge)
+	}
+}
+
+// read returns how many bytes the commands of a batch have read.
+func (b *batch) read() (n int) {
+	for _, command := range b.commands {
+		if get, ok := command.(*redis.StringCmd); ok {
+			n += len(get.Val())
+		}
+	}
+	return n
 }
 
 // sendAlone sends the commands of one call.
@@ -151,8 +180,19 @@ func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []re
 	asking := c.ask(ctx, key)
 	_ = p.BatchProcess(ctx, commands...) // which queues them
 	_ = p.Process(ctx, asking)
-	_, _ = p.Exec(ctx) // the errors are with the commands
+	execute(ctx, p)
 	return asking
+}
+
+// execute executes the commands of a pipeline, and returns them with their errors. If a
+// hook fails, or the server refuses the credentials of a new connection, the client says
+// so to none of them. Then the last one gets the error.
+func execute(ctx context.Context, p redis.Pipeliner) []redis.Cmder {
+	commands, err := p.Exec(ctx)
+	if err != nil && !errors.Is(err, redis.Nil) && failure(commands) == nil {
+		commands[len(commands)-1].SetErr(err)
+	}
+	return commands
 }
 
 // failure returns why commands have failed. If the server refused one of a

@@ -20,6 +20,7 @@ import (
 type pipelines struct {
 	sent   atomic.Int64
 	panics atomic.Bool
+	before func() // is called before each
 }
 
 func (*pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -28,6 +29,9 @@ func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	return func(ctx context.Context, commands []redis.Cmder) error {
 		if commands[0].Name() != "client" { // which a new connection says of itself
 			p.sent.Add(1)
+		}
+		if p.before != nil {
+			p.before()
 		}
 		if p.panics.CompareAndSwap(true, false) {
 			panic("a hook")
@@ -60,7 +64,9 @@ func (c *cache) together(calls ...func(ctx context.Context)) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var all sync.WaitGroup
+	collected := false
 	c.Collect(func() {
+		collected = true
 		for i, call := range calls[1:] {
 			all.Add(1)
 			go func() {
@@ -72,7 +78,9 @@ func (c *cache) together(calls ...func(ctx context.Context)) {
 		c.Collect(func() {})
 	})
 	calls[0](ctx)
-	all.Wait()
+	if all.Wait(); !collected {
+		c.tb.Error("there was no batch, so this test shows nothing")
+	}
 }
 
 func TestCallsOfOneMomentShareARoundTrip(t *testing.T) {
@@ -339,6 +347,58 @@ func TestACallThatDoesNotFitIntoABatchGoesAlone(t *testing.T) {
 	}
 }
 
+// How much a batch reads is known afterwards only.
+func TestAfterABatchOfLargeReadsCallsGoAlone(t *testing.T) {
+	t.Parallel()
+	for size, alone := range map[int]bool{600 << 10: true, 10 << 10: false} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			c, p := newBatches(t, newServer(t))
+			c.set("id", strings.Repeat("x", size))
+			p.before = c.OpenBatches // after the others have taken their time
+			get := func(ctx context.Context) {
+				if it, err := c.Get(ctx, "id"); err != nil || len(it.Value) != size {
+					t.Errorf("get: %v, %v", it, err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			opened, began := false, time.Now()
+			for again := true; again; again = alone && opened && time.Since(began) >= 100*time.Millisecond { // too busy
+				opened, began = false, time.Now()
+				c.together(get, get)
+				c.Collect(func() { opened = true })
+				get(ctx)
+			}
+			if opened == alone {
+				t.Errorf("the next call opens a batch: %v, want %v", opened, !alone)
+			}
+			eventually(t, "a call opens a batch", func() bool { get(ctx); return opened })
+		})
+	}
+}
+
+// It would fail with a batch that ends much earlier than its own time.
+func TestACallDoesNotShareTheShortTimeOfAnother(t *testing.T) {
+	t.Parallel()
+	c, p := newBatches(t, newServer(t))
+	c.set("id", "x")
+	short, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+	defer cancel()
+	deadline, _ := short.Deadline()
+	longer, cancel := context.WithDeadline(ctx, deadline.Add(45*time.Millisecond))
+	defer cancel()
+	sent := int64(0)
+	c.Collect(func() {
+		p.sent.Store(0)
+		_, _ = c.Get(longer, "id")
+		sent = p.sent.Load()
+	})
+	_, _ = c.Get(short, "id")
+	if sent != 1 {
+		t.Errorf("a call that has longer has sent %d pipelines itself, want 1", sent)
+	}
+}
+
 func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
 	t.Parallel()
 	c, p := newBatches(t, newServer(t))
@@ -366,20 +426,38 @@ func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
 	c, _ := newBatches(t, newServer(t))
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	const long = 50 * time.Millisecond
 	collected := 0
-	c.Collect(func() { collected++; time.Sleep(2 * time.Millisecond) })
-	get := func(n int) {
-		for range n {
-			if _, err := c.Get(ctx, "id"); err != nil {
-				t.Error(err)
-			}
+	c.Collect(func() { collected++; time.Sleep(long) })
+	get := func() {
+		if _, err := c.Get(ctx, "id"); err != nil {
+			t.Error(err)
 		}
 	}
-	get(65)
-	if collected != 1 {
-		t.Errorf("65 calls have let others run %d times, want once", collected)
+	get()
+	for began := time.Now(); time.Since(began) < 2*long; {
+		get()
 	}
-	if get(1); collected != 2 {
-		t.Errorf("66 calls have let others run %d times, want twice", collected)
+	if collected != 1 {
+		t.Errorf("calls have let others run %d times, want once", collected)
+	}
+	eventually(t, "a call lets others run", func() bool { get(); return collected == 2 })
+}
+
+func TestWhetherLettingOthersRunTookLongDependsOnTheirCalls(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		calls int
+		took  time.Duration
+		alone bool
+	}{
+		{1, 200 * time.Microsecond, false},
+		{1, 15 * time.Second, true},
+		{64, 15 * time.Millisecond, false},
+		{64, 15 * time.Second, true},
+	} {
+		if alone := rediscache.AloneAfter(test.calls, test.took); alone != test.alone {
+			t.Errorf("after a batch of %d in %v calls go alone: %v", test.calls, test.took, alone)
+		}
 	}
 }

@@ -242,8 +242,7 @@ func (c *Cache) put(ctx context.Context, key string, item *buffer, ttl time.Dura
 		}
 		_ = p.Process(ctx, add(ctx, key, item, ttl)) // which queues it
 		answer := settle(ctx, p, []string{key}, item.bytes[:headLen])
-		commands, _ := p.Exec(ctx) // the errors are with the commands
-		if err = failure(commands); err == nil {
+		if err = failure(execute(ctx, p)); err == nil {
 			return outcomeOf(answer)
 		}
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {

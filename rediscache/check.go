@@ -24,8 +24,7 @@ func (c *Cache) Check(ctx context.Context) error {
 		}
 		p := client.TxPipeline()
 		checkScript.EvalSha(ctx, p, nil)
-		commands, _ := p.Exec(ctx) // the errors are with the commands
-		return unfit(failure(commands))
+		return unfit(failure(execute(ctx, p)))
 	}
 	_, err := within(ctx, func() (struct{}, error) {
 		if cluster, ok := c.client.(*redis.ClusterClient); ok {

@@ -93,6 +93,47 @@ func TestNewRefusesWhatWillNeverWork(t *testing.T) {
 	}
 }
 
+// The client does not tell the commands of a pipeline that it could not log in.
+func TestCredentialsThatBecomeWrongAreRejected(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	client := s.user(t, "+@all")
+	c := newCache(t, client)
+	c.set("id", "x")
+	old := c.get("id")
+	s.do("acl", "setuser", "app", "resetpass", ">another")
+	for name, call := range c.calls(old) {
+		s.do("client", "kill", "user", "app")
+		if err := call(ctx); !errors.Is(err, tier.ErrRejected) {
+			t.Errorf("%s: %v, want ErrRejected", name, err)
+		}
+	}
+}
+
+// fails is a hook that sends no pipeline.
+type fails struct{ err error }
+
+func (fails) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (fails) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (f fails) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(context.Context, []redis.Cmder) error { return f.err }
+}
+
+func TestACallReturnsTheErrorOfAHook(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	client := s.client(t)
+	c := newCache(t, client)
+	c.set("id", "x")
+	old, hook := c.get("id"), fails{errors.New("a hook's")}
+	client.AddHook(hook)
+	for name, call := range c.calls(old) {
+		if err := call(ctx); name != "set without ttl" && !errors.Is(err, hook.err) { // it needs no pipeline
+			t.Errorf("%s: %v, want the hook's error", name, err)
+		}
+	}
+}
+
 func TestACacheNeedsTheReplicationID(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)

@@ -65,6 +65,10 @@ func newServer(tb testing.TB, args ...string) *server {
 	return s
 }
 
+// taken are the ports of all servers: the system may give one away again before its
+// server listens.
+var taken sync.Map
+
 // freePort returns one that leaves room for a Cluster's second port above it.
 func freePort(tb testing.TB) int {
 	tb.Helper()
@@ -77,7 +81,7 @@ func freePort(tb testing.TB) int {
 		if err := l.Close(); err != nil {
 			tb.Fatal(err)
 		}
-		if port < 55000 {
+		if _, again := taken.LoadOrStore(port, nil); port < 55000 && !again {
 			return port
 		}
 	}
