@@ -353,6 +353,47 @@ func TestASessionThatIsChangedAfterTheHeaderAloneLives(t *testing.T) {
 	})
 }
 
+func TestASessionLivesForAMaxAgeAfterASaveThatCouldSetNoCookie(t *testing.T) {
+	s := gaetest.Local(t)
+	const tenth = time.Hour
+	for name, changed := range map[string]time.Duration{
+		"changed in the tenth of the login": tenth * 4 / 5,
+		"changed in the next tenth":         tenth * 9 / 5,
+		"changed in a later tenth":          tenth * 14 / 5,
+	} {
+		t.Run(name, func(t *testing.T) {
+			gaetest.InSimulatedTime(t, func(t *testing.T) {
+				a := newSimulatedApp(t, s, newStore(t, cascadestore.DistributedBackends))
+				a.store.SetMaxAge(int(10 * tenth / time.Second))
+				time.Sleep(time.Until(time.Now().Truncate(tenth).Add(tenth)))
+				b := a.login(t, values{"n": 0})
+				cookie := b.cookie()
+				late := func(n int) {
+					b.setCookie(cookie) // which ends before
+					b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						s, err := a.store.Get(r, sessionName)
+						if err != nil || s.IsNew {
+							t.Fatalf("got %v, %v", s.Values, err)
+						}
+						w.WriteHeader(http.StatusOK)
+						s.Values["n"] = n
+						if err = s.Save(r, w); err != nil {
+							t.Error(err)
+						}
+					})).ServeHTTP)
+				}
+				time.Sleep(changed)
+				late(1)
+				time.Sleep(tenth * 9 / 10)
+				late(1) // which changes nothing
+				time.Sleep(10*tenth - time.Second)
+				b.setCookie(cookie)
+				b.expectNow(t, "a MaxAge after the last use", values{"n": 1})
+			})
+		})
+	}
+}
+
 func TestHandlerSetsTheCookieAgainWhenTheStoresMaxAgeIsHigher(t *testing.T) {
 	s := gaetest.Local(t)
 	gaetest.InSimulatedTime(t, func(t *testing.T) {

@@ -296,7 +296,9 @@ func (c *Copy) isDue(d Draft, l Lifetime) bool {
 	case d.OnlyChanges:
 		return c.loaded != nil && c.isOtherMaxAge(d)
 	}
-	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.endsEarly(c.loaded, l) || d.Noted.IsZero() && c.store.needsRefresh(c.loaded, l)
+	// An access is due only if it is to be noted at all.
+	return c.loaded == nil || c.unsaved && d.Again || c.isOtherMaxAge(d) || c.store.endsEarly(c.loaded, l) ||
+		d.noted().After(c.loaded.Used()) && c.store.needsRefresh(c.loaded, l)
 }
 
 // noted is what is stored as the last access.

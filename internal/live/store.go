@@ -143,7 +143,8 @@ func (s *Store) storedEnd(l Lifetime) time.Time {
 	return s.end(l, min(l.Idle, forever)+min(l.Refresh, forever))
 }
 
-// endsEarly reports whether the services would end the session too early.
+// endsEarly reports whether the services would end the session too early, or have
+// times of a clock that was far ahead.
 func (s *Store) endsEarly(c *tiered.Loaded, l Lifetime) bool {
 	return c.Ends().Before(s.end(l, min(l.Idle, forever)).Truncate(time.Microsecond)) || c.ClockWasAhead()
 }
