@@ -316,7 +316,8 @@
 //     next change, which ends it, with ErrRemoved.
 //   - Old instances may overwrite changes that overlap theirs. What they have
 //     overwritten in the record lives in the cache alone until the next change
-//     saves it again. Those of dsoprea's store do not say when: a request that had
+//     saves it again. An attribute that they delete may come back, if a new
+//     instance has set it before and has not published that yet. Those of dsoprea's store do not say when: a request that had
 //     loaded the session before may then overwrite what the old one has written,
 //     with what it had loaded. Old instances know no reserve.
 //   - An instance of an older version of the app drops what its types do not have

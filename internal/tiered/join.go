@@ -87,7 +87,7 @@ func joinCells(into, from *state, all bool) (cells []cell, changed bool) {
 			switch {
 			case c.at > into.absent && (all || c.unsaved || from.unsavedAll || into.absent != 0):
 				cells, changed = append(cells, c), true
-			case into.absent > c.at:
+			case into.absent != 0: // which the stored form does not have
 				cells = append(cells, cell{name: c.name, at: into.absent})
 			}
 			b = b[1:]

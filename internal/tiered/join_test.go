@@ -224,17 +224,23 @@ func TestWhatIsSavedDoesNotComeBackWhereItsDeletionIsForgotten(t *testing.T) {
 }
 
 // A state that an old instance wrote says when what is not in it was deleted. The
-// stored form does not, so it is said of each attribute that this mattered for.
-func TestAnAbsenceThatWasLaterIsStoredAsADeletion(t *testing.T) {
+// stored form does not, so it is said of each attribute that the other state knows.
+func TestWhatAnOldInstanceHasDeletedIsStoredAsADeletion(t *testing.T) {
 	s := joinStore()
-	into := &state{value: []byte("b=1 "), cells: []cell{{name: nameOf("b"), at: stampOf(at(5))}}, absent: stampOf(at(5)) | deletedBit, used: us(5), ends: us(10)}
-	from := &state{value: []byte("a=1 "), cells: []cell{{name: nameOf("a"), at: stampOf(at(2)), unsaved: true}}, used: us(1), ends: us(10)}
-	stored, _, err := decode(id, mustJoin(t, s, into, from).encode(id, false))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := mustJoin(t, s, stored, from); string(got.value) != "b=1 " {
-		t.Errorf("got %q, want that a stays deleted", got.value)
+	deleted := stampOf(at(5)) | deletedBit
+	old := &state{value: []byte("b=1 "), cells: []cell{{name: nameOf("b"), at: stampOf(at(5))}}, absent: deleted, used: us(5), ends: us(10)}
+	before := &state{value: []byte("a=1 "), cells: []cell{{name: nameOf("a"), at: stampOf(at(2)), unsaved: true}}, used: us(1), ends: us(10)}
+	for name, from := range map[string]*state{
+		"what was there before":             before,
+		"what another joined with the same": mustJoin(t, s, old, before),
+	} {
+		stored, _, err := decode(id, mustJoin(t, s, old, from).encode(id, false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := mustJoin(t, s, stored, before); string(got.value) != "b=1 " {
+			t.Errorf("%s: got %q, want that a stays deleted", name, got.value)
+		}
 	}
 }
 
