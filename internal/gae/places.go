@@ -36,7 +36,7 @@ func take(ctx context.Context) error {
 // takeDatastore waits for places for as many calls of Datastore as an operation
 // may have under way at once, until ctx ends. A transaction keeps its places from
 // the beginning to the end, so none waits for a place while it has one.
-// The caller has to call releaseDatastore then, if there is no error.
+// Without an error, the caller has to give them back with releaseDatastore.
 func takeDatastore(ctx context.Context, n int64) error {
 	if !datastorePlaces.TryAcquire(n) {
 		if err := datastorePlaces.Acquire(ctx, n); err != nil {
@@ -52,6 +52,7 @@ func takeDatastore(ctx context.Context, n int64) error {
 	return nil
 }
 
+// releaseDatastore gives back the places that takeDatastore has taken.
 func releaseDatastore(n int64) {
 	places.Release(n)
 	datastorePlaces.Release(n)
