@@ -328,6 +328,26 @@ func TestALateChangeAtTheBeginOfATenthKeepsNoCookieFromBeingSetAgain(t *testing.
 	})
 }
 
+// changeLate sets n once the header has left, and saves the session unless Handler is
+// to do it.
+func (b *browser) changeLate(t *testing.T, n int, save func(*sessions.Session, *http.Request, http.ResponseWriter) error) {
+	t.Helper()
+	b.Visit(b.app.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := b.app.store.Get(r, sessionName)
+		if err != nil || s.IsNew {
+			t.Fatalf("got %v, %v", s.Values, err)
+		}
+		w.WriteHeader(http.StatusOK)
+		s.Values["n"] = n
+		if save == nil {
+			return
+		}
+		if err := save(s, r, w); err != nil {
+			t.Error(err)
+		}
+	})).ServeHTTP)
+}
+
 func TestASessionThatIsChangedAfterTheHeaderAloneLives(t *testing.T) {
 	s := gaetest.Local(t)
 	gaetest.InSimulatedTime(t, func(t *testing.T) {
@@ -338,14 +358,7 @@ func TestASessionThatIsChangedAfterTheHeaderAloneLives(t *testing.T) {
 		for n := range 60 {
 			time.Sleep(20 * time.Minute)
 			b.setCookie(cookie) // which ends before
-			b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				s, err := a.store.Get(r, sessionName)
-				if err != nil || s.IsNew {
-					t.Fatalf("got %v, %v", s.Values, err)
-				}
-				w.WriteHeader(http.StatusOK)
-				s.Values["n"] = n
-			})).ServeHTTP)
+			b.changeLate(t, n, nil)
 		}
 		time.Sleep(36_000 * time.Second)
 		b.setCookie(cookie)
@@ -370,17 +383,7 @@ func TestASessionLivesForAMaxAgeAfterASaveThatCouldSetNoCookie(t *testing.T) {
 				cookie := b.cookie()
 				late := func(n int) {
 					b.setCookie(cookie) // which ends before
-					b.Visit(a.store.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						s, err := a.store.Get(r, sessionName)
-						if err != nil || s.IsNew {
-							t.Fatalf("got %v, %v", s.Values, err)
-						}
-						w.WriteHeader(http.StatusOK)
-						s.Values["n"] = n
-						if err = s.Save(r, w); err != nil {
-							t.Error(err)
-						}
-					})).ServeHTTP)
+					b.changeLate(t, n, (*sessions.Session).Save)
 				}
 				time.Sleep(changed)
 				late(1)
