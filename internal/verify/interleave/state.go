@@ -111,7 +111,8 @@ func (a *actor) tokens() []token {
 	for _, b := range w.session.Requests {
 		text += fmt.Sprint(" ", b.Closed < r.Began, b.Ended < r.Began, b.Closed < r.Saving, b.Ended < r.Saving, b.Died != 0 && b.Died < r.Began)
 	}
-	for _, t := range w.session.Losses {
+	for _, l := range w.session.Losses {
+		t := l.Began
 		text += fmt.Sprint(" ", t >= r.Began, t >= r.Saving, t >= r.Closed, t >= r.Ended)
 	}
 	if a.saw != nil {

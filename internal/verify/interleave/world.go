@@ -302,7 +302,7 @@ func (w *world) isSkewed() bool {
 func (w *world) peek() *item { return w.cache.peek(w.id) }
 
 // lose notes that the cache has lost the session.
-func (w *world) lose() { w.session.Losses = append(w.session.Losses, w.clock) }
+func (w *world) lose() { w.session.Losses = append(w.session.Losses, judge.LossAt(w.clock)) }
 
 // current is the number of the request that made the last call, if it can make
 // another one; -1: there is none.

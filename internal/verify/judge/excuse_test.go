@@ -66,7 +66,7 @@ func blind(l *judge.Load) { l.Blind = true }
 // A history is a session that was created with x=0, and what happened then.
 type history struct {
 	requests []*judge.Request
-	losses   []judge.Time
+	losses   []judge.Loss
 	set      func(s *judge.Session)
 }
 
@@ -80,8 +80,12 @@ func (h history) session() judge.Session {
 
 func of(requests ...*judge.Request) history { return history{requests: requests} }
 
-func (h history) losing(at ...judge.Time) history {
-	h.losses = at
+func (h history) losing(at judge.Time) history {
+	return h.losingWithin(at, at)
+}
+
+func (h history) losingWithin(began, ended judge.Time) history {
+	h.losses = []judge.Loss{{Began: began, Ended: ended}}
 	return h
 }
 
@@ -110,12 +114,16 @@ func TestASentenceExcusesWhatItSaysAndNoMore(t *testing.T) {
 			of(set(10, 11, 12, 0, "a", async), touch(13, 14, 15, 15)).losing(20), sees("0"), nil},
 		{judge.Unsaved, "what a request has saved that found the cache empty",
 			of(set(10, 11, 12, 0, "a", async), touch(14, 15, 16, 16, cacheOK)).losing(13), sees("0"), nil},
+		{judge.Unsaved, "what the cache loses while it is loaded, by a call that began before the change",
+			of(set(10, 11, 12, 0, "a", async)).losingWithin(9, 60), sees("0"), nil},
 		{judge.Down, "a change that the backup has refused when the cache had lost the session",
 			of(set(10, 12, 13, 13, "a", kept)).losing(11), sees("0"), nil},
 		{judge.Unsaved, "an asynchronous change that was in the cache alone",
 			of(set(10, 11, 12, 0, "a", async)).losing(20), sees("0"), map[string]history{
 				"the cache has lost nothing":           of(set(10, 11, 12, 0, "a", async)),
 				"not since":                            of(set(10, 11, 12, 0, "a", async)).losing(9),
+				"it was over before":                   of(set(10, 11, 12, 0, "a", async)).losingWithin(8, 9),
+				"it has begun after the load":          of(set(10, 11, 12, 0, "a", async)).losingWithin(52, 60),
 				"its save has ended":                   of(set(10, 11, 12, 13, "a", async)).losing(20),
 				"it was synchronous":                   of(set(10, 11, 12, 0, "a")).losing(20),
 				"a logout has failed, nothing is lost": of(set(10, 11, 12, 0, "a", async), touch(13, 14, 15, 15, removes, failed)),

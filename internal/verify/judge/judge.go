@@ -135,7 +135,7 @@ type Request struct {
 // A Session is its history, and what it was at first.
 type Session struct {
 	Requests []*Request
-	Losses   []Time // when the cache lost the session
+	Losses   []Loss
 	Timeout  time.Duration
 
 	// Slack is how long after Timeout it may still be there.
@@ -148,6 +148,13 @@ type Session struct {
 	// Never are sentences that may excuse nothing here.
 	Never []Sentence
 }
+
+// A Loss is the time in which the cache loses the session: somebody makes it do
+// so, at some moment from Began to Ended.
+type Loss struct{ Began, Ended Time }
+
+// LossAt is a loss at a moment that is known.
+func LossAt(at Time) Loss { return Loss{at, at} }
 
 // A Load is what somebody has seen of the session.
 type Load struct {
@@ -354,8 +361,9 @@ func (s *Session) isAlone(r *Request, at Time, l Load) bool {
 	})
 }
 
+// lostSince reports whether the cache may have lost the session between the two.
 func (s *Session) lostSince(since, until Time) bool {
-	return slices.ContainsFunc(s.Losses, func(t Time) bool { return since <= t && t <= until })
+	return slices.ContainsFunc(s.Losses, func(l Loss) bool { return since <= l.Ended && l.Began <= until })
 }
 
 // precedes reports whether b's change is later than a's for certain.
@@ -536,7 +544,7 @@ func (s *Session) CheckMoved(by *Request, l Load) error {
 		moved.Requests = append(moved.Requests, &then)
 	}
 	// Once it has moved the backup has all of it.
-	moved.Losses = slices.DeleteFunc(slices.Clone(s.Losses), func(t Time) bool { return t > closed })
+	moved.Losses = slices.DeleteFunc(slices.Clone(s.Losses), func(l Loss) bool { return l.Began > closed })
 	l.Blind = !by.CacheOK
 	return moved.Check(l)
 }

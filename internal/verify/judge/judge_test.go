@@ -31,21 +31,21 @@ func TestWhatMayBeSeen(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		requests []*judge.Request
-		losses   []judge.Time
+		losses   []judge.Loss
 		see      string // "-": no session
 		wrong    string // the same; what must not be seen
 		blind    bool
 	}{
 		"a saved change":                  {[]*judge.Request{request(10, 11, 12, 12, attrs{"x": "a"})}, nil, "a", "0", false},
-		"a saved change, Memcache lost":   {[]*judge.Request{request(10, 11, 12, 12, attrs{"x": "a"})}, []judge.Time{20}, "a", "0", true},
+		"a saved change, Memcache lost":   {[]*judge.Request{request(10, 11, 12, 12, attrs{"x": "a"})}, []judge.Loss{judge.LossAt(20)}, "a", "0", true},
 		"a deletion":                      {[]*judge.Request{request(10, 11, 12, 12, attrs{"x": ""})}, nil, "", "0", false},
 		"the last one wins":               {[]*judge.Request{request(10, 11, 12, 12, attrs{"x": "a"}), request(9, 13, 14, 14, attrs{"x": "b"})}, nil, "b", "a", false},
 		"a late background save":          {[]*judge.Request{async(12, 40), request(13, 14, 15, 15, attrs{"x": "b"})}, nil, "b", "a", false},
 		"set back":                        {[]*judge.Request{async(12, 16), request(13, 14, 15, 15, attrs{"x": "0"})}, nil, "0", "a", false},
 		"in the cache alone":              {[]*judge.Request{async(12, 0)}, nil, "a", "0", false},
-		"an ended background save":        {[]*judge.Request{async(12, 13)}, []judge.Time{20}, "a", "0", false},
+		"an ended background save":        {[]*judge.Request{async(12, 13)}, []judge.Loss{judge.LossAt(20)}, "a", "0", false},
 		"refused by the backup, but kept": {[]*judge.Request{kept}, nil, "a", "0", false},
-		"a session that nobody removed":   {nil, []judge.Time{20}, "0", "-", false},
+		"a session that nobody removed":   {nil, []judge.Loss{judge.LossAt(20)}, "0", "-", false},
 		"a removed session":               {[]*judge.Request{logout(false)}, nil, "-", "0", false},
 		"a value that nobody has set":     {nil, nil, "0", "b", false},
 	} {
@@ -64,12 +64,12 @@ func TestWhatMayBeSeen(t *testing.T) {
 	// What is excused, each by its sentence.
 	for name, test := range map[string]struct {
 		requests []*judge.Request
-		losses   []judge.Time
+		losses   []judge.Loss
 		see      []string
 	}{
-		"Unsaved":      {[]*judge.Request{async(12, 0)}, []judge.Time{20}, []string{"a", "0"}},
+		"Unsaved":      {[]*judge.Request{async(12, 0)}, []judge.Loss{judge.LossAt(20)}, []string{"a", "0"}},
 		"Saved":        {[]*judge.Request{request(10, 11, 0, 0, attrs{"x": "a"})}, nil, []string{"a", "0"}},
-		"Down":         {[]*judge.Request{kept}, []judge.Time{20}, []string{"a", "0"}},
+		"Down":         {[]*judge.Request{kept}, []judge.Loss{judge.LossAt(20)}, []string{"a", "0"}},
 		"FailedLogout": {[]*judge.Request{logout(true)}, nil, []string{"0", "-"}},
 		"Old": {[]*judge.Request{request(10, 11, 14, 14, attrs{"x": "a"}),
 			with(request(12, 13, 15, 15, attrs{"y": "b"}), func(r *judge.Request) { r.Old = true })}, nil, []string{"a", "0"}},

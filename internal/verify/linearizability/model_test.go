@@ -1,6 +1,9 @@
 package linearizability
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A session has three attributes whose values are numbers, used once each; zero
 // stands for no value.
@@ -37,6 +40,10 @@ const (
 	unsureLogout
 )
 
+func (k kind) String() string {
+	return [...]string{"login", "read", "write", "refused", "unsure", "logout", "unsure logout"}[k]
+}
+
 type operation struct {
 	session int
 	kind    kind
@@ -45,6 +52,16 @@ type operation struct {
 	began int64 // write: when its request began to load
 	ended int64 // write: when its background save had ended, too
 	shown int64 // write: from when on every read has to see it
+}
+
+func (c change) String() string {
+	var s []string
+	for i, set := range c.set {
+		if set {
+			s = append(s, names[i]+"="+show(c.to[i]))
+		}
+	}
+	return strings.Join(s, " ")
 }
 
 // found is what a read has returned.

@@ -2,6 +2,9 @@ package linearizability
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -52,7 +55,7 @@ func (r *run) promised(history []porcupine.Operation) (wrong []string) {
 	for _, l := range r.losses {
 		for n, s := range of {
 			if l.session == 0 || l.session == n {
-				s.Losses = append(s.Losses, judge.Time(l.begin), judge.Time(l.end))
+				s.Losses = append(s.Losses, judge.Loss{Began: judge.Time(l.begin), Ended: judge.Time(l.end)})
 			}
 		}
 	}
@@ -67,10 +70,39 @@ func (r *run) promised(history []porcupine.Operation) (wrong []string) {
 			l.Attrs[name] = text(out.values[i])
 		}
 		if err := of[in.session].Check(l); err != nil {
-			wrong = append(wrong, fmt.Sprintf("session %d at %d: %v", in.session, o.Call, err))
+			wrong = append(wrong, fmt.Sprintf("session %d at %d: %v\n%s", in.session, o.Call, err, r.trace(in.session, o.Call, history)))
 		}
 	}
 	return wrong
+}
+
+// trace is what happened to a session before a load, a line for each operation.
+func (r *run) trace(session int, load int64, history []porcupine.Operation) string {
+	lines := map[int64]string{}
+	for _, l := range r.losses {
+		if l.session == 0 || l.session == session {
+			lines[l.begin] = fmt.Sprintf("to %d: lost by Memcache", l.end)
+		}
+	}
+	for _, o := range history {
+		in := o.Input.(operation)
+		switch {
+		case in.session != session:
+		case in.kind == read:
+			lines[o.Call] = fmt.Sprintf("to %d: read %v", o.Return, o.Output)
+		case in.began != 0:
+			lines[o.Call] = fmt.Sprintf("to %d: %v %v, loaded from %d on, in the background to %d", o.Return, in.kind, in.change, in.began, in.ended)
+		default:
+			lines[o.Call] = fmt.Sprintf("to %d: %v %v", o.Return, in.kind, in.change)
+		}
+	}
+	var b strings.Builder
+	for _, at := range slices.Sorted(maps.Keys(lines)) {
+		if load-1000 < at && at <= load {
+			fmt.Fprintf(&b, "%d %s\n", at, lines[at])
+		}
+	}
+	return b.String()
 }
 
 // text is the value of an attribute, empty if it has none.

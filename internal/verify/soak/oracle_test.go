@@ -91,7 +91,7 @@ func (r *record) trace() string {
 
 // check returns what is wrong with what a load has seen that began at some time
 // and ends now; nil attributes stand for no session.
-func (r *record) check(losses []judge.Time, since judge.Time, attrs map[string]any, blind bool) error {
+func (r *record) check(losses []judge.Loss, since judge.Time, attrs map[string]any, blind bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.session.Losses = losses

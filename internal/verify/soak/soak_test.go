@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,7 +59,7 @@ type soak struct {
 
 	mu     sync.Mutex
 	all    []*record
-	losses []judge.Time // when Memcache was emptied
+	losses []judge.Loss // Memcache was emptied
 	traced int
 }
 
@@ -77,19 +78,22 @@ func (s *soak) watch() {
 }
 
 // lost returns when Memcache was emptied.
-func (s *soak) lost() []judge.Time {
+func (s *soak) lost() []judge.Loss {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.losses[:len(s.losses):len(s.losses)]
+	return slices.Clone(s.losses)
 }
 
 // flush empties Memcache.
 func (s *soak) flush() {
-	before := now()
+	s.mu.Lock()
+	i := len(s.losses)
+	s.losses = append(s.losses, judge.Loss{Began: now(), Ended: judge.Never})
+	s.mu.Unlock()
 	s.server.FlushMemcache()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.losses = append(s.losses, before, now())
+	s.losses[i].Ended = now()
 }
 
 func (s *soak) count(f func(c *counts)) { s.tally.add(f) }
