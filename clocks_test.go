@@ -5,6 +5,7 @@ package gaesession_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,6 +74,33 @@ func TestASessionEndsAfterAClockWasAhead(t *testing.T) {
 			expectAttrs(t, when, readInBubble(t, s, options{}, id), nil)
 			flushInBubble(t, s)
 		}
+	})
+}
+
+func TestASessionEndsThatAClockAheadHasUsedAfterTheHeader(t *testing.T) {
+	const day = 24 * time.Hour
+	c := newClient(t, &gaesession.Sessions{Cookie: gaesession.Cookie{MaxAge: 100 * day}})
+	synctest.Test(t, func(t *testing.T) {
+		c.login(30 * day)
+		time.Sleep(20 * day)
+		c.do(func(w http.ResponseWriter, r *http.Request) {
+			sendHeader(w)
+			sess, err := c.app.Get(r)
+			if sess == nil || err != nil {
+				t.Fatalf("got %v, %v", sess, err)
+			}
+			sess.SetAttr("n", 1)
+		})
+	})
+	// Here the clock is right again.
+	synctest.Test(t, func(t *testing.T) {
+		c.visit(false)
+		time.Sleep(40 * day) // a timeout, and three RefreshIntervals
+		c.do(func(_ http.ResponseWriter, r *http.Request) {
+			if sess, err := c.app.Get(r); sess != nil || err != nil {
+				t.Errorf("got %v, %v, want no session", sess, err)
+			}
+		})
 	})
 }
 

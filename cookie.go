@@ -27,8 +27,8 @@ type Cookie struct {
 	// by default, and no longer than MaxLifetime lets the session live. The cookie is
 	// set again when the session's access time is written. If the session would outlive
 	// the cookie without that, each response of a request that used it sets the cookie
-	// again, from a tenth of MaxAge after the written access time on, if a call to the
-	// cache says that the session is still there.
+	// again, from a tenth of MaxAge, or a RefreshInterval if that is shorter, after the
+	// written access time on, if a call to the cache says that the session is still there.
 	//
 	// A higher MaxAge reaches a browser when its cookie is set next, at the latest at
 	// the first use that comes RefreshInterval after the access time was written. If

@@ -251,16 +251,22 @@ func (v *visit) setCookie(header http.Header, prolong bool) error {
 // RefreshInterval, or tenth of MaxAge, counted by the clock: that happens once in each
 // of them, however often the session is changed.
 func (v *visit) isLaterUse(c Cookie) bool {
-	interval := min(v.opt.refreshInterval(v.sess.Timeout()), c.MaxAge/10)
+	interval := v.interval(c)
 	return v.used.Truncate(interval).After(v.was.Truncate(interval))
+}
+
+// interval is how often a session that is used has its cookie set.
+func (v *visit) interval(c Cookie) time.Duration {
+	return min(v.opt.refreshInterval(v.sess.Timeout()), c.MaxAge/10)
 }
 
 // endsFirst reports whether the client's cookie would end before the session, though
 // the session is used: no access time is written close to MaxLifetime, and seldom if
 // RefreshInterval is long. Nothing says when the cookie was set, only that it was not
-// before the access time that was stored.
+// before the access time that was stored, unless that is of a use that could set none,
+// which is at least a RefreshInterval ago then.
 func (v *visit) endsFirst(c Cookie) bool {
-	return !v.was.IsZero() && v.was.Add(c.MaxAge).Before(v.copy.Ends()) && time.Since(v.was) >= c.MaxAge/10
+	return !v.was.IsZero() && v.was.Add(c.MaxAge).Before(v.copy.Ends()) && time.Since(v.was) >= v.interval(c)
 }
 
 // isThere reports whether the session still is there under its id: if it has ended or

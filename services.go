@@ -67,7 +67,8 @@ func (s *services) save(c *live.Copy, sess session.Session, again, late bool) er
 		return err
 	}
 	if d.Again = again; late {
-		d.Noted = c.Used()
+		// So long ago that the next use in time is noted, and sets the cookie.
+		d.Noted = d.Used.Truncate(d.Refresh).Add(-d.Refresh)
 	}
 	return c.Save(s.ctx, d)
 }

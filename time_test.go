@@ -294,18 +294,24 @@ func TestALateAnswerTakesNoNewerCookieAway(t *testing.T) {
 func TestUsesWithoutACookieKeepNoCookieFromBeingSetAgain(t *testing.T) {
 	const interval = time.Hour
 	for name, test := range map[string]struct {
-		uses   []string // of which the first comes after that time, and the others at once
-		after  time.Duration
-		header func(w http.ResponseWriter)
+		uses    []string // of which the first comes after that time, and the others at once
+		after   time.Duration
+		header  func(w http.ResponseWriter)
+		timeout time.Duration
+		o       options
 	}{
-		"every request changes the session late": {[]string{"late"}, interval / 4, sendHeader},
-		"first a late change, then a read":       {[]string{"late alone", "read"}, interval * 11 / 10, sendHeader},
-		"first a WebSocket, then a read":         {[]string{"late", "read"}, interval * 11 / 10, hijack},
+		"every request changes the session late": {[]string{"late"}, interval / 4, sendHeader, 10 * interval, options{}},
+		"first a late change, then a read":       {[]string{"late alone", "read"}, interval * 11 / 10, sendHeader, 10 * interval, options{}},
+		"first a WebSocket, then a read":         {[]string{"late", "read"}, interval * 11 / 10, hijack, 10 * interval, options{}},
+		"no access time is written so close to MaxLifetime": {
+			[]string{"late alone", "read"}, interval * 3 / 4, sendHeader,
+			100 * interval, options{MaxLifetime: 100 * interval, RefreshInterval: interval / 10},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			gaetest.InSimulatedTime(t, func(t *testing.T) {
-				c := newClient(t, &gaesession.Sessions{Cookie: gaesession.Cookie{MaxAge: 10 * interval}})
-				c.login(10 * interval)
+				c := newClient(t, &gaesession.Sessions{Options: test.o, Cookie: gaesession.Cookie{MaxAge: 10 * interval}})
+				c.login(test.timeout)
 				for n := range 60 {
 					time.Sleep(test.after)
 					for _, use := range test.uses {

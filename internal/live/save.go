@@ -42,7 +42,8 @@ type Draft struct {
 	// Noted, if it is not zero, is stored as the last access in place of Used, but
 	// nothing earlier than what is stored: the client's cookie cannot be set any more,
 	// and the next response that can set it is to find that it is due. The session
-	// lives as long as Used says all the same.
+	// lives as long as Used says all the same. A clock that is ahead is known by what is
+	// stored here, so it should not be long before Used.
 	Noted time.Time
 
 	// Again says that a save which failed is to be tried again, even if nothing

@@ -106,6 +106,50 @@ func TestASessionThatAClockAheadHasBegunBeginsWhenItWasUsed(t *testing.T) {
 	})
 }
 
+// The beginning may be that of another clock than the use: bytes without a trailer say
+// when the session was created.
+func TestASessionThatBeginsInTheFutureBeginsWhenItIsRead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newServices()
+		r := s.request(t, "A")
+		c := r.change("a=1")
+		c.Born = c.Used.Add(years)
+		_, err := r.st.Create(r.ctx, id, c)
+		must(t, err)
+		r = s.opened(t, "B")
+		begin, ends := r.l.Born(), r.l.Ends()
+		expect(t, "born", begin, time.Now())
+		expect(t, "ends", ends, microsOf(c.Ends).time())
+		must(t, r.update(""))
+		time.Sleep(time.Minute)
+		expect(t, "born", s.opened(t, "C").l.Born(), begin)
+	})
+}
+
+func TestASessionThatAClockAheadHasUsedIsListedForAsLongAsOthers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s, a := loggedIn(t)
+		c := a.owned(alice, "a=1")
+		c.Used, c.Ends = c.Used.Add(years), c.Ends.Add(years)
+		_, err := a.st.Update(a.ctx, a.id, a.l, c)
+		must(t, err)
+		must(t, a.as("B").update(""))
+		ends := microsOf(time.Now().Add(2 * timeout))
+		expect(t, "it is listed until", s.until(t, alice, "of-A"), ends)
+	})
+}
+
+func TestALoginThatAClockAheadHasListedWasNow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		now := microsOf(time.Now())
+		for since, want := range map[micros]micros{now.add(years): now, now.add(-years): now.add(-years)} {
+			x := index{{id: "a", since: since}}
+			x.list("a", &state{}, "")
+			expect(t, "since", x[0].since, want)
+		}
+	})
+}
+
 func TestLoadsSaveWhatAClockAheadHasLeftUnsaved(t *testing.T) {
 	for name, by := range map[string]time.Duration{"ten minutes": 10 * time.Minute, "years": 50 * years} {
 		t.Run(name, func(t *testing.T) {

@@ -44,9 +44,10 @@
 // decision about passing time rests on a stamp:
 //
 //   - When the session was last used, and when it ends, only ever become later: a
-//     request that took an hour must not end a session. A stored use that lies
-//     more than an hour ahead is that of a wrong clock: whoever reads it replaces
-//     it by its own time, and the end by as much, and the next save writes that.
+//     request that took an hour must not end a session. A stored use, or beginning,
+//     that lies more than an hour ahead is that of a wrong clock: whoever reads it
+//     replaces it by its own time, and the end by as much, and the next save writes
+//     that, and lists the session of an owner again.
 //   - A tombstone, the stamp of a deletion, is forgotten by the second sweep that
 //     sees it. Sweeps are an hour apart. A sweep that seems to have been in the
 //     future makes the hour begin again.

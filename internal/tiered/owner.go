@@ -155,7 +155,7 @@ func (x *index) list(id string, st *state, label string) {
 	now := microsOf(time.Now())
 	st.listed = now + 2*(st.ends-now)
 	if l := x.find(id); l != nil {
-		l.until = st.listed
+		l.since, l.until = min(l.since, now), st.listed
 		return
 	}
 	*x = append(*x, listing{id: id, ref: refOf(id), since: now, until: st.listed, label: cut(label)})

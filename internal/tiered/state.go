@@ -105,8 +105,8 @@ type state struct {
 	owner  Owner  // whose it is; zero: nobody's, or not known
 	listed micros // until then the owner's index needs no change for it; zero: it is not listed
 
-	// clockWasAhead says that the stored used lay so far in the future that used
-	// and ends were replaced by what this instance's clock says.
+	// clockWasAhead says that the stored used or born lay so far in the future that
+	// the times were replaced by what this instance's clock says.
 	clockWasAhead bool
 
 	// isOld says that deletions may have been forgotten since the request has
@@ -241,17 +241,18 @@ func (st *state) sweep(noBackup bool) {
 // of them counts as wrong.
 const clockTolerance = time.Hour
 
-// distrustFuture replaces the times that a clock which was far ahead has left.
+// distrustFuture replaces the times that a clock which was far ahead has left. The
+// owner's index may have such times as well, so the next save lists the session again.
 func (st *state) distrustFuture() {
 	now := microsOf(time.Now())
 	//rule: distrust
-	if st.used <= now.add(clockTolerance) {
+	if max(st.used, st.born) <= now.add(clockTolerance) {
 		return
 	}
-	if st.ends != 0 {
+	if st.ends != 0 && st.used > now {
 		st.ends = now + max(st.ends-st.used, 0)
 	}
-	st.used, st.born = now, min(st.born, now)
+	st.used, st.born, st.listed = min(st.used, now), min(st.born, now), 0
 	st.clockWasAhead = true
 }
 
