@@ -16,7 +16,7 @@ var ErrOtherForm = tiered.ErrOtherForm
 
 // Tiers say which services keep a request's sessions, and how they are called. Here
 // both services may be nil, less than one of Retries means 3, and more than 100 mean
-// 100. Report gets a session's key. New sets Form.
+// 100. Report gets a session's key.
 type Tiers = tiered.Options
 
 // Options say how a request's sessions are kept.
@@ -48,8 +48,8 @@ func New(t Tiers, o Options) *Store {
 	if t.Retries < 1 {
 		t.Retries = retries
 	}
-	t.Retries, t.Form = min(t.Retries, maxRetries), o.Form
-	s := &Store{tiers: tiered.Store{Options: t}, opt: o}
+	t.Retries = min(t.Retries, maxRetries)
+	s := &Store{tiers: tiered.Store{Options: t, Form: o.Form}, opt: o}
 	if !isComparable(t.Cache) || !isComparable(t.Backup) {
 		s.err = errIncomparable
 	}

@@ -656,8 +656,8 @@ type request struct {
 }
 
 func (s *services) store() *Store {
-	st := &Store{Options: Options{
-		Cache: cache{s}, Backup: backup{s}, Form: wordForm{}, Retries: 2,
+	st := &Store{Form: wordForm{}, Options: Options{
+		Cache: cache{s}, Backup: backup{s}, Retries: 2,
 		Report: func(_ string, err error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

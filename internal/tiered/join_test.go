@@ -87,7 +87,7 @@ func (joinForm) Merge(into, from []byte, take func(string) bool) ([]byte, error)
 	return []byte(strings.Join(ws, " ") + " "), nil
 }
 
-func joinStore() *Store { return &Store{Options: Options{Form: joinForm{}}} }
+func joinStore() *Store { return &Store{Form: joinForm{}} }
 
 func mustJoin(t interface{ Fatal(...any) }, s *Store, into, from *state) *state {
 	joined, _, err := s.join(into, from, true)
@@ -245,7 +245,7 @@ func TestWhatAnOldInstanceHasDeletedIsStoredAsADeletion(t *testing.T) {
 }
 
 func TestAFormThatCannotMergeIsToBlame(t *testing.T) {
-	s := &Store{Options: Options{Form: brokenForm{}}}
+	s := &Store{Form: brokenForm{}}
 	into := &state{value: []byte("b=1"), cells: []cell{{name: nameOf("b"), at: stampOf(at(1))}}}
 	from := &state{value: []byte("a=1"), cells: []cell{{name: nameOf("a"), at: stampOf(at(2))}}}
 	_, _, err := s.join(into, from, true)

@@ -21,7 +21,6 @@ type Options struct {
 	// Either may be nil, not both.
 	Cache  tier.Cache // comparable
 	Backup tier.Backup
-	Form   Form
 
 	// Retries is how often a call that fails is tried; less than one means one.
 	Retries int
@@ -56,6 +55,7 @@ type Options struct {
 // be called by several goroutines at once. It must not be copied.
 type Store struct {
 	Options
+	Form Form
 
 	cacheGone atomic.Int64 // until then, in Unix nanoseconds, this request does not call the cache
 	graceUsed atomic.Bool  // this request has had its second, see finishing
@@ -190,7 +190,7 @@ func (s *Store) finishing(ctx context.Context) (context.Context, context.CancelF
 }
 
 // background returns a Store for work that does not end with the request.
-func (s *Store) background() *Store { return &Store{Options: s.Options} }
+func (s *Store) background() *Store { return &Store{Options: s.Options, Form: s.Form} }
 
 func (s *Store) shared(ctx context.Context) any {
 	if s.Shared == nil {

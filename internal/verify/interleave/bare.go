@@ -30,10 +30,9 @@ func (bareStore) decode(value []byte) (s stored, err error) {
 
 func (b bareStore) visit(ctx context.Context, t tiers, sc scenario, o op, returned, _ func(error)) visit {
 	k := b.kept()
-	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{Options: tiered.Options{
+	v := &bareVisit{ctx: ctx, sc: sc, op: o, returned: returned, Store: &tiered.Store{Form: bareForm{}, Options: tiered.Options{
 		Cache:         t.cache,
 		Backup:        t.backup,
-		Form:          bareForm{},
 		Retries:       sc.retries,
 		CacheTimeout:  callTimeout,
 		BackupTimeout: callTimeout,
