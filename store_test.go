@@ -342,6 +342,23 @@ func TestASessionTooLargeChangesNothing(t *testing.T) {
 	})
 }
 
+// A manifold is made of more types than gobstream takes.
+type manifold [][][][][][][][][][][][][][][][][][]int
+
+func init() { gob.Register(manifold{}) }
+
+func TestASessionOfTypesThatCannotBeReadChangesNothing(t *testing.T) {
+	s := gaetest.Local(t)
+	id := login(t, s, options{}, attrs{"n": 0})
+	r := newRequest(s, options{})
+	r.Get(id).SetAttr("more", manifold{})
+	r.Close()
+	if err := r.errs.all(); !errors.Is(err, gaesession.ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+	expectSession(t, s, options{}, id, attrs{"n": 0})
+}
+
 func TestASessionThatBecomesTooLargeByMergingChangesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, s *gaetest.Service, o options) {
 		id := login(t, s, o, attrs{"n": 0})

@@ -1,6 +1,7 @@
 package cascadestore_test
 
 import (
+	"encoding/gob"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -52,6 +53,21 @@ func TestASessionThatIsTooBigIsAnErrorAndLeavesWhatWasSaved(t *testing.T) {
 		b.mustChange(t, values{"big": text(500000)})
 		b.expect(t, backends, values{"n": 0, "big": text(500000)})
 	})
+}
+
+// A manifold is made of more types than gobstream takes.
+type manifold [][][][][][][][][][][][][][][][][][]int
+
+func init() { gob.Register(manifold{}) }
+
+func TestASessionOfTypesThatCannotBeReadIsTooBig(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), cascadestore.DistributedBackends)
+	a.store.SetMaxLength(0)
+	b := a.login(t, values{"n": 0})
+	if err := b.change(values{"more": manifold{}}); !errors.Is(err, cascadestore.ErrValueTooBig) {
+		t.Errorf("got %v, want ErrValueTooBig", err)
+	}
+	b.expectNow(t, "afterwards", values{"n": 0})
 }
 
 // The limit is that of what one request saves.

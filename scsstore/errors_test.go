@@ -3,6 +3,7 @@ package scsstore_test
 import (
 	"bytes"
 	"context"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,6 +40,20 @@ func TestASessionThatIsTooLargeIsAnErrorAndLeavesWhatWasSaved(t *testing.T) {
 		b.mustChange(t, values{"big": text(500000)})
 		b.expect(t, values{"n": 0, "big": text(500000)})
 	})
+}
+
+// A manifold is made of more types than gobstream takes.
+type manifold [][][][][][][][][][][][][][][][][][]int
+
+func init() { gob.Register(manifold{}) }
+
+func TestASessionOfTypesThatCannotBeReadIsTooLarge(t *testing.T) {
+	a := newApp(t, gaetest.Local(t), nil)
+	b := a.login(t, values{"n": 0})
+	if err := b.change(values{"more": manifold{}}); !errors.Is(err, scsstore.ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+	b.expect(t, values{"n": 0})
 }
 
 // Neither what is returned nor what is reported or logged contains a token.

@@ -1,13 +1,23 @@
 package gobstream
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
-var errDamaged = errors.New("gobstream: damaged session: not a stream that gob writes, or one that announces more than it has")
+var (
+	errDamaged = errors.New("gobstream: damaged session: not a stream that gob writes, or one that announces more than it has")
+
+	errTooDeep   = fmt.Errorf("gobstream: %w: its values are more than %d levels deep", tier.ErrTooLarge, maxDepth)
+	errManyParts = fmt.Errorf("gobstream: %w: one of its types is made of more than %d arrays, slices and maps", tier.ErrTooLarge, maxParts)
+	errManyTypes = fmt.Errorf("gobstream: %w: all its types together have more than %d fields and elements", tier.ErrTooLarge, maxSum)
+)
 
 // Limits that no session comes near. gob has none. A level may take one byte, and
 // a few million levels take the gigabyte of stack at which the process ends. For
@@ -24,7 +34,7 @@ const (
 // stream announces, elements, bytes and fields, is there. gob makes room for all
 // elements of a map before it has seen any, and for ten megabytes of those of
 // each slice. Whatever the types are, Checked takes all that gob has written
-// within maxDepth, maxParts and maxSum.
+// within maxDepth, maxParts and maxSum. What is beyond them is tier.ErrTooLarge.
 //
 // It returns data itself, unless definitions of types cut the value of an
 // interface into chunks. gob takes the first chunk for all of the value when it
@@ -39,9 +49,16 @@ func Checked(data []byte) ([]byte, error) {
 		data = AppendText(c.definitions, c.values)
 	}
 	if c.Bad {
-		return nil, errDamaged
+		return nil, cmp.Or(c.limit, errDamaged)
 	}
 	return data, nil
+}
+
+// refuse makes the stream a bad one that is beyond a limit, unless it is bad already.
+func (c *checker) refuse(limit error) {
+	if !c.Bad {
+		c.Bad, c.limit = true, limit
+	}
 }
 
 // A checker reads a stream of messages. Within a message the value of an
@@ -55,6 +72,7 @@ type checker struct {
 	end        int  // how much of the message is left behind the chunk
 	cut        bool // there was a second chunk
 	depth      int
+	limit      error // that it is beyond; nil: none
 
 	types map[int64]definition
 	parts []int64 // of all types
@@ -167,7 +185,7 @@ func (c *checker) typed(id int64) {
 // value reads a value, which has one byte at least.
 func (c *checker) value(id int64) {
 	if c.depth++; c.depth > maxDepth {
-		c.Bad = true
+		c.refuse(errTooDeep)
 	}
 	switch id {
 	case boolID, intID, uintID, floatID:
@@ -295,8 +313,9 @@ func (c *checker) checkTypes() {
 		for _, part := range c.types[id].parts {
 			c.seen = c.seen[:0]
 			c.Bad = c.Bad || !c.isSmall(part)
-			c.sum += 1 + len(c.seen)
-			c.Bad = c.Bad || c.sum > maxSum
+			if c.sum += 1 + len(c.seen); c.sum > maxSum {
+				c.refuse(errManyTypes)
+			}
 		}
 	}
 	c.added = c.added[:0]
@@ -313,6 +332,7 @@ func (c *checker) isSmall(id int64) bool {
 		return true
 	}
 	if c.seen = append(c.seen, id); len(c.seen) > maxParts {
+		c.refuse(errManyParts)
 		return false
 	}
 	for _, part := range d.parts {

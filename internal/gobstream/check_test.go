@@ -3,6 +3,7 @@ package gobstream
 import (
 	"bytes"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/icza/session"
 	"google.golang.org/appengine/v2/memcache"
+
+	"github.com/gaesession/gaesession/tier"
 )
 
 // Types that contain themselves and others, and encode themselves in all ways.
@@ -487,7 +490,7 @@ func TestTypesWhoseCompilationTakesMuchMemoryAreRefused(t *testing.T) {
 		t.Errorf("types of %d parts: %v", maxParts, err)
 	}
 	data = dataOf(3000, 1000)
-	if _, err := decoded(data); err != errDamaged {
+	if _, err := decoded(data); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("types of 1000 parts: %v", err)
 	}
 	takesLittle(t, data)
@@ -497,11 +500,29 @@ func TestTypesWhoseCompilationTakesMuchMemoryAreRefused(t *testing.T) {
 	if _, err := decoded(dataOf(maxSum/of16-10, maxParts)); err != nil {
 		t.Errorf("fields that have less than %d parts together: %v", maxSum, err)
 	}
-	if _, err := decoded(dataOf(maxSum/of16+1, maxParts)); err != errDamaged {
+	if _, err := decoded(dataOf(maxSum/of16+1, maxParts)); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("fields that have more than %d parts together: %v", maxSum, err)
 	}
-	if _, err := decoded(dataOf(maxSum, 1)); err != errDamaged {
+	if _, err := decoded(dataOf(maxSum, 1)); !errors.Is(err, tier.ErrTooLarge) {
 		t.Errorf("a struct of %d fields: %v", maxSum, err)
+	}
+}
+
+// What gob writes may be more than a session may have. That is no damage.
+func TestTypesWithoutEndAreTooLarge(t *testing.T) {
+	all := make(attrs)
+	for i := range 100 {
+		name := fmt.Sprint("Type", i)
+		var fields []reflect.StructField
+		for j := range maxSum / 2 / 100 { // and each is a slice of strings
+			fields = append(fields, reflect.StructField{Name: fmt.Sprint(name, "Field", j), Type: reflect.TypeFor[[]string]()})
+		}
+		v := reflect.Zero(reflect.StructOf(fields)).Interface()
+		gob.RegisterName(name, v)
+		all[name] = v
+	}
+	if _, err := Checked(plainBytes(t, all)); !errors.Is(err, tier.ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
 	}
 }
 
@@ -574,13 +595,13 @@ func TestStreamsThatGobDoesNotWriteAreRefused(t *testing.T) {
 }
 
 func TestADeepValueIsRead(t *testing.T) {
-	for depth, want := range map[int]error{1000: nil, 20_000: nil, maxDepth + 10: errDamaged, 3_000_000: errDamaged} {
+	for depth, want := range map[int]error{1000: nil, 20_000: nil, maxDepth + 10: tier.ErrTooLarge, 3_000_000: tier.ErrTooLarge} {
 		id, definitions := idOf(t, chain{})
 		in := strings.Repeat("\x01", depth) + "\x00"
 		name := "github.com/gaesession/gaesession/internal/gobstream.chain"
 		value := joined([]any{sessions.id, attributes, 1, "\x01a", len(name), name, id, []any{0, in}, 0})
 		s, err := decoded(AppendText(append(bytes.Clone(sessions.head), definitions...), value))
-		if err != want {
+		if !errors.Is(err, want) {
 			t.Fatalf("%d levels: got %v, want %v", depth, err, want)
 		}
 		if err != nil {
