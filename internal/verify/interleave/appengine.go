@@ -63,6 +63,15 @@ func newAPIError(service string, code int32, detail string) error {
 	return v.Interface().(error)
 }
 
+// failures are what calls of the services answer that are made to fail.
+var failures = sync.OnceValue(func() map[string]error {
+	all := map[string]error{}
+	for service := range serviceNames {
+		all[service] = newAPIError(service, 3, "made to fail")
+	}
+	return all
+})
+
 // An appEngine is App Engine's services: a gaelocal server, called in this
 // process.
 type appEngine struct {
@@ -150,30 +159,39 @@ func (s appEngine) key(ctx context.Context, id string) *datastore.Key {
 }
 
 func (s appEngine) record(id string) *record {
-	ctx := s.context()
-	var properties datastore.PropertyList
-	err := datastore.Get(ctx, s.key(ctx, id), &properties)
-	if errors.Is(err, datastore.ErrNoSuchEntity) {
-		return nil
-	}
+	request := &wire.GetRequest{Key: []*wire.Reference{{
+		App:  proto.String(appID()),
+		Path: &wire.Path{Element: []*wire.Path_Element{{Type: proto.String(s.kept.Kind), Name: proto.String(s.kept.Prefix + id)}}},
+	}}}
+	response, err := s.call("datastore_v3", "Get", encode(protoadapt.MessageV1Of(request)))
 	if err != nil {
 		panic(err)
 	}
+	b := decode(response, &wire.GetResponse{}).Entity[0].Entity
+	if b == nil {
+		return nil
+	}
+	e := decode(b, &wire.EntityProto{})
 	r := &record{}
 	var ok1, ok2 bool
-	for _, p := range properties {
-		switch p.Name {
-		case s.kept.Value:
-			r.value, ok1 = p.Value.([]byte)
-		case s.kept.Expires:
-			r.expires, ok2 = p.Value.(time.Time)
+	for _, p := range slices.Concat(e.Property, e.RawProperty) {
+		switch v := p.GetValue(); {
+		case p.GetName() == s.kept.Value && v.GetStringValue() != nil:
+			r.value, ok1 = v.StringValue, true
+		case p.GetName() == s.kept.Expires && v.Int64Value != nil:
+			r.expires, ok2 = time.UnixMicro(v.GetInt64Value()), true
 		}
 	}
 	if !ok1 || !ok2 {
-		panic(fmt.Sprintf("interleave: an entity of kind %s has the properties %v", s.kept.Kind, properties))
+		panic(fmt.Sprintf("interleave: an entity of kind %s has the properties %v", s.kept.Kind, e))
 	}
 	return r
 }
+
+// appID is the application's, as it is in keys.
+var appID = sync.OnceValue(func() string {
+	return datastore.NewKey(appEngine{}.context(), "kind", "name", 0, nil).AppID()
+})
 
 func (s appEngine) put(id string, r *record) {
 	ctx := s.context()
@@ -228,7 +246,7 @@ type transaction struct {
 const transactionTime = 270 * time.Second
 
 func (w *world) appEngineCall(ctx context.Context, txns map[uint64]*transaction, service, method string, request []byte) *call {
-	c := &call{ctx: ctx, service: serviceNames[service], method: method, request: request, failure: newAPIError(service, 3, "made to fail")}
+	c := &call{ctx: ctx, service: serviceNames[service], method: method, request: request, failure: failures()[service]}
 	c.prepare = func() { w.describe(c, txns) }
 	c.perform = func() (err error) {
 		c.response, err = w.performOnAppEngine(c, txns, service)
@@ -243,10 +261,21 @@ func inTransaction(c *call) uint64 {
 	switch c.method {
 	case "Commit", "Rollback":
 		return decode(c.request, &wire.Transaction{}).GetHandle()
+	case "Get", "Put", "Delete":
+		if c.service != inBackup {
+			return 0
+		}
+	default:
+		return 0
 	}
 	for ctx := range ancestors(c.ctx) {
-		v := reflect.Indirect(reflect.ValueOf(ctx)).FieldByName("val")
-		if !v.IsValid() || v.Kind() != reflect.Interface || v.Elem().Kind() != reflect.Pointer || v.Elem().Elem().Kind() != reflect.Struct {
+		v := reflect.Indirect(reflect.ValueOf(ctx))
+		form := formOf(v.Type())
+		if form.value == nil {
+			continue
+		}
+		v = v.FieldByIndex(form.value)
+		if v.Elem().Kind() != reflect.Pointer || v.Elem().Elem().Kind() != reflect.Struct {
 			continue
 		}
 		if t := v.Elem().Elem().FieldByName("transaction"); t.IsValid() && t.Kind() == reflect.Struct {

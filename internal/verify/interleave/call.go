@@ -20,12 +20,14 @@ type call struct {
 	perform func() error // makes it
 	failure error        // what it answers when it is made to fail
 
-	item   *item          // that it writes
-	values [][]byte       // that it writes to the backup
-	got    *item          // that it read
-	answer func() []token // what else it was answered; nil: that is plain
-	ids    []string       // of the sessions that it is about, in order
-	to     *Call          // of a Database
+	item   *item           // that it writes
+	values [][]byte        // that it writes to the backup
+	got    *item           // that it read
+	answer func() []token  // what else it was answered; nil: that is plain
+	ids    []string        // of the sessions that it is about, in order
+	to     *Call           // of a Database
+	work   context.Context // the background work that it is part of; nil: none
+	named  string          // its label, when it was listed last
 
 	// App Engine's.
 	txn               *transaction // that it is part of
@@ -79,7 +81,7 @@ func (c *call) label() string {
 	if w.second != "" && slices.Contains(c.ids, w.second) {
 		return name + "'"
 	}
-	if w.scenario.hasOwners() && len(c.ids) == 1 && c.ids[0] != w.id && c.ids[0] != c.actor.target {
+	if w.hasOwners && len(c.ids) == 1 && c.ids[0] != w.id && c.ids[0] != c.actor.target {
 		name += "@" + w.place(c.ids[0])
 	}
 	if c.isTwin() {
@@ -105,7 +107,7 @@ func (c *call) isTwin() bool {
 
 // isAside reports whether the call is part of what a request has left to the
 // background, which may change an owner's index while the request does so itself.
-func (c *call) isAside() bool { return c.actor.w.scenario.hasOwners() && workOf(c.ctx) != nil }
+func (c *call) isAside() bool { return c.work != nil && c.actor.w.hasOwners }
 
 // written are the ids of the records that the call has written, if it is one
 // that others see.
@@ -135,20 +137,34 @@ func (w *world) hasCall(a *actor) bool {
 	return slices.ContainsFunc(w.pending, func(c *call) bool { return c.actor == a })
 }
 
-// calls returns the calls that can be made, named and in order.
+// calls returns the calls that can be made, named and in order. The list is not to be
+// changed: it is the same until a call comes or goes, unless there are locks.
 func (w *world) calls() []*call {
-	live := w.live()
-	all := slices.DeleteFunc(slices.Clone(live), w.isLocked)
+	w.mu.Lock()
+	moves := w.moves
+	w.mu.Unlock()
+	if moves == w.listedAt && w.database == nil {
+		return w.list
+	}
+	all := w.live()
+	if w.database != nil {
+		all = slices.DeleteFunc(all, w.isLocked)
+	}
+	for _, c := range all {
+		c.named = c.label()
+	}
 	slices.SortFunc(all, func(a, b *call) int {
-		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.label(), b.label()), slices.Compare(a.request, b.request))
+		return cmp.Or(cmp.Compare(a.actor.index, b.actor.index), cmp.Compare(a.named, b.named), slices.Compare(a.request, b.request))
 	})
+	w.list, w.listedAt = all, moves
 	return all
 }
 
 // live returns the calls of the requests that have not crashed.
-func (w *world) live() (all []*call) {
+func (w *world) live() []*call {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	all := make([]*call, 0, len(w.pending))
 	for _, c := range w.pending {
 		if c.actor.crashed {
 			continue
@@ -184,7 +200,7 @@ func (c *call) hidden() bool {
 
 // isRequests reports whether the call ends with the context of its request.
 func (c *call) isRequests() bool {
-	return !c.actor.op.old && c.actor.ended.Err() == nil && workOf(c.ctx) == nil && !isDetached(c.ctx)
+	return !c.actor.op.old && c.actor.ended.Err() == nil && c.work == nil && !isDetached(c.ctx)
 }
 
 // isDown reports whether the call fails anyway.
@@ -213,6 +229,7 @@ func (w *world) make(c *call, how kind) {
 	a := c.actor
 	w.mu.Lock()
 	w.pending = slices.DeleteFunc(w.pending, func(p *call) bool { return p == c })
+	w.moves++
 	w.mu.Unlock()
 	if a.judge.Began == 0 {
 		a.judge.Began, a.since = w.clock, time.Now()

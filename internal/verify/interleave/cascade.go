@@ -124,7 +124,7 @@ type cascadeVisit struct {
 
 // open begins the request. An id comes in a signed cookie.
 func (v *cascadeVisit) open(id string) (*sessions.Session, error) {
-	v.request = httptest.NewRequestWithContext(v.ctx, http.MethodGet, "/", nil)
+	v.request = newHTTPRequest(v.ctx)
 	if id != "" {
 		value, err := securecookie.EncodeMulti(cookieName, id, v.cs.Codecs...)
 		if err != nil {

@@ -128,12 +128,12 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 	for _, c := range calls {
 		if c.hidden() {
 			// Nothing else is worth while: made later, it is the same.
-			return []choice{{makeCall, c.actor.index, c.label()}}
+			return []choice{{makeCall, c.actor.index, c.named}}
 		}
 	}
 	var all []choice
 	for _, c := range calls {
-		all = append(all, choice{makeCall, c.actor.index, c.label()})
+		all = append(all, choice{makeCall, c.actor.index, c.named})
 	}
 	if !moreEvents || len(calls) == 0 {
 		return all
@@ -146,16 +146,16 @@ func (w *world) choices(moreEvents bool, evictToo bool) []choice {
 		services[c.service] = true
 		for _, k := range []kind{failCall, loseAnswer, failAll, loseAll} {
 			if k == failCall || k == failAll || c.writes() {
-				all = append(all, choice{k, c.actor.index, c.label()})
+				all = append(all, choice{k, c.actor.index, c.named})
 			}
 		}
 		if c.service == inCache {
-			all = append(all, choice{skipCall, c.actor.index, c.label()})
+			all = append(all, choice{skipCall, c.actor.index, c.named})
 		}
 		if c.isRequests() {
-			all = append(all, choice{cancelCall, c.actor.index, c.label()})
+			all = append(all, choice{cancelCall, c.actor.index, c.named})
 			if c.writes() {
-				all = append(all, choice{cancelMade, c.actor.index, c.label()})
+				all = append(all, choice{cancelMade, c.actor.index, c.named})
 			}
 		}
 	}

@@ -190,6 +190,7 @@ func (x *explorer) isKnown(w *world) bool {
 type bubble struct {
 	server    *gaelocal.Server
 	database  Database   // nil: App Engine's
+	forgets   bool       // nobody asks for the states of its schedules
 	instances []Instance // of it
 }
 
@@ -232,6 +233,7 @@ func (b *bubble) open(n int, k Kept) error {
 func (x *explorer) batch(t *testing.T, ctx context.Context) {
 	done := ctx.Done()
 	inBubble(t, x.scenario, func(b *bubble) {
+		b.forgets = x.random != nil
 		for range schedulesPerServer {
 			if !x.more() {
 				return
@@ -364,6 +366,7 @@ func (w *world) hasHidden() bool {
 // replay runs one schedule to its end: the trace, and then always the first choice.
 func replay(t *testing.T, sc scenario, br breach, tr trace, log func(string, ...any)) (w *world) {
 	inBubble(t, sc, func(b *bubble) {
+		b.forgets = true
 		var err error
 		if w, err = newWorld(b, sc, br); err != nil {
 			t.Fatal(err)

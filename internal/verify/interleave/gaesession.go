@@ -3,7 +3,6 @@
 package interleave
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,8 +18,29 @@ import (
 // codec is quicker than gob, and a session has one encoding. As gob does it
 // ignores what follows, so that the old library can read what ours wrote.
 var codec = memcache.Codec{Marshal: json.Marshal, Unmarshal: func(b []byte, v any) error {
-	return json.NewDecoder(bytes.NewReader(b)).Decode(v)
+	return json.Unmarshal(untrailed(b), v)
 }}
+
+// untrailed is the object in JSON that b begins with.
+func untrailed(b []byte) []byte {
+	depth, inText := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case inText && c == '\\':
+			i++
+		case c == '"':
+			inText = !inText
+		case inText:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			if depth--; depth == 0 {
+				return b[:i+1]
+			}
+		}
+	}
+	return b
+}
 
 // gaesessionStore is the store of the root package.
 type gaesessionStore struct{}

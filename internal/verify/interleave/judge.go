@@ -196,7 +196,7 @@ func (w *world) judgeEnd() {
 		}
 	}
 
-	if w.scenario.hasOwners() {
+	if w.hasOwners {
 		w.judgeEnding()
 		return
 	}
@@ -282,7 +282,7 @@ func (w *world) isTimeless() bool { return w.scenario.of == ofCascade && w.hasOl
 func (w *world) inBackup() *view { return w.inBackupAt(w.id) }
 
 func (w *world) inBackupAt(id string) *view {
-	e := w.backup.record(id)
+	e := w.record(id)
 	if e == nil || len(e.value) == 0 || !time.Now().Before(e.expires) {
 		return &view{none: true}
 	}

@@ -133,7 +133,7 @@ func parseIndex(b []byte) (all []listing, err error) {
 
 // listed is what the index of an owner has.
 func (w *world) listed(o tiered.Owner) []listing {
-	r := w.backup.record(indexID(o))
+	r := w.record(indexID(o))
 	if r == nil {
 		return nil
 	}
@@ -162,7 +162,7 @@ func (w *world) indexTokens(b []byte) (tokens []token) {
 
 // ownerTokens are what the backup has of all owners.
 func (w *world) ownerTokens() (tokens []token) {
-	if !w.scenario.hasOwners() {
+	if !w.hasOwners {
 		return nil
 	}
 	for _, r := range w.session.Requests {
@@ -181,12 +181,12 @@ func (w *world) ownerTokens() (tokens []token) {
 // have, or not for as long as it lives: nobody could end it. (P10) It notes whose
 // the sessions are.
 func (w *world) judgeIndex() {
-	if !w.scenario.hasOwners() || w.indexed == w.version {
+	if !w.hasOwners || w.indexed == w.version {
 		return
 	}
 	w.indexed = w.version
 	for _, id := range w.ids() {
-		r := w.backup.record(id)
+		r := w.record(id)
 		if isIndex(id) || r == nil {
 			continue
 		}
@@ -302,7 +302,7 @@ func (a *actor) endsAll() {
 // judgeEnding has all of Alice's sessions ended, once the services answer, whatever
 // has happened before; none of them is left, also when the cache is lost. (P10)
 func (w *world) judgeEnding() {
-	if !w.scenario.hasOwners() {
+	if !w.hasOwners {
 		return
 	}
 	w.judgeIndex()

@@ -85,14 +85,15 @@ var errStopped = errors.New("the request was stopped")
 
 // hold holds a call until the explorer has answered it.
 func (a *actor) hold(c *call) error {
-	c.actor, c.answered = a, make(chan struct{})
-	a.worksIn(c.ctx)
+	c.actor, c.answered, c.work = a, make(chan struct{}), workOf(c.ctx)
+	a.notes(c.work)
 	w := a.w
 	w.mu.Lock()
 	isProbe := slices.Contains(c.ids, probeID)
 	stopped, free := w.stopped && !isProbe, w.free && !a.crashed || isProbe
 	if !stopped && !free {
 		w.pending = append(w.pending, c)
+		w.moves++
 	}
 	w.mu.Unlock()
 	switch {
@@ -106,11 +107,16 @@ func (a *actor) hold(c *call) error {
 }
 
 // worksIn notes that something goes on in the background until the context ends.
-func (a *actor) worksIn(ctx context.Context) {
-	work := workOf(ctx)
+func (a *actor) worksIn(ctx context.Context) { a.notes(workOf(ctx)) }
+
+// notes is worksIn of background work; nil: there is none.
+func (a *actor) notes(work context.Context) {
+	if work == nil {
+		return
+	}
 	a.w.mu.Lock()
 	defer a.w.mu.Unlock()
-	if work != nil && !slices.Contains(a.works, work) {
+	if !slices.Contains(a.works, work) {
 		a.works = append(a.works, work)
 	}
 }
@@ -146,16 +152,44 @@ func ancestors(ctx context.Context) iter.Seq2[context.Context, string] {
 	return func(yield func(context.Context, string) bool) {
 		for {
 			v := reflect.Indirect(reflect.ValueOf(ctx))
-			if !yield(ctx, v.Type().Name()) || v.Kind() != reflect.Struct {
+			form := formOf(v.Type())
+			if !yield(ctx, form.name) || form.parent == nil {
 				return
 			}
-			parent := v.FieldByName("Context")
-			if !parent.IsValid() || parent.IsNil() {
+			parent := v.FieldByIndex(form.parent)
+			if parent.IsNil() {
 				return
 			}
 			ctx = parent.Interface().(context.Context)
 		}
 	}
+}
+
+// A contextForm is what of a type of contexts is asked for: its name, and where its
+// fields are, nil: it has no such field. To look for them each time takes longer than
+// all else that is done about a call.
+type contextForm struct {
+	name          string
+	parent, value []int
+}
+
+var contextForms sync.Map // of *contextForm, by type
+
+func formOf(t reflect.Type) *contextForm {
+	if known, ok := contextForms.Load(t); ok {
+		return known.(*contextForm)
+	}
+	form := &contextForm{name: t.Name()}
+	if t.Kind() == reflect.Struct {
+		if f, ok := t.FieldByName("Context"); ok && f.Type == reflect.TypeFor[context.Context]() {
+			form.parent = f.Index
+		}
+		if f, ok := t.FieldByName("val"); ok && f.Type.Kind() == reflect.Interface {
+			form.value = f.Index
+		}
+	}
+	contextForms.Store(t, form)
+	return form
 }
 
 // pause holds a request as if at a call: a purge before it begins, since what it

@@ -3,7 +3,6 @@
 package interleave
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +42,7 @@ func (scsCodec) Encode(deadline time.Time, values map[string]any) ([]byte, error
 
 func (scsCodec) Decode(b []byte) (time.Time, map[string]any, error) {
 	var s scsSession
-	err := json.NewDecoder(bytes.NewReader(b)).Decode(&s)
+	err := json.Unmarshal(untrailed(b), &s)
 	return s.Deadline, s.Values, err
 }
 

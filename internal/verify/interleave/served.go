@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"runtime"
 
 	"github.com/gaesession/gaesession/internal/instance"
@@ -25,10 +26,20 @@ func newServed(ctx context.Context) *served {
 	return &served{ctx: ctx, begun: make(chan *http.Request, 1), acted: make(chan struct{}), answered: make(chan struct{})}
 }
 
+// newHTTPRequest returns one as a server gets it. It is made by hand, as httptest would
+// print and parse it, which takes longer than some stores take to serve it.
+func newHTTPRequest(ctx context.Context) *http.Request {
+	r := &http.Request{
+		Method: http.MethodGet, URL: &url.URL{Path: "/"}, RequestURI: "/", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{}, Body: http.NoBody, Host: "example.com", RemoteAddr: "192.0.2.1:1234",
+	}
+	return r.WithContext(ctx)
+}
+
 // begin begins a request with a cookie, if that has a value, and returns it as the
 // app gets it; nil: the app does not get to serve it.
 func (s *served) begin(handler http.Handler, cookie *http.Cookie) *http.Request {
-	r := httptest.NewRequestWithContext(s.ctx, http.MethodGet, "/", nil)
+	r := newHTTPRequest(s.ctx)
 	if cookie.Value != "" {
 		r.AddCookie(cookie)
 	}

@@ -128,7 +128,7 @@ func (a *actor) tokens() []token {
 	}
 	for _, c := range w.calls() {
 		if c.actor == a {
-			tokens = append(tokens, word(c.label()))
+			tokens = append(tokens, word(c.named))
 		}
 	}
 	return tokens
@@ -185,11 +185,14 @@ func (w *world) recordTokensOf(ids []string) (tokens []token) {
 
 // remember adds the answer of a call to what the request knows.
 func (a *actor) remember(c *call) {
+	if a.w.forgets {
+		return
+	}
 	about := c.service
 	if c.isAside() {
 		about += "~"
 	}
-	if len(c.ids) == 1 && (c.service == inCache || c.name == "ds-put" && a.w.scenario.hasOwners()) {
+	if len(c.ids) == 1 && (c.service == inCache || c.name == "ds-put" && a.w.hasOwners) {
 		about += " " + a.w.place(c.ids[0])
 	}
 	if c.name == "begin" {
@@ -208,7 +211,7 @@ func (a *actor) remember(c *call) {
 		return
 	}
 	h := append(a.answers[about], word(c.name+fmt.Sprint(a.w.isElsewhere(c.ids, 0))))
-	if a.w.scenario.hasOwners() {
+	if a.w.hasOwners {
 		for _, id := range c.ids {
 			h = append(h, word(a.w.place(id)))
 		}
@@ -284,7 +287,7 @@ func (w *world) valueTokens(b []byte) []token {
 	}
 	text := fmt.Sprint("used ", w.minutes(tr.used), " ends ", w.minutes(tr.ends), " born ", w.minutes(tr.born),
 		" swept ", w.minutes(tr.swept), " max ", tr.maxAge)
-	if w.scenario.hasOwners() {
+	if w.hasOwners {
 		text += fmt.Sprintf(" owner %x", tr.owner)
 	}
 	if tr.isItem {
@@ -352,7 +355,7 @@ func (w *world) recordTokens() []token {
 	if w.textOf != w.version {
 		w.textOf, w.text = w.version, w.recordTokensAt(w.id)
 		w.size = 0
-		if r := w.backup.record(w.id); r != nil && w.scenario.small {
+		if r := w.record(w.id); r != nil && w.scenario.small {
 			if tr, err := parseTrailer(r.value); err == nil {
 				w.size = len(tr.value)
 			}
@@ -362,7 +365,7 @@ func (w *world) recordTokens() []token {
 }
 
 func (w *world) recordTokensAt(id string) (tokens []token) {
-	r := w.backup.record(id)
+	r := w.record(id)
 	switch {
 	case r == nil:
 		return []token{word("missing")}

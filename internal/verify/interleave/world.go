@@ -39,6 +39,7 @@ type world struct {
 
 	mu      sync.Mutex // guards what follows against the requests' goroutines
 	pending []*call
+	moves   int // how often pending has changed
 	stopped bool
 	free    bool          // no call is held any more
 	making  sync.Mutex    // while a call is made that nobody held
@@ -66,10 +67,15 @@ type world struct {
 	violation error
 
 	// Remembered, as they are needed at every step.
-	texts  map[string]string // of values
-	text   []token           // of the entity, at the version textOf
-	textOf int
-	size   int // of the value at that version
+	hasOwners bool
+	list      []*call // the calls that can be made, at the time listedAt of moves
+	listedAt  int
+	texts     map[string]string  // of values
+	records   map[string]*record // of the backup, at the version recordsOf
+	recordsOf int
+	text      []token // of the entity, at the version textOf
+	textOf    int
+	size      int // of the value at that version
 }
 
 func (w *world) isStopped() bool {
@@ -81,8 +87,8 @@ func (w *world) isStopped() bool {
 // newWorld brings the session into the scenario's first state and begins the
 // requests.
 func newWorld(b *bubble, sc scenario, br breach) (*world, error) {
-	w := &world{bubble: b, scenario: sc, store: sc.store(br), breach: br, born: time.Now(),
-		texts: map[string]string{}, ended: map[string]bool{}, down: map[string]bool{}, clock: 1, over: make(chan struct{})}
+	w := &world{bubble: b, scenario: sc, store: sc.store(br), breach: br, born: time.Now(), hasOwners: sc.hasOwners(), listedAt: -1,
+		texts: map[string]string{}, records: map[string]*record{}, ended: map[string]bool{}, down: map[string]bool{}, clock: 1, over: make(chan struct{})}
 	w.appEngine = appEngine{b.server, w.store.kept()}
 	w.cache, w.backup = w.appEngine, w.appEngine
 	if sc.redis {
@@ -298,6 +304,20 @@ func (w *world) isSkewed() bool {
 	return slices.ContainsFunc(w.actors, func(a *actor) bool { return a.op.skew != 0 })
 }
 
+// record returns what the backup has under an id; nil: nothing.
+func (w *world) record(id string) *record {
+	if w.recordsOf != w.version {
+		w.recordsOf = w.version
+		clear(w.records)
+	}
+	r, ok := w.records[id]
+	if !ok {
+		r = w.backup.record(id)
+		w.records[id] = r
+	}
+	return r
+}
+
 // peek returns the item in the cache; nil: none.
 func (w *world) peek() *item { return w.cache.peek(w.id) }
 
@@ -361,9 +381,10 @@ func (w *world) apply(ch choice) error {
 				a.crashed, a.judge.Died = true, w.clock
 			}
 		}
+		w.listedAt = -1
 	default:
 		calls := w.calls()
-		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.label() == ch.call })
+		i := slices.IndexFunc(calls, func(c *call) bool { return c.actor.index == ch.actor && c.named == ch.call })
 		if i < 0 {
 			return fmt.Errorf("no such call to be made: %v", ch)
 		}
@@ -399,7 +420,7 @@ func (w *world) ids() []string {
 			ids = append(ids, a.target)
 		}
 	}
-	if w.scenario.hasOwners() {
+	if w.hasOwners {
 		for _, name := range ownerNames {
 			ids = append(ids, indexID(ownerNamed(name)))
 		}
