@@ -479,9 +479,18 @@ func TestNothingIsLostOrLeftWhenRedisAnswersAgain(t *testing.T) {
 			}()
 		}
 		all.Wait()
-		// The goroutine of a request's last call waits for another one for 100 ms.
-		most := before + 2*ofAnOutage + 2*sessions
-		soon(t, fmt.Sprintf("%d goroutines at most during the outage; %d before", most, before), func() bool { return goroutines() <= most })
+		// The goroutine of a request's last call waits for another one for 100 ms. On a
+		// busy machine those of earlier calls are still there as well.
+		n, most := goroutines(), before+2*ofAnOutage+2*sessions
+		for range 5 {
+			if n > most {
+				time.Sleep(100 * time.Millisecond)
+				n = goroutines()
+			}
+		}
+		if n > most {
+			t.Errorf("%d goroutines during the outage, want %d at most; %d before", n, most, before)
+		}
 		end()
 		for name, i := range map[string]*site{"a": a, "b": b, "another": {t: t, name: new(int), store: a.store}} {
 			for k := range sessions {
