@@ -132,15 +132,27 @@ var trace = &tier.Trace{
 	},
 	Saved: func(ctx context.Context, s tier.Save) {
 		x, _ := ctx.Value(exchangeKey{}).(*exchange)
-		if x == nil || s.Err != nil || s.Bytes == 0 || x.instance.dead() {
+		if x == nil || s.Err != nil || s.Bytes == 0 {
 			return
 		}
-		x.on.mu.Lock()
-		defer x.on.mu.Unlock()
-		if x.async && x.judge.Saving != 0 && x.judge.Ended == 0 {
-			x.judge.Ended = now()
+		if work := instance.Background(ctx); work != nil {
+			context.AfterFunc(work, x.saved) // the cache is still to be told
+		} else {
+			x.saved()
 		}
 	},
+}
+
+// saved notes that an asynchronous save has ended.
+func (x *exchange) saved() {
+	if x.instance.dead() {
+		return
+	}
+	x.on.mu.Lock()
+	defer x.on.mu.Unlock()
+	if x.async && x.judge.Saving != 0 && x.judge.Ended == 0 {
+		x.judge.Ended = now()
+	}
 }
 
 // call is every call of the request and of its background save.
