@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/gaesession/gaesession/gaelocal"
 	"github.com/gaesession/gaesession/internal/demo"
@@ -153,6 +154,12 @@ func TestTheBasketIsStillThereWhileMemcacheDoesNotAnswer(t *testing.T) {
 	wantText(t, b.post("/login", "name", "Ann"), "Ann</span>", "<b>2</b> Pears", "Nobody waits for Memcache any more", "The circuit breaker is open")
 	wantText(t, b.post("/logout"), "You are logged out", "nothing in your basket")
 	wantText(t, b.post("/cache/start"), "Memcache answers again", "nothing in your basket")
+	b.post("/add", "fruit", "Plums")
+	for until := time.Now().Add(time.Minute); !strings.Contains(b.get("/"), "came from Memcache"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("Memcache is not asked again")
+		}
+	}
 	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -26,7 +27,15 @@ import (
 	"github.com/gaesession/gaesession/tier/tiertest"
 )
 
-func TestMain(m *testing.M) { emulators.Main(m) }
+// The explorer comes first, as its file does: what tests in real time leave in the
+// background must not meet its simulated time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.shuffle", "off"); err != nil {
+		panic(err)
+	}
+	emulators.Main(m)
+}
 
 // A redisServer is a redis-server that ends with the test.
 type redisServer struct {

@@ -384,18 +384,24 @@ func TestACallDoesNotShareTheShortTimeOfAnother(t *testing.T) {
 	t.Parallel()
 	c, p := newBatches(t, newServer(t))
 	c.set("id", "x")
-	short, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
-	defer cancel()
-	deadline, _ := short.Deadline()
-	longer, cancel := context.WithDeadline(ctx, deadline.Add(45*time.Millisecond))
-	defer cancel()
+	attempt := func() (sent int64) {
+		short, cancel := context.WithTimeout(ctx, 400*time.Millisecond)
+		defer cancel()
+		deadline, _ := short.Deadline()
+		longer, cancel := context.WithDeadline(ctx, deadline.Add(45*time.Millisecond))
+		defer cancel()
+		c.Collect(func() {
+			p.sent.Store(0)
+			_, _ = c.Get(longer, "id")
+			sent = p.sent.Load()
+		})
+		_, _ = c.Get(short, "id")
+		return sent
+	}
 	sent := int64(0)
-	c.Collect(func() {
-		p.sent.Store(0)
-		_, _ = c.Get(longer, "id")
-		sent = p.sent.Load()
-	})
-	_, _ = c.Get(short, "id")
+	for n := 0; sent == 0 && n < 10; n++ { // a busy machine may take longer
+		sent = attempt()
+	}
 	if sent != 1 {
 		t.Errorf("a call that has longer has sent %d pipelines itself, want 1", sent)
 	}
@@ -429,21 +435,24 @@ func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	const long = 50 * time.Millisecond
-	collected := 0
-	c.Collect(func() { collected++; time.Sleep(long) })
-	get := func() {
+	var slept, again time.Time
+	c.Collect(func() {
+		if slept.IsZero() {
+			time.Sleep(long)
+			slept = time.Now()
+		} else if again.IsZero() {
+			again = time.Now()
+		}
+	})
+	eventually(t, "a call lets others run again", func() bool {
 		if _, err := c.Get(ctx, "id"); err != nil {
 			t.Error(err)
 		}
+		return !again.IsZero()
+	})
+	if alone := again.Sub(slept); alone < 2*long {
+		t.Errorf("after %v of others calls have gone alone for %v only", long, alone)
 	}
-	get()
-	for began := time.Now(); time.Since(began) < 2*long; {
-		get()
-	}
-	if collected != 1 {
-		t.Errorf("calls have let others run %d times, want once", collected)
-	}
-	eventually(t, "a call lets others run", func() bool { get(); return collected == 2 })
 }
 
 func TestWhetherLettingOthersRunTookLongDependsOnTheirCalls(t *testing.T) {

@@ -132,15 +132,27 @@ var trace = &tier.Trace{
 	},
 	Saved: func(ctx context.Context, s tier.Save) {
 		x, _ := ctx.Value(exchangeKey{}).(*exchange)
-		if x == nil || s.Err != nil || s.Bytes == 0 || x.instance.dead() {
+		if x == nil || s.Err != nil || s.Bytes == 0 {
 			return
 		}
-		x.on.mu.Lock()
-		defer x.on.mu.Unlock()
-		if x.async && x.judge.Saving != 0 && x.judge.Ended == 0 {
-			x.judge.Ended = now()
+		if work := instance.Background(ctx); work != nil {
+			context.AfterFunc(work, x.saved) // the cache is still to be told
+		} else {
+			x.saved()
 		}
 	},
+}
+
+// saved notes that an asynchronous save has ended.
+func (x *exchange) saved() {
+	if x.instance.dead() {
+		return
+	}
+	x.on.mu.Lock()
+	defer x.on.mu.Unlock()
+	if x.async && x.judge.Saving != 0 && x.judge.Ended == 0 {
+		x.judge.Ended = now()
+	}
 }
 
 // call is every call of the request and of its background save.
@@ -186,9 +198,11 @@ type icza struct {
 	sess session.Session
 }
 
-func newIcza(x *exchange, refresh time.Duration) *icza {
+// newIcza opens a store whose calls have patience, or the default time.
+func newIcza(x *exchange, refresh, patience time.Duration) *icza {
 	return &icza{Store: gaesession.NewMemcacheStoreOptions(x.ctx, &gaesession.MemcacheStoreOptions{
 		AsyncDatastoreSave: x.async, OnError: x.onError, RefreshInterval: refresh, Trace: trace,
+		CacheTimeout: patience, BackupTimeout: patience,
 	})}
 }
 
@@ -225,11 +239,12 @@ type gorilla struct {
 	unknown bool // the store could not tell whether there is a session
 }
 
-func newCascadeStore() *cascadestore.CascadeStore {
+func newCascadeStore(patience time.Duration) *cascadestore.CascadeStore {
 	store := cascadestore.NewCascadeStore(cascadestore.DistributedBackends, []byte("0123456789abcdef0123456789abcdef"))
 	store.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	store.Trace = trace
 	store.SetMaxLength(0)
+	store.CacheTimeout, store.BackupTimeout = patience, patience
 	return store
 }
 
@@ -308,7 +323,7 @@ type client struct {
 	name     string
 	rnd      *rand.Rand
 	instance *process
-	patient  bool // its requests have no deadlines
+	patience time.Duration // of its calls, and its requests have no deadlines; 0: the default
 	requests int
 }
 
@@ -382,13 +397,13 @@ func (c *client) open(r *record, refresh time.Duration) *exchange {
 	x := &exchange{instance: c.instance, who: fmt.Sprintf("%s.%d", c.name, c.requests), on: r, began: time.Now(), stalled: c.stalled.Load()}
 	x.async = !r.gorilla && (c.mode == "async" || c.mode == "mixed" && c.rnd.IntN(2) == 0)
 	x.judge = &judge.Request{Async: x.async, Began: now()}
-	x.limit(c.rnd, c.patient)
+	x.limit(c.rnd, c.patience > 0)
 	ctx := context.WithValue(x.ctx, exchangeKey{}, x)
 	x.ctx = instance.With(appengine.WithAPICallFunc(ctx, x.call), c.instance.instance())
 	if r.gorilla {
 		x.ecosystem = &gorilla{store: c.cascade, x: x}
 	} else {
-		x.ecosystem = newIcza(x, refresh)
+		x.ecosystem = newIcza(x, refresh, c.patience)
 	}
 	return x
 }
