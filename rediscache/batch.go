@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -185,11 +186,12 @@ func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []re
 }
 
 // execute executes the commands of a pipeline, and returns them with their errors. If a
-// hook fails, or the server refuses the credentials of a new connection, the client says
-// so to none of them. Then the last one gets the error.
+// hook fails, the server refuses the credentials of a new connection, or Sentinels know
+// no master, the client says so to none of them. Then the last one gets the error.
 func execute(ctx context.Context, p redis.Pipeliner) []redis.Cmder {
 	commands, err := p.Exec(ctx)
-	if err != nil && !errors.Is(err, redis.Nil) && failure(commands) == nil {
+	isNil := func(command redis.Cmder) bool { return errors.Is(command.Err(), redis.Nil) }
+	if err != nil && failure(commands) == nil && !(errors.Is(err, redis.Nil) && slices.ContainsFunc(commands, isNil)) {
 		commands[len(commands)-1].SetErr(err)
 	}
 	return commands
@@ -198,11 +200,14 @@ func execute(ctx context.Context, p redis.Pipeliner) []redis.Cmder {
 // failure returns why commands have failed. If the server refused one of a
 // transaction, that one has the reason, and the others have EXECABORT. So if it refuses
 // a write, the reads of its batch fail as well, and get asks again.
+//
+// redis.Nil is an answer, but not to the last command, which is a question or a script.
+// Then it says that the client is not connected: Sentinels know no master.
 func failure(commands []redis.Cmder) error {
 	var first error
-	for _, command := range commands {
+	for i, command := range commands {
 		err := command.Err()
-		if err == nil || errors.Is(err, redis.Nil) {
+		if err == nil || errors.Is(err, redis.Nil) && i < len(commands)-1 {
 			continue
 		}
 		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {

@@ -143,10 +143,7 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	// The script handles the rest: an item with another fence, anything but an item,
 	// a replica, and a full Cluster, which takes no transactions.
 	answer, err := readScript.Run(ctx, c.client, []string{key}).Text()
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil || answer == "" {
 		return nil, err
 	}
 	return parse(answer[:headLen], []byte(answer[headLen:])), nil
@@ -193,11 +190,7 @@ func (c *Cache) set(ctx context.Context, key string, item *buffer, ttl time.Dura
 
 // remove deletes the item.
 func (c *Cache) remove(ctx context.Context, key string) error {
-	err := removeScript.Run(ctx, c.client, []string{key}).Err()
-	if errors.Is(err, redis.Nil) {
-		return nil // there is none
-	}
-	return err
+	return removeScript.Run(ctx, c.client, []string{key}).Err()
 }
 
 // Add stores the item if there is none.

@@ -54,7 +54,7 @@ func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
 		if (denied.MatchString(text) || unknown.MatchString(text)) && !errors.Is(err, tier.ErrRejected) {
 			err = fmt.Errorf("%w: %w", tier.ErrRejected, err)
 		}
-	case errors.As(err, &network) && network.Op == "dial" && ctx.Err() == nil:
+	case (errors.As(err, &network) && network.Op == "dial" || errors.Is(err, redis.Nil)) && ctx.Err() == nil:
 		err = fmt.Errorf("%w: %w", tier.ErrUnreachable, err)
 	case errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted):
 		err = fmt.Errorf("%w: %w", tier.ErrBusy, err)

@@ -23,6 +23,8 @@ local function isItem(first)
 end
 `
 
+// No script returns nil: the client may wrap redis.Nil to say that it is not connected.
+
 // Prefixes of the scripts' errors.
 const (
 	noFence = "NOFENCE "
@@ -52,7 +54,7 @@ local stamp = from == '` + unstamped + `' and string.sub(first, 1, 56) == ARGV[1
 if stamp then
 	redis.call('SETRANGE', KEYS[1], 0, fence)
 elseif not isItem(first) then
-	if redis.call('GET', KEYS[1]) then
+	if first ~= '' or redis.call('GET', KEYS[1]) then
 		return redis.error_reply('` + foreign + `there is something that is no item')
 	end
 elseif from ~= fence then
@@ -62,13 +64,13 @@ end
 `
 
 var (
-	// readScript returns the item, or nil.
+	// readScript returns the item, or an empty string.
 	readScript = redis.NewScript(look + `
-return first ~= '' and redis.call('GET', KEYS[1])`)
+return first ~= '' and redis.call('GET', KEYS[1]) or ''`)
 
 	// removeScript deletes the item.
 	removeScript = redis.NewScript(look + `
-return first ~= '' and redis.call('DEL', KEYS[1])`)
+return first ~= '' and redis.call('DEL', KEYS[1]) or 0`)
 
 	// settleScript returns a tier.Outcome: 0 if it stamped the item with the head
 	// ARGV[1], 1 if there is another item, 2 if there is none.
