@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -461,5 +462,53 @@ func TestWhetherLettingOthersRunTookLongDependsOnTheirCalls(t *testing.T) {
 		if alone := rediscache.AloneAfter(test.calls, test.took); alone != test.alone {
 			t.Errorf("after a batch of %d in %v calls go alone: %v", test.calls, test.took, alone)
 		}
+	}
+}
+
+// bytewise is a connection whose answers come byte by byte, and one to which the client
+// does not look before it uses it again, as with TLS.
+type bytewise struct{ net.Conn }
+
+func (c bytewise) Read(p []byte) (int, error) { return c.Conn.Read(p[:1]) }
+
+// The client does not read what follows the refusal of MULTI.
+func TestNoCallGetsTheAnswerOfAnother(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.do("acl", "setuser", "default", "+@all")
+	c, _ := newBatches(t, s, func(o *redis.Options) {
+		o.PoolSize = 1
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return bytewise{conn}, err
+		}
+	})
+	get := func(id string) func(context.Context) {
+		return func(ctx context.Context) {
+			if it, err := c.Get(ctx, id); err == nil || it != nil {
+				t.Errorf("get of %s: %v, %v, want an error", id, it, err)
+			}
+		}
+	}
+	ids := []string{"a", "b", "c"}
+	var calls []func(context.Context)
+	for _, id := range ids {
+		c.set(id, "value of "+id)
+		calls = append(calls, get(id))
+	}
+	old := c.get("c")
+	s.do("acl", "setuser", "default", "-multi")
+	c.together(append(calls, func(ctx context.Context) {
+		if _, err := c.CompareAndSwap(ctx, "c", old, text("new"), time.Hour); !errors.Is(err, tier.ErrRejected) {
+			t.Errorf("compare-and-swap: %v, want ErrRejected", err)
+		}
+	})...)
+	for _, id := range ids {
+		get(id)(ctx)
+	}
+	s.do("acl", "setuser", "default", "+multi")
+	for _, id := range ids[:2] {
+		eventually(t, "all is permitted again", func() bool { _, err := c.Get(ctx, id); return err == nil })
+		c.wants(id, "value of "+id, "when all is permitted again")
 	}
 }

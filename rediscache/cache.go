@@ -83,10 +83,9 @@ func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, e
 	}, nil
 }
 
-// call makes a call about an id. If the context has a deadline that the client
+// call makes a call about a key. If the context has a deadline that the client
 // observes, it needs no other goroutine.
-func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string) (T, error)) (result T, err error) {
-	key := c.key(id)
+func call[T any](ctx context.Context, c *Cache, op, key string, f func() (T, error)) (result T, err error) {
 	if _, ok := ctx.Deadline(); ok && c.observesDeadlines {
 		if err = ctx.Err(); err == nil {
 			result, err = checked(ctx, c, key, f)
@@ -99,7 +98,7 @@ func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string
 }
 
 // checked makes a call after a check of the server if none has succeeded.
-func checked[T any](ctx context.Context, c *Cache, key string, f func(key string) (T, error)) (T, error) {
+func checked[T any](ctx context.Context, c *Cache, key string, f func() (T, error)) (T, error) {
 	if !c.checked.Load() {
 		if err := checkServer(ctx, c.client, key); err != nil {
 			var none T
@@ -107,7 +106,7 @@ func checked[T any](ctx context.Context, c *Cache, key string, f func(key string
 		}
 		c.checked.Store(true)
 	}
-	return f(key)
+	return f()
 }
 
 // key returns the key of an id.
@@ -119,7 +118,8 @@ func (c *Cache) key(id string) string {
 
 // Get returns the item under that id, or nil.
 func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
-	return call(ctx, c, "get", id, func(key string) (*tier.Item, error) { return c.get(ctx, key) })
+	key := c.key(id)
+	return call(ctx, c, "get", key, func() (*tier.Item, error) { return c.get(ctx, key) })
 }
 
 // get reads the key, and then asks the server for its fence. An item with that fence
@@ -128,14 +128,14 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	reading := redis.NewStringCmd(ctx, "get", key)
 	fence, err := c.send(ctx, key, false, 0, reading)
-	if err != nil && !refusal(err) {
+	if err != nil && (!refusal(err) || denied.MatchString(err.Error())) {
 		return nil, err
 	}
 	if err == nil && fence != "" {
 		if errors.Is(reading.Err(), redis.Nil) {
 			return nil, nil
 		}
-		if item := reading.Val(); len(item) >= itemLen && item[:fenceLen] == fence {
+		if item := reading.Val(); isOf(item, key) && item[:fenceLen] == fence {
 			value, _ := reading.Bytes() // the same bytes
 			return parse(item[:headLen], value[headLen:]), nil
 		}
@@ -145,6 +145,9 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	answer, err := readScript.Run(ctx, c.client, []string{key}).Text()
 	if err != nil || answer == "" {
 		return nil, err
+	}
+	if !isOf(answer, key) {
+		return nil, errors.New("this is the answer to another call")
 	}
 	return parse(answer[:headLen], []byte(answer[headLen:])), nil
 }
@@ -163,11 +166,12 @@ func (c *Cache) ask(ctx context.Context, key string) *redis.StringCmd {
 // Set stores the item, whatever item is there. If the server refuses, for instance
 // because it is full, Set deletes the item that is there and returns an error.
 func (c *Cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
-	item, err := newItem(unstamped, it)
+	key := c.key(id)
+	item, err := newItem(unstamped, key, it)
 	if err != nil {
 		return c.wrap(ctx, "set", "", err)
 	}
-	_, err = call(ctx, c, "set", id, func(key string) (struct{}, error) {
+	_, err = call(ctx, c, "set", key, func() (struct{}, error) {
 		defer item.free()
 		return struct{}{}, c.set(ctx, key, item, ttl)
 	})
@@ -195,11 +199,12 @@ func (c *Cache) remove(ctx context.Context, key string) error {
 
 // Add stores the item if there is none.
 func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
-	item, err := newItem(unstamped, it)
+	key := c.key(id)
+	item, err := newItem(unstamped, key, it)
 	if err != nil {
 		return false, c.wrap(ctx, "add", "", err)
 	}
-	return call(ctx, c, "add", id, func(key string) (bool, error) {
+	return call(ctx, c, "add", key, func() (bool, error) {
 		defer item.free()
 		if ttl <= 0 {
 			there, err := c.get(ctx, key)
@@ -261,11 +266,12 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 	if !ok || len(head) != headLen {
 		return tier.Conflict, c.wrap(ctx, op, "", fmt.Errorf("%w: the token is not of this cache", tier.ErrRejected))
 	}
-	item, err := newItem(head[:fenceLen], it)
+	key := c.key(id)
+	item, err := newItem(head[:fenceLen], key, it)
 	if err != nil {
 		return tier.Conflict, c.wrap(ctx, op, "", err)
 	}
-	return call(ctx, c, op, id, func(key string) (tier.Outcome, error) {
+	return call(ctx, c, op, key, func() (tier.Outcome, error) {
 		outcome, err := c.swap(ctx, key, head, item, ttl)
 		if err == nil {
 			item.free() // otherwise its bytes may still be sent

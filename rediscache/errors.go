@@ -51,6 +51,9 @@ func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
 			text = strings.TrimPrefix(text, tier.ErrRejected.Error()+": ") // checkServer has found it out
 			err = errors.New(text)
 		}
+		if denied.MatchString(text) {
+			c.checked.Store(false) // what was permitted is not any more
+		}
 		if (denied.MatchString(text) || unknown.MatchString(text)) && !errors.Is(err, tier.ErrRejected) {
 			err = fmt.Errorf("%w: %w", tier.ErrRejected, err)
 		}
