@@ -89,7 +89,7 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 		}
 	}
 	if b.asking == nil {
-		return "", errors.New("the client panicked while it made another call")
+		return "", errPanicked
 	}
 	if err = failure(append(commands, b.asking)); timedOut(err) && !time.Now().Before(b.deadline) {
 		<-ctx.Done() // so that the call ends with its context, which may be slack later

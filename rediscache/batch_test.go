@@ -423,6 +423,27 @@ func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
 	c.wants("id", "x", "after a panic")
 }
 
+// A handler's panic ends its request, and not the process.
+func TestAPanicOfTheClientReachesACallThatNeedsAnotherGoroutine(t *testing.T) {
+	t.Parallel()
+	client, p := newServer(t).client(t), &pipelines{}
+	client.AddHook(p)
+	c := newCache(t, client)
+	c.set("id", "x")
+	p.panics.Store(true)
+	cancellable, cancel := context.WithCancel(ctx)
+	defer cancel()
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the call does not panic")
+			}
+		}()
+		_, _ = c.Get(cancellable, "id")
+	}()
+	c.wants("id", "x", "after a panic")
+}
+
 // Otherwise every call of a busy process would wait for all its goroutines.
 func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
 	t.Parallel()
