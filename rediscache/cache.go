@@ -126,16 +126,17 @@ func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
 // was valid when it was read: a server that was no master for a while, and may have
 // had older items meanwhile, has another fence since.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
-	reading := redis.NewStringCmd(ctx, "get", key)
+	reading := redis.NewStringCmd(ctx, "getrange", key, 0, maxItem) // one byte more, and no more than that
 	fence, err := c.send(ctx, key, false, 0, reading)
 	if err != nil && (!refusal(err) || denied.MatchString(err.Error())) {
 		return nil, err
 	}
 	if err == nil && fence != "" {
-		if errors.Is(reading.Err(), redis.Nil) {
+		item := reading.Val()
+		if item == "" {
 			return nil, nil
 		}
-		if item := reading.Val(); isOf(item, key) && item[:fenceLen] == fence {
+		if isOf(item, key) && item[:fenceLen] == fence {
 			value, _ := reading.Bytes() // the same bytes
 			return parse(item[:headLen], value[headLen:]), nil
 		}
@@ -147,7 +148,7 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 		return nil, err
 	}
 	if !isOf(answer, key) {
-		return nil, errors.New("this is the answer to another call")
+		return nil, errors.New("this is no item of the key, or the answer to another call")
 	}
 	return parse(answer[:headLen], []byte(answer[headLen:])), nil
 }

@@ -16,12 +16,16 @@
 // Values are not encrypted, so whoever can read them can read the sessions.
 //
 // The package deletes and overwrites nothing but items. If a key of the cache holds
-// anything else, every call for it returns [tier.ErrRejected] and leaves it alone.
-// [Cache.Foreign] counts these calls, and [Options].Logger receives a record at most
-// once a minute.
+// anything else, every call for it returns [tier.ErrRejected] and leaves it alone; only
+// a Get of an empty string finds nothing. [Cache.Foreign] counts these calls, and
+// [Options].Logger receives a record at most once a minute. A Get reads no more than the
+// largest item has, whatever is there.
+//
+// An item also names the end of its key, and a Get compares it. So if a client gives a
+// call the answer to another one, Get returns an error, and not another user's session.
 //
 // Every call is about one key. It takes one round trip, and a second one if it finds
-// something unexpected. The first call of a Cache takes one more, to check the
+// something unexpected. The first call of a Cache takes two more, to check the
 // server. BenchmarkBesidePlainRedis compares the calls with plain GET and SET.
 //
 // Get and CompareAndSwap share a round trip with others that are made at the same

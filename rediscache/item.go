@@ -22,7 +22,8 @@ const (
 	fenceLen = 40
 	keyFrom  = fenceLen + 8
 	headLen  = keyFrom + 8
-	itemLen  = headLen + 4
+	itemLen  = headLen + 4 // without a value
+	maxItem  = itemLen + MaxValue
 
 	// unstamped is the fence of an item that no server has taken yet.
 	unstamped = "----------------------------------------"
@@ -61,7 +62,7 @@ func newItem(fence, key string, it tier.Item) (*buffer, error) {
 
 // isOf reports whether bytes are those of an item of that key.
 func isOf(item, key string) bool {
-	return len(item) >= itemLen && strings.HasSuffix(key, item[keyFrom:headLen])
+	return len(item) >= itemLen && len(item) <= maxItem && strings.HasSuffix(key, item[keyFrom:headLen])
 }
 
 // parse is the reverse of newItem. It gets the head and what follows it.

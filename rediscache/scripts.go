@@ -1,6 +1,10 @@
 package rediscache
 
-import "github.com/redis/go-redis/v9"
+import (
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // fence begins a script that needs the fence of its server, which is the server's
 // replication id. A replica has the id of its master and lags behind, so it is
@@ -66,7 +70,7 @@ end
 var (
 	// readScript returns the item, or an empty string.
 	readScript = redis.NewScript(look + `
-return first ~= '' and redis.call('GET', KEYS[1]) or ''`)
+return first ~= '' and redis.call('GETRANGE', KEYS[1], 0, ` + strconv.Itoa(maxItem) + `) or ''`)
 
 	// removeScript deletes the item.
 	removeScript = redis.NewScript(look + `
