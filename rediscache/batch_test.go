@@ -423,6 +423,77 @@ func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
 	c.wants("id", "x", "after a panic")
 }
 
+// first returns what holds the first pipeline until goOn is closed.
+func first(p *pipelines, sent chan<- struct{}, goOn <-chan struct{}) func() {
+	return func() {
+		if p.sent.Load() == 1 {
+			sent <- struct{}{}
+			<-goOn
+		}
+	}
+}
+
+// Each would wait for the connection alone.
+func TestCallsThatWaitForAConnectionShareARoundTrip(t *testing.T) {
+	t.Parallel()
+	const calls = 5
+	c, p := newBatches(t, newServer(t), func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, time.Minute })
+	c.set("id", "x")
+	c.Collect(func() {})
+	goOn, sent := make(chan struct{}), make(chan struct{})
+	p.sent.Store(0)
+	p.before = first(p, sent, goOn)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	get := func() {
+		defer all.Done()
+		if it, err := c.Get(ctx, "id"); err != nil || it == nil {
+			t.Errorf("get: %v, %v", it, err)
+		}
+	}
+	all.Add(1 + calls)
+	go get()
+	<-sent
+	for i := range calls {
+		go get()
+		eventually(t, "a call is in the batch", func() bool { return c.Calls() == i+1 })
+	}
+	close(goOn)
+	all.Wait()
+	if n := p.sent.Load(); n != 2 {
+		t.Errorf("%d pipelines, want 2", n)
+	}
+}
+
+func TestABatchThatGetsNoConnectionIsBusyOrEndsAtItsDeadline(t *testing.T) {
+	t.Parallel()
+	for want, timeout := range map[error]time.Duration{tier.ErrBusy: 10 * time.Millisecond, context.DeadlineExceeded: time.Minute} {
+		c, p := newBatches(t, newServer(t), func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, timeout })
+		c.Collect(func() {})
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		goOn, sent, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+		p.sent.Store(0)
+		p.before = first(p, sent, goOn)
+		get := func(ctx context.Context) error { _, err := c.Get(ctx, "id"); return err }
+		go func() { ended <- get(ctx) }()
+		<-sent
+		limited, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		if err := get(limited); !errors.Is(err, want) {
+			t.Errorf("get: %v, want %v", err, want)
+		}
+		close(goOn)
+		if err := <-ended; err != nil {
+			t.Errorf("the call that has the connection: %v", err)
+		}
+		if err := get(ctx); err != nil {
+			t.Errorf("a call when the connection is free: %v", err)
+		}
+	}
+}
+
 // A handler's panic ends its request, and not the process.
 func TestAPanicOfTheClientReachesACallThatNeedsAnotherGoroutine(t *testing.T) {
 	t.Parallel()

@@ -75,12 +75,16 @@ func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, e
 		return nil, fmt.Errorf("rediscache: new: %w: a redis.Ring gives the keys of a server that it does not reach to another one, and "+
 			"shows what the first one had when that is back; use one server, Sentinel or Redis Cluster", tier.ErrRejected)
 	}
-	_, one := client.(*redis.Client)
-	return &Cache{
-		client: client, cluster: !one, observesDeadlines: observesDeadlines(client),
+	one, ok := client.(*redis.Client)
+	c := &Cache{
+		client: client, cluster: !ok, observesDeadlines: observesDeadlines(client),
 		prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger,
 		batches: batches{collect: runtime.Gosched},
-	}, nil
+	}
+	if ok {
+		c.batches.turns, c.batches.timeout = make(chan struct{}, one.Options().PoolSize), one.Options().PoolTimeout
+	}
+	return c, nil
 }
 
 // call makes a call about a key. If the context has a deadline that the client
