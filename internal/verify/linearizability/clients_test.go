@@ -359,10 +359,11 @@ func (r *run) finish(w *saving) porcupine.Operation {
 				w.op.shown = w.op.ended
 			}
 		}
-	case errors.Is(w.err, gaesession.ErrRemoved):
+	case errors.Is(w.err, gaesession.ErrRemoved) && !w.request.began.Load():
 		w.op.kind = refused
-	case w.err == nil && errors.Is(err, gaesession.ErrRemoved):
-		// It was there, and was removed before it was saved.
+	case errors.Is(err, gaesession.ErrRemoved):
+		// It was in Memcache, and the session was removed before it was saved. The
+		// background may say so before Close has returned.
 		w.op.kind, end, w.op.shown = unsure, w.op.ended, w.op.ended
 	default:
 		r.errs[err.Error()]++

@@ -17,8 +17,9 @@
 // A login lasts from Add to the return of Close; nobody else knows the id before.
 // A read is Get. A change is two operations: the read, and a write of only the
 // attributes that the request changed, from the call of Close to its return, or
-// to the end of its background save. ErrRemoved means that the write was not
-// made, as there was no session. After any other reported error the write may
+// to the end of its background save. ErrRemoved from Close means that the write was
+// not made, as there was no session. From the background it means that the write was
+// made, and has gone with the session. After any other reported error the write may
 // take effect at any later time, or never. A logout is Remove.
 //
 // # What is judged

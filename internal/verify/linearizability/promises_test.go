@@ -5,10 +5,12 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/gaesession/gaesession"
 	"github.com/gaesession/gaesession/internal/verify/judge"
 )
 
@@ -111,4 +113,15 @@ func text(v int) string {
 		return ""
 	}
 	return fmt.Sprint(v)
+}
+
+func TestARefusalFromTheBackgroundIsNoRefusedWrite(t *testing.T) {
+	for _, began := range []bool{false, true} {
+		q := &request{errs: []error{gaesession.ErrRemoved}}
+		q.began.Store(began)
+		w := &saving{op: operation{kind: write}, request: q, begin: 1, closed: 2, err: gaesession.ErrRemoved}
+		if got := kindOf((&run{}).finish(w)); (got == refused) == began {
+			t.Errorf("the background has begun: %t, and the write is %v", began, got)
+		}
+	}
 }
