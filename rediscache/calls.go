@@ -14,10 +14,9 @@ var errPanicked = errors.New("the client panicked")
 
 // within returns what f returns, or panics as f does, or returns the context's error if
 // the context ends first. f then continues in its goroutine until the client's timeouts
-// end it. The client
-// observes the context before it sends and while it waits for a connection. While
-// it waits for an answer, it observes no cancellation, and a deadline only with
-// ContextTimeoutEnabled. So at most as many calls continue as the client has
+// end it. The client observes the context before it sends and while it waits for a
+// connection. While it waits for an answer, it observes no cancellation, and a deadline
+// only with ContextTimeoutEnabled. So at most as many calls continue as the client has
 // connections.
 func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	var none T
