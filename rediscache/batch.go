@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 //
 // The first call of a batch lets the goroutines run that are ready to run, which takes
 // no time if there are none. Then it sends what they have added. No call waits for one
-// that has not been made, nor for a batch that has been sent.
+// that has not been made, nor for a batch that has been sent, unless batches use all
+// connections: then calls add to the next batch until one of them is free.
 type batch struct {
 	deadline time.Time // of the first call
 	latest   time.Time // deadline of a call that may add to it
@@ -53,7 +55,9 @@ const (
 
 // batches makes batches.
 type batches struct {
-	collect func() // lets other goroutines run
+	collect func()        // lets other goroutines run
+	turns   chan struct{} // has an element for each connection that a batch uses
+	timeout time.Duration // of waiting for a turn
 
 	mu    sync.Mutex
 	open  *batch    // to which calls add their commands
@@ -78,8 +82,10 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 	case first:
 		began := time.Now()
 		c.batches.collect()
-		c.batches.close(time.Since(began))
-		c.sendBatch(ctx, key, b)
+		took := time.Since(began)
+		busy := c.batches.takeTurn(deadline)
+		c.batches.close(took)
+		c.sendBatch(ctx, key, b, busy)
 	default:
 		select {
 		case <-b.done:
@@ -88,7 +94,7 @@ func (c *Cache) send(ctx context.Context, key string, writes bool, bytes int, co
 		}
 	}
 	if b.asking == nil {
-		return "", errors.New("the client panicked while it made another call")
+		return "", errPanicked
 	}
 	if err = failure(append(commands, b.asking)); timedOut(err) && !time.Now().Before(b.deadline) {
 		<-ctx.Done() // so that the call ends with its context, which may be slack later
@@ -121,6 +127,28 @@ func (s *batches) join(deadline time.Time, writes bool, bytes int, commands []re
 	return b, first
 }
 
+// takeTurn waits for a connection that no batch uses. If none becomes free in time, it
+// returns an error.
+func (s *batches) takeTurn(deadline time.Time) error {
+	select {
+	case s.turns <- struct{}{}:
+		return nil
+	default:
+	}
+	wait, busy := time.Until(deadline), context.DeadlineExceeded
+	if s.timeout < wait {
+		wait, busy = s.timeout, redis.ErrPoolTimeout
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case s.turns <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return busy
+	}
+}
+
 // close makes the open batch ready to be sent, after others were allowed to run for
 // that long.
 func (s *batches) close(took time.Duration) {
@@ -139,15 +167,22 @@ func (s *batches) pause(d time.Duration) {
 	s.alone = time.Now().Add(d)
 }
 
-// sendBatch sends a batch. It is the first call that sends it, but if the context of
-// that one is cancelled, the others get their answers all the same.
-func (c *Cache) sendBatch(ctx context.Context, key string, b *batch) {
+// sendBatch sends a batch, and ends its turn, unless it got none. It is the first call
+// that sends it, but if the context of that one is cancelled, the others get their
+// answers all the same.
+func (c *Cache) sendBatch(ctx context.Context, key string, b *batch, busy error) {
 	if b.done != nil {
 		defer close(b.done)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(context.WithoutCancel(ctx), b.deadline)
 		defer cancel()
 	}
+	if busy != nil {
+		b.asking = c.ask(ctx, key)
+		b.asking.SetErr(busy)
+		return
+	}
+	defer func() { <-c.batches.turns }()
 	b.asking = c.exec(ctx, key, b.writes, b.commands)
 	if b.calls > 1 && b.read() > maxRead {
 		c.batches.pause(afterLarge)
@@ -185,11 +220,12 @@ func (c *Cache) exec(ctx context.Context, key string, writes bool, commands []re
 }
 
 // execute executes the commands of a pipeline, and returns them with their errors. If a
-// hook fails, or the server refuses the credentials of a new connection, the client says
-// so to none of them. Then the last one gets the error.
+// hook fails, the server refuses the credentials of a new connection, or Sentinels know
+// no master, the client says so to none of them. Then the last one gets the error.
 func execute(ctx context.Context, p redis.Pipeliner) []redis.Cmder {
 	commands, err := p.Exec(ctx)
-	if err != nil && !errors.Is(err, redis.Nil) && failure(commands) == nil {
+	isNil := func(command redis.Cmder) bool { return errors.Is(command.Err(), redis.Nil) }
+	if err != nil && failure(commands) == nil && !(errors.Is(err, redis.Nil) && slices.ContainsFunc(commands, isNil)) {
 		commands[len(commands)-1].SetErr(err)
 	}
 	return commands
@@ -198,11 +234,14 @@ func execute(ctx context.Context, p redis.Pipeliner) []redis.Cmder {
 // failure returns why commands have failed. If the server refused one of a
 // transaction, that one has the reason, and the others have EXECABORT. So if it refuses
 // a write, the reads of its batch fail as well, and get asks again.
+//
+// redis.Nil is an answer, but not to the last command, which is a question or a script.
+// Then it says that the client is not connected: Sentinels know no master.
 func failure(commands []redis.Cmder) error {
 	var first error
-	for _, command := range commands {
+	for i, command := range commands {
 		err := command.Err()
-		if err == nil || errors.Is(err, redis.Nil) {
+		if err == nil || errors.Is(err, redis.Nil) && i < len(commands)-1 {
 			continue
 		}
 		if first == nil || redis.HasErrorPrefix(first, "EXECABORT") {

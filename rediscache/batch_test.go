@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -428,6 +429,98 @@ func TestAPanicOfTheClientReachesTheCallThatSends(t *testing.T) {
 	c.wants("id", "x", "after a panic")
 }
 
+// first returns what holds the first pipeline until goOn is closed.
+func first(p *pipelines, sent chan<- struct{}, goOn <-chan struct{}) func() {
+	return func() {
+		if p.sent.Load() == 1 {
+			sent <- struct{}{}
+			<-goOn
+		}
+	}
+}
+
+// Each would wait for the connection alone.
+func TestCallsThatWaitForAConnectionShareARoundTrip(t *testing.T) {
+	t.Parallel()
+	const calls = 5
+	c, p := newBatches(t, newServer(t), func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, time.Minute })
+	c.set("id", "x")
+	c.Collect(func() {})
+	goOn, sent := make(chan struct{}), make(chan struct{})
+	p.sent.Store(0)
+	p.before = first(p, sent, goOn)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	get := func() {
+		defer all.Done()
+		if it, err := c.Get(ctx, "id"); err != nil || it == nil {
+			t.Errorf("get: %v, %v", it, err)
+		}
+	}
+	all.Add(1 + calls)
+	go get()
+	<-sent
+	for i := range calls {
+		go get()
+		eventually(t, "a call is in the batch", func() bool { return c.Calls() == i+1 })
+	}
+	close(goOn)
+	all.Wait()
+	if n := p.sent.Load(); n != 2 {
+		t.Errorf("%d pipelines, want 2", n)
+	}
+}
+
+func TestABatchThatGetsNoConnectionIsBusyOrEndsAtItsDeadline(t *testing.T) {
+	t.Parallel()
+	for want, timeout := range map[error]time.Duration{tier.ErrBusy: 10 * time.Millisecond, context.DeadlineExceeded: time.Minute} {
+		c, p := newBatches(t, newServer(t), func(o *redis.Options) { o.PoolSize, o.PoolTimeout = 1, timeout })
+		c.Collect(func() {})
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		goOn, sent, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+		p.sent.Store(0)
+		p.before = first(p, sent, goOn)
+		get := func(ctx context.Context) error { _, err := c.Get(ctx, "id"); return err }
+		go func() { ended <- get(ctx) }()
+		<-sent
+		limited, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		if err := get(limited); !errors.Is(err, want) {
+			t.Errorf("get: %v, want %v", err, want)
+		}
+		close(goOn)
+		if err := <-ended; err != nil {
+			t.Errorf("the call that has the connection: %v", err)
+		}
+		if err := get(ctx); err != nil {
+			t.Errorf("a call when the connection is free: %v", err)
+		}
+	}
+}
+
+// A handler's panic ends its request, and not the process.
+func TestAPanicOfTheClientReachesACallThatNeedsAnotherGoroutine(t *testing.T) {
+	t.Parallel()
+	client, p := newServer(t).client(t), &pipelines{}
+	client.AddHook(p)
+	c := newCache(t, client)
+	c.set("id", "x")
+	p.panics.Store(true)
+	cancellable, cancel := context.WithCancel(ctx)
+	defer cancel()
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the call does not panic")
+			}
+		}()
+		_, _ = c.Get(cancellable, "id")
+	}()
+	c.wants("id", "x", "after a panic")
+}
+
 // Otherwise every call of a busy process would wait for all its goroutines.
 func TestCallsLetNobodyRunAfterThatTookLong(t *testing.T) {
 	t.Parallel()
@@ -470,5 +563,53 @@ func TestWhetherLettingOthersRunTookLongDependsOnTheirCalls(t *testing.T) {
 		if alone := rediscache.AloneAfter(test.calls, test.took); alone != test.alone {
 			t.Errorf("after a batch of %d in %v calls go alone: %v", test.calls, test.took, alone)
 		}
+	}
+}
+
+// bytewise is a connection whose answers come byte by byte, and one to which the client
+// does not look before it uses it again, as with TLS.
+type bytewise struct{ net.Conn }
+
+func (c bytewise) Read(p []byte) (int, error) { return c.Conn.Read(p[:1]) }
+
+// The client does not read what follows the refusal of MULTI.
+func TestNoCallGetsTheAnswerOfAnother(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	s.do("acl", "setuser", "default", "+@all")
+	c, _ := newBatches(t, s, func(o *redis.Options) {
+		o.PoolSize = 1
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return bytewise{conn}, err
+		}
+	})
+	get := func(id string) func(context.Context) {
+		return func(ctx context.Context) {
+			if it, err := c.Get(ctx, id); err == nil || it != nil {
+				t.Errorf("get of %s: %v, %v, want an error", id, it, err)
+			}
+		}
+	}
+	ids := []string{"a", "b", "c"}
+	var calls []func(context.Context)
+	for _, id := range ids {
+		c.set(id, "value of "+id)
+		calls = append(calls, get(id))
+	}
+	old := c.get("c")
+	s.do("acl", "setuser", "default", "-multi")
+	c.together(append(calls, func(ctx context.Context) {
+		if _, err := c.CompareAndSwap(ctx, "c", old, text("new"), time.Hour); !errors.Is(err, tier.ErrRejected) {
+			t.Errorf("compare-and-swap: %v, want ErrRejected", err)
+		}
+	})...)
+	for _, id := range ids {
+		get(id)(ctx)
+	}
+	s.do("acl", "setuser", "default", "+multi")
+	for _, id := range ids[:2] {
+		eventually(t, "all is permitted again", func() bool { _, err := c.Get(ctx, id); return err == nil })
+		c.wants(id, "value of "+id, "when all is permitted again")
 	}
 }

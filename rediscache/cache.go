@@ -75,18 +75,21 @@ func New(_ context.Context, client redis.UniversalClient, o *Options) (*Cache, e
 		return nil, fmt.Errorf("rediscache: new: %w: a redis.Ring gives the keys of a server that it does not reach to another one, and "+
 			"shows what the first one had when that is back; use one server, Sentinel or Redis Cluster", tier.ErrRejected)
 	}
-	_, one := client.(*redis.Client)
-	return &Cache{
-		client: client, cluster: !one, observesDeadlines: observesDeadlines(client),
+	one, ok := client.(*redis.Client)
+	c := &Cache{
+		client: client, cluster: !ok, observesDeadlines: observesDeadlines(client),
 		prefix: cmp.Or(o.Prefix, DefaultPrefix), logger: o.Logger,
 		batches: batches{collect: runtime.Gosched},
-	}, nil
+	}
+	if ok {
+		c.batches.turns, c.batches.timeout = make(chan struct{}, one.Options().PoolSize), one.Options().PoolTimeout
+	}
+	return c, nil
 }
 
-// call makes a call about an id. If the context has a deadline that the client
+// call makes a call about a key. If the context has a deadline that the client
 // observes, it needs no other goroutine.
-func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string) (T, error)) (result T, err error) {
-	key := c.key(id)
+func call[T any](ctx context.Context, c *Cache, op, key string, f func() (T, error)) (result T, err error) {
 	if _, ok := ctx.Deadline(); ok && c.observesDeadlines {
 		if err = ctx.Err(); err == nil {
 			result, err = checked(ctx, c, key, f)
@@ -99,7 +102,7 @@ func call[T any](ctx context.Context, c *Cache, op, id string, f func(key string
 }
 
 // checked makes a call after a check of the server if none has succeeded.
-func checked[T any](ctx context.Context, c *Cache, key string, f func(key string) (T, error)) (T, error) {
+func checked[T any](ctx context.Context, c *Cache, key string, f func() (T, error)) (T, error) {
 	if !c.checked.Load() {
 		if err := checkServer(ctx, c.client, key); err != nil {
 			var none T
@@ -107,7 +110,7 @@ func checked[T any](ctx context.Context, c *Cache, key string, f func(key string
 		}
 		c.checked.Store(true)
 	}
-	return f(key)
+	return f()
 }
 
 // key returns the key of an id.
@@ -119,23 +122,25 @@ func (c *Cache) key(id string) string {
 
 // Get returns the item under that id, or nil.
 func (c *Cache) Get(ctx context.Context, id string) (*tier.Item, error) {
-	return call(ctx, c, "get", id, func(key string) (*tier.Item, error) { return c.get(ctx, key) })
+	key := c.key(id)
+	return call(ctx, c, "get", key, func() (*tier.Item, error) { return c.get(ctx, key) })
 }
 
 // get reads the key, and then asks the server for its fence. An item with that fence
 // was valid when it was read: a server that was no master for a while, and may have
 // had older items meanwhile, has another fence since.
 func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
-	reading := redis.NewStringCmd(ctx, "get", key)
+	reading := redis.NewStringCmd(ctx, "getrange", key, 0, maxItem) // one byte more, and no more than that
 	fence, err := c.send(ctx, key, false, 0, reading)
-	if err != nil && !refusal(err) {
+	if err != nil && (!refusal(err) || denied.MatchString(err.Error())) {
 		return nil, err
 	}
 	if err == nil && fence != "" {
-		if errors.Is(reading.Err(), redis.Nil) {
+		item := reading.Val()
+		if item == "" {
 			return nil, nil
 		}
-		if item := reading.Val(); len(item) >= itemLen && item[:fenceLen] == fence {
+		if isOf(item, key) && item[:fenceLen] == fence {
 			value, _ := reading.Bytes() // the same bytes
 			return parse(item[:headLen], value[headLen:]), nil
 		}
@@ -143,11 +148,11 @@ func (c *Cache) get(ctx context.Context, key string) (*tier.Item, error) {
 	// The script handles the rest: an item with another fence, anything but an item,
 	// a replica, and a full Cluster, which takes no transactions.
 	answer, err := readScript.Run(ctx, c.client, []string{key}).Text()
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil || answer == "" {
 		return nil, err
+	}
+	if !isOf(answer, key) {
+		return nil, errors.New("this is no item of the key, or the answer to another call")
 	}
 	return parse(answer[:headLen], []byte(answer[headLen:])), nil
 }
@@ -166,11 +171,12 @@ func (c *Cache) ask(ctx context.Context, key string) *redis.StringCmd {
 // Set stores the item, whatever item is there. If the server refuses, for instance
 // because it is full, Set deletes the item that is there and returns an error.
 func (c *Cache) Set(ctx context.Context, id string, it tier.Item, ttl time.Duration) error {
-	item, err := newItem(unstamped, it)
+	key := c.key(id)
+	item, err := newItem(unstamped, key, it)
 	if err != nil {
 		return c.wrap(ctx, "set", "", err)
 	}
-	_, err = call(ctx, c, "set", id, func(key string) (struct{}, error) {
+	_, err = call(ctx, c, "set", key, func() (struct{}, error) {
 		defer item.free()
 		return struct{}{}, c.set(ctx, key, item, ttl)
 	})
@@ -193,20 +199,17 @@ func (c *Cache) set(ctx context.Context, key string, item *buffer, ttl time.Dura
 
 // remove deletes the item.
 func (c *Cache) remove(ctx context.Context, key string) error {
-	err := removeScript.Run(ctx, c.client, []string{key}).Err()
-	if errors.Is(err, redis.Nil) {
-		return nil // there is none
-	}
-	return err
+	return removeScript.Run(ctx, c.client, []string{key}).Err()
 }
 
 // Add stores the item if there is none.
 func (c *Cache) Add(ctx context.Context, id string, it tier.Item, ttl time.Duration) (bool, error) {
-	item, err := newItem(unstamped, it)
+	key := c.key(id)
+	item, err := newItem(unstamped, key, it)
 	if err != nil {
 		return false, c.wrap(ctx, "add", "", err)
 	}
-	return call(ctx, c, "add", id, func(key string) (bool, error) {
+	return call(ctx, c, "add", key, func() (bool, error) {
 		defer item.free()
 		if ttl <= 0 {
 			there, err := c.get(ctx, key)
@@ -268,11 +271,12 @@ func (c *Cache) CompareAndSwap(ctx context.Context, id string, old *tier.Item, i
 	if !ok || len(head) != headLen {
 		return tier.Conflict, c.wrap(ctx, op, "", fmt.Errorf("%w: the token is not of this cache", tier.ErrRejected))
 	}
-	item, err := newItem(head[:fenceLen], it)
+	key := c.key(id)
+	item, err := newItem(head[:fenceLen], key, it)
 	if err != nil {
 		return tier.Conflict, c.wrap(ctx, op, "", err)
 	}
-	return call(ctx, c, op, id, func(key string) (tier.Outcome, error) {
+	return call(ctx, c, op, key, func() (tier.Outcome, error) {
 		outcome, err := c.swap(ctx, key, head, item, ttl)
 		if err == nil {
 			item.free() // otherwise its bytes may still be sent

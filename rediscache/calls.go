@@ -3,16 +3,20 @@ package rediscache
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// within returns what f returns, or the context's error if the context ends first.
-// f then continues in its goroutine until the client's timeouts end it. The client
-// observes the context before it sends and while it waits for a connection. While
-// it waits for an answer, it observes no cancellation, and a deadline only with
-// ContextTimeoutEnabled. So at most as many calls continue as the client has
+// errPanicked is the error of a call whose client has panicked elsewhere.
+var errPanicked = errors.New("the client panicked")
+
+// within returns what f returns, or panics as f does, or returns the context's error if
+// the context ends first. f then continues in its goroutine until the client's timeouts
+// end it. The client observes the context before it sends and while it waits for a
+// connection. While it waits for an answer, it observes no cancellation, and a deadline
+// only with ContextTimeoutEnabled. So at most as many calls continue as the client has
 // connections.
 func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	var none T
@@ -23,13 +27,18 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 		return f()
 	}
 	type result struct {
-		value T
-		err   error
+		value    T
+		err      error
+		panicked any // what f panicked with
 	}
 	done := make(chan result, 1)
 	call := func() {
-		value, err := f()
-		done <- result{value, err}
+		r := result{err: errPanicked}
+		defer func() {
+			r.panicked = recover()
+			done <- r
+		}()
+		r.value, r.err = f()
 	}
 	select {
 	case calls <- call:
@@ -38,6 +47,9 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	}
 	select {
 	case r := <-done:
+		if r.panicked != nil {
+			panic(r.panicked)
+		}
 		return r.value, ended(ctx, r.err)
 	case <-ctx.Done():
 		return none, ctx.Err()

@@ -39,11 +39,19 @@ func (c *Cache) Check(ctx context.Context) error {
 }
 
 // checkServer checks the fence and the version of one server: in a Cluster, of the
-// server that has the key.
+// server that has the key. It also checks that the server permits MULTI: if not, the
+// client of one server uses the connection of a transaction again although it has not
+// read all answers, and gives them to other calls.
 func checkServer(ctx context.Context, client redis.UniversalClient, keys ...string) error {
 	version, err := checkScript.Eval(ctx, client, keys).Text()
 	if err == nil && tooOld(version) {
 		return fmt.Errorf("%w: in Redis %s a key may expire in the middle of a transaction; use 6.0.15, 6.2.5 or later", tier.ErrRejected, version)
+	}
+	if _, one := client.(*redis.Client); one && err == nil {
+		p := client.Pipeline()
+		p.Do(ctx, "multi")
+		p.Do(ctx, "exec")
+		err = failure(execute(ctx, p))
 	}
 	return unfit(err)
 }

@@ -19,6 +19,8 @@ import (
 //   - DialTimeout, ReadTimeout, WriteTimeout: 1 s. They are longer than the 500 ms
 //     that the session stores allow a call by default, so that their own timeout
 //     comes first: it tells their circuit breaker that the server is silent.
+//   - DisableIdentity: a new connection takes one round trip less, within the time of the
+//     call that needs it.
 //   - PoolTimeout: 250 ms. If all connections are in use, the stores can use the
 //     backup within the same 500 ms.
 //   - PipelinePoolSize -1: nearly all calls are pipelines, which share one pool
@@ -34,5 +36,6 @@ func ClientOptions(addr string) *redis.Options {
 		WriteTimeout:          time.Second,
 		PoolTimeout:           250 * time.Millisecond,
 		PipelinePoolSize:      -1,
+		DisableIdentity:       true,
 	}
 }

@@ -16,20 +16,25 @@
 // Values are not encrypted, so whoever can read them can read the sessions.
 //
 // The package deletes and overwrites nothing but items. If a key of the cache holds
-// anything else, every call for it returns [tier.ErrRejected] and leaves it alone.
-// [Cache.Foreign] counts these calls, and [Options].Logger receives a record at most
-// once a minute.
+// anything else, every call for it returns [tier.ErrRejected] and leaves it alone; only
+// a Get of an empty string finds nothing. [Cache.Foreign] counts these calls, and
+// [Options].Logger receives a record at most once a minute. A Get reads no more than the
+// largest item has, whatever is there.
+//
+// An item also names the end of its key, and a Get compares it. So if a client gives a
+// call the answer to another one, Get returns an error, and not another user's session.
 //
 // Every call is about one key. It takes one round trip, and a second one if it finds
-// something unexpected. The first call of a Cache takes one more, to check the
+// something unexpected. The first call of a Cache takes two more, to check the
 // server. BenchmarkBesidePlainRedis compares the calls with plain GET and SET.
 //
 // Get and CompareAndSwap share a round trip with others that are made at the same
 // moment, 64 at most, if the client observes deadlines (see below). No call waits for
 // others to come: before it sends, it lets the goroutines run that are ready to run. If
 // these take longer than 1 ms for each call, calls go alone for 8 times as long, and for
-// 100 ms after calls that have read more than 1 MB together. The benchmark shows what
-// sharing saves.
+// 100 ms after calls that have read more than 1 MB together. While all connections are
+// in use, the calls that wait for one share the next round trip. The benchmark shows
+// what sharing saves.
 //
 // # What the server must offer
 //
@@ -42,7 +47,9 @@
 // Scripts must be allowed to run INFO. Redis Enterprise and Redis Cloud do not allow
 // it. If the server lacks any of this, calls return [tier.ErrRejected] with a text
 // that says what to permit. [Cache.Check] finds out at startup. It checks masters
-// only, and Redis does not replicate ACLs: give replicas the same ACLs.
+// only, and Redis does not replicate ACLs: give replicas the same ACLs. Once it
+// refuses EVAL, MULTI, EXEC or INFO later, all calls return ErrRejected until it permits
+// them again.
 //
 // Turn persistence off (save "", appendonly no). The cache uses nothing that a server
 // loads when it starts.
@@ -50,6 +57,11 @@
 // Whoever can write to the server can forge sessions. Set Password, or Username and
 // Password, in the client's options, and set TLSConfig unless the connection stays
 // within a network that you trust. Wrong credentials are [tier.ErrRejected].
+//
+// With TLS the client does not notice that the server has closed a connection which is
+// not in use: the next call on it returns an error. So after a restart of the server as
+// many calls may fail as there were connections. A certificate that expires leaves
+// connections as they are; new ones are [tier.ErrUnreachable] until it is renewed.
 //
 // # The client
 //
@@ -81,6 +93,12 @@
 // context of the first call without its cancellation. A hook that blocks delays the
 // call that sends beyond its deadline, whatever options the client has.
 //
+// A new connection takes two round trips with ClientOptions, beside those of TCP, TLS
+// and, with Sentinel, the question for the master: one to greet the server, and the one
+// of the call. They count for the call's time, and a connection that is not ready by then
+// is thrown away. So a cache that is further than 250 ms a round trip is of no use with
+// the stores' 500 ms; set their CacheTimeout to three round trips at least.
+//
 // The package never retries. A client with MaxRetries above zero, which is
 // go-redis's default, repeats what it could not send, and also reads and deletions
 // whose answer was lost, which does no harm.
@@ -91,10 +109,13 @@
 //     said above, at its deadline. The session stores allow a call 500 ms by default,
 //     and after three timeouts in a row make no calls until the server answers a probe.
 //   - It is down. Calls return [tier.ErrUnreachable] if the connection is refused or
-//     not made within DialTimeout, if the host name has no address, or if no Sentinel
-//     can be reached.
+//     not made within DialTimeout, if the host name has no address, if the server's
+//     certificate is not accepted, or if no Sentinel can be reached or knows the master.
 //   - Calls come faster than it answers. If no connection of the pool becomes free
 //     within PoolTimeout, a call returns [tier.ErrBusy].
+//   - It loads its data, or is busy with somebody's script. A call returns what it says.
+//     While it pauses writes (CLIENT PAUSE, FAILOVER), they time out, and so do reads
+//     that share their round trip.
 //   - An answer is lost. The call returns an error. It may have had its effect, or
 //     may still have it.
 //   - It refuses writes but answers reads: it cannot write its snapshot (MISCONF) or
@@ -110,7 +131,10 @@
 //   - It has become a replica. All calls return an error, including reads, because a
 //     replica may lag behind. Sentinel and Cluster lead the client to the new master.
 //     Elsewhere a Get that fails closes its connection, and the client dials again.
-//   - It has been restarted, or a replica has been promoted. The cache is empty.
+//   - It has been restarted, or a replica has been promoted. The cache is empty. With a
+//     backup a failover of Sentinel costs no change and no logout, whatever the replica
+//     lacked; until the client has followed, requests use the backup. Without one all
+//     sessions have ended.
 //
 // # A cache that goes back in time
 //

@@ -3,6 +3,7 @@ package rediscache
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,6 +42,8 @@ func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
 		return nil
 	}
 	var network *net.OpError
+	var certificate *tls.CertificateVerificationError
+	dial := errors.As(err, &network) && network.Op == "dial" || errors.As(err, &certificate) || errors.Is(err, redis.Nil) // see failure
 	switch {
 	case refusal(err) && notAnItem.MatchString(err.Error()):
 		c.foundForeign(ctx, key)
@@ -51,10 +54,13 @@ func (c *Cache) wrap(ctx context.Context, op, key string, err error) error {
 			text = strings.TrimPrefix(text, tier.ErrRejected.Error()+": ") // checkServer has found it out
 			err = errors.New(text)
 		}
+		if denied.MatchString(text) {
+			c.checked.Store(false) // what was permitted is not any more
+		}
 		if (denied.MatchString(text) || unknown.MatchString(text)) && !errors.Is(err, tier.ErrRejected) {
 			err = fmt.Errorf("%w: %w", tier.ErrRejected, err)
 		}
-	case errors.As(err, &network) && network.Op == "dial" && ctx.Err() == nil:
+	case dial && ctx.Err() == nil:
 		err = fmt.Errorf("%w: %w", tier.ErrUnreachable, err)
 	case errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted):
 		err = fmt.Errorf("%w: %w", tier.ErrBusy, err)

@@ -13,14 +13,17 @@ import (
 )
 
 // An item is one string in Redis: the fence of the server that took it (40 bytes),
-// a random version (16), the flags (4, big-endian) and the value. Fence and version
-// are the head, which never names another item. The scripts get heads and not
+// a random version (8), the end of its key (8), the flags (4, big-endian) and the value.
+// All before the flags is the head, which never names another item. The end of the key
+// tells if a client gives a call the answer to another one. The scripts get heads and not
 // values: Redis 7 takes 5 us to hand 4 KB to a script, because its Lua hashes every
 // byte of a string.
 const (
 	fenceLen = 40
-	headLen  = fenceLen + 16
-	itemLen  = headLen + 4
+	keyFrom  = fenceLen + 8
+	headLen  = keyFrom + 8
+	itemLen  = headLen + 4 // without a value
+	maxItem  = itemLen + MaxValue
 
 	// unstamped is the fence of an item that no server has taken yet.
 	unstamped = "----------------------------------------"
@@ -39,21 +42,27 @@ func (b *buffer) free() {
 	}
 }
 
-// newItem returns the bytes of an item with a new version.
-func newItem(fence string, it tier.Item) (*buffer, error) {
+// newItem returns the bytes of an item of a key with a new version.
+func newItem(fence, key string, it tier.Item) (*buffer, error) {
 	if len(it.Value) > MaxValue {
 		return nil, tier.ErrTooLarge
 	}
-	var version [headLen - fenceLen]byte
+	var version [keyFrom - fenceLen]byte
 	if _, err := rand.Read(version[:]); err != nil {
 		return nil, err
 	}
 	b := buffers.Get().(*buffer)
 	b.bytes = append(b.bytes[:0], fence...)
 	b.bytes = append(b.bytes, version[:]...)
+	b.bytes = append(b.bytes, key[len(key)-(headLen-keyFrom):]...)
 	b.bytes = binary.BigEndian.AppendUint32(b.bytes, it.Flags)
 	b.bytes = append(b.bytes, it.Value...)
 	return b, nil
+}
+
+// isOf reports whether bytes are those of an item of that key.
+func isOf(item, key string) bool {
+	return len(item) >= itemLen && len(item) <= maxItem && strings.HasSuffix(key, item[keyFrom:headLen])
 }
 
 // parse is the reverse of newItem. It gets the head and what follows it.

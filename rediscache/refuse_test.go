@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -286,6 +288,10 @@ func TestWhatIsNoItemIsLeftAlone(t *testing.T) {
 				"add without ttl":  func() error { _, err := c.Add(ctx, "id", text("x"), 0); return err },
 				"compare-and-swap": func() error { _, err := c.CompareAndSwap(ctx, "id", old, text("x"), time.Hour); return err },
 			}
+			if name == "an empty string" { // which GETRANGE does not tell from nothing
+				delete(calls, "get")
+				delete(calls, "add without ttl")
+			}
 			for call, f := range calls {
 				err := f()
 				if !errors.Is(err, tier.ErrRejected) {
@@ -310,6 +316,51 @@ func TestWhatIsNoItemIsLeftAlone(t *testing.T) {
 	}
 }
 
+// counted is a connection that counts what comes.
+type counted struct {
+	net.Conn
+	bytes *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.bytes.Add(int64(n))
+	return n, err
+}
+
+func TestNoMoreIsReadThanAnItemMayHave(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	var bytes atomic.Int64
+	c, _ := newBatches(t, s, func(o *redis.Options) {
+		o.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			return counted{conn, &bytes}, err
+		}
+	})
+	c.set("id", "x")
+	item, err := s.raw.Get(ctx, key("id")).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, first := range map[string]string{"that is no item": "", "with the form of an item": item} {
+		s.do("set", key("id"), first+strings.Repeat("x", 5<<20))
+		bytes.Store(0)
+		if it, err := c.Get(ctx, "id"); err == nil || it != nil {
+			t.Errorf("get of 5 MB %s: %v, %v, want an error", name, it, err)
+		}
+		if n := bytes.Load(); n > 2*rediscache.MaxValue+10<<10 {
+			t.Errorf("get of 5 MB %s has read %d bytes", name, n)
+		}
+	}
+	s.do("set", key("id"), "")
+	c.wants("id", "", "where an empty string is")
+	largest := strings.Repeat("x", rediscache.MaxValue)
+	s.do("del", key("id"))
+	c.set("id", largest)
+	c.wants("id", largest, "after a set of the largest value")
+}
+
 func TestPermissionsThatAreTakenAwayLater(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
@@ -327,9 +378,9 @@ func TestPermissionsThatAreTakenAwayLater(t *testing.T) {
 	}
 	for command, needed := range map[string][]string{
 		"-info":     {"get", "set", "add", "compare-and-swap"},
-		"-multi":    {"set", "add", "compare-and-swap"}, // a get does without, as with a full server
+		"-multi":    {"set", "add", "compare-and-swap", "get"}, // see checkServer
 		"-set":      {"set", "add", "compare-and-swap"},
-		"-getrange": {"add", "compare-and-swap"},
+		"-getrange": {"add", "compare-and-swap", "get"},
 		"-evalsha":  {"add", "compare-and-swap"},
 		"-eval":     {"compare-and-swap"},
 	} {
@@ -341,6 +392,7 @@ func TestPermissionsThatAreTakenAwayLater(t *testing.T) {
 		}
 	}
 	s.do("acl", "setuser", "app", "+@all")
+	c.wants("id", "x", "when all is permitted again")
 	c.swap("id", old, "z", tier.Stored)
 }
 

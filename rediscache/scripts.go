@@ -1,6 +1,10 @@
 package rediscache
 
-import "github.com/redis/go-redis/v9"
+import (
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
 
 // fence begins a script that needs the fence of its server, which is the server's
 // replication id. A replica has the id of its master and lags behind, so it is
@@ -22,6 +26,8 @@ local function isItem(first)
 	return #first == 60 and not string.find(string.sub(first, 1, 40), '[^0-9a-f-]')
 end
 `
+
+// No script returns nil: the client may wrap redis.Nil to say that it is not connected.
 
 // Prefixes of the scripts' errors.
 const (
@@ -52,7 +58,7 @@ local stamp = from == '` + unstamped + `' and string.sub(first, 1, 56) == ARGV[1
 if stamp then
 	redis.call('SETRANGE', KEYS[1], 0, fence)
 elseif not isItem(first) then
-	if redis.call('GET', KEYS[1]) then
+	if first ~= '' or redis.call('GET', KEYS[1]) then
 		return redis.error_reply('` + foreign + `there is something that is no item')
 	end
 elseif from ~= fence then
@@ -62,13 +68,13 @@ end
 `
 
 var (
-	// readScript returns the item, or nil.
+	// readScript returns the item, or an empty string.
 	readScript = redis.NewScript(look + `
-return first ~= '' and redis.call('GET', KEYS[1])`)
+return first ~= '' and redis.call('GETRANGE', KEYS[1], 0, ` + strconv.Itoa(maxItem) + `) or ''`)
 
 	// removeScript deletes the item.
 	removeScript = redis.NewScript(look + `
-return first ~= '' and redis.call('DEL', KEYS[1])`)
+return first ~= '' and redis.call('DEL', KEYS[1]) or 0`)
 
 	// settleScript returns a tier.Outcome: 0 if it stamped the item with the head
 	// ARGV[1], 1 if there is another item, 2 if there is none.

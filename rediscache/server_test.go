@@ -98,8 +98,8 @@ func (s *server) start() {
 		s.tb.Fatal(err)
 	}
 	defer log.Close()
-	s.process = exec.Command("sh", append([]string{"-c", `"$@" </dev/null & read _; kill -9 $!; wait $!`, "sh",
-		binary(s.tb), "--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir, "--save", ""}, s.args...)...)
+	s.process = exec.Command("sh", append(append([]string{"-c", `"$@" </dev/null & read _; kill -9 $!; wait $!`, "sh", binary(s.tb)}, s.args...),
+		"--bind", "127.0.0.1", "--port", strconv.Itoa(s.port), "--dir", s.dir, "--save", "")...)
 	s.process.Stdout, s.process.Stderr = log, log
 	if s.stdin, err = s.process.StdinPipe(); err != nil {
 		s.tb.Fatal(err)
